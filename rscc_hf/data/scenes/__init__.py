@@ -1,0 +1,1 @@
+"""The procedural scenes behind `rscc_hf.data.synthetic`: textures, objects, layout, changes, nuisances."""
