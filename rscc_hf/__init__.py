@@ -1,0 +1,50 @@
+"""rscc_hf: remote-sensing change captioning, the Hugging Face way.
+
+Importing the package makes its checkpoints load through transformers' Auto classes without `trust_remote_code`.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
+
+from rscc_hf.modeling import MModalCCConfig, MModalCCForConditionalGeneration
+from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
+from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
+
+if TYPE_CHECKING:
+    from rscc_hf.captioner import ChangeCaptioner
+
+try:
+    __version__ = version("rscc_hf")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+AutoConfig.register("mmodalcc", MModalCCConfig, exist_ok=True)
+AutoModel.register(MModalCCConfig, MModalCCForConditionalGeneration, exist_ok=True)
+AutoModelForImageTextToText.register(MModalCCConfig, MModalCCForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(MModalCCConfig, MModalCCProcessor, exist_ok=True)
+AutoImageProcessor.register(MModalCCConfig, image_processor_classes={"pil": MModalCCImageProcessor}, exist_ok=True)
+
+# imported on first use: they need more than a model does
+_LAZY = {
+    "ChangeCaptioner": "rscc_hf.captioner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what `_LAZY` names."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+__all__ = [
+    "ChangeCaptioner",
+    "MModalCCConfig",
+    "MModalCCForConditionalGeneration",
+    "MModalCCImageProcessor",
+    "MModalCCProcessor",
+    "__version__",
+]

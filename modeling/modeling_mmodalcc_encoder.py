@@ -1,0 +1,444 @@
+"""MModalCC's encoder: two Siamese ResNets and the feature enhancement module (arXiv 2501.10075, section III).
+
+Built from the paper's equations and the facts of the release (github.com/ChangeCapsInRS/SecondCC, no licence stated
+for code or weights); no code is copied. The ResNets are transformers' (Apache-2.0).
+
+Layout: streams are modalities (0 RGB, 1 semantic), dates are before (0) and after (1). Maps of all streams and dates
+are one tensor `(batch, streams, 2, cells, d)`, cells row-major, so that generation can repeat it along dimension 0.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, ResNetModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_mmodalcc import MModalCCConfig
+
+
+@dataclass
+class MModalCCEncoderOutput(ModelOutput):
+    """What the decoder reads, and on request the maps on the way to it.
+
+    Attributes:
+        last_hidden_state: memory `(batch, streams, cells, 2 * d_model)`; stream 0 is X_rgb, stream 1 X_sem.
+        hidden_states: with `output_hidden_states`, `num_stages + 1` maps `(batch, streams, 2, cells, d_model)`: the
+            position-embedded features, then each stage's o1..o4.
+        attentions: with `output_attentions`, for each stage the weights of CMCA (absent for RGB alone) and of UDCA,
+            each `(batch, streams, 2, heads, cells, cells)`.
+        rgb_features: with `output_hidden_states`, the pooled ResNet maps `(batch, 2, channels, grid, grid)`.
+        semantic_features: the same of the semantic maps; zeros for pairs without maps; `None` where no pair has any.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    rgb_features: torch.FloatTensor | None = None
+    semantic_features: torch.FloatTensor | None = None
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: object,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention by its definition, which also gives its weights.
+
+    Args:
+        query: `(batch, heads, queries, head_dim)`; key and value `(batch, heads, cells, head_dim)`.
+        attention_mask: added to the scores, or `None`.
+
+    Returns:
+        Output `(batch, queries, heads, head_dim)` and weights `(batch, heads, queries, cells)` (dropped out as used).
+    """
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class MModalCCAttention(nn.Module):
+    """Multi-head attention with dropout on the weights, for encoder and decoder.
+
+    Args:
+        config: of the model; gives the dropout and the attention implementation.
+        embed_dim: width of queries and output.
+        num_heads: a divisor of `embed_dim`.
+        memory_dim: width of what is attended to.
+        is_causal: whether a query sees only its past.
+    """
+
+    def __init__(
+        self, config: MModalCCConfig, embed_dim: int, num_heads: int, memory_dim: int, is_causal: bool = False
+    ):
+        super().__init__()
+        self.config = config
+        self.num_heads = num_heads
+        self.head_dim = embed_dim // num_heads
+        self.scaling = self.head_dim**-0.5
+        self.dropout = config.dropout
+        self.is_causal = is_causal
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.k_proj = nn.Linear(memory_dim, embed_dim)
+        self.v_proj = nn.Linear(memory_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+
+    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """`(batch, length, width)` to `(batch, heads, length, head_dim)`."""
+        return states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def keys_values(self, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values, each `(batch, heads, cells, head_dim)`, of a memory `(batch, cells, memory_dim)`."""
+        return self.split_heads(self.k_proj(memory)), self.split_heads(self.v_proj(memory))
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend.
+
+        Args:
+            query: projected and split, `(batch, heads, queries, head_dim)`.
+            key: the same with `cells`; so is value.
+            attention_mask: added to the scores, or `None`.
+            output_attentions: give the weights; only the eager implementation has them, so this call then uses it.
+
+        Returns:
+            Output `(batch, queries, embed_dim)`, and weights `(batch, heads, queries, cells)` or `None`.
+        """
+        implementation = "eager" if output_attentions else self.config._attn_implementation
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.dropout if self.training else 0.0,
+            scaling=self.scaling,
+            is_causal=self.is_causal,
+        )
+        return self.out_proj(output.flatten(2)), weights if output_attentions else None
+
+
+class CrossAttentionModule(nn.Module):
+    """The paper's Cross Attention Module, `CA(q, kv)`: attention and a feed-forward net, both post-norm."""
+
+    def __init__(self, config: MModalCCConfig):
+        super().__init__()
+        self.attention = MModalCCAttention(config, config.d_model, config.encoder_attention_heads, config.d_model)
+        self.attention_norm = nn.LayerNorm(config.d_model, eps=1e-5)
+        self.linear1 = nn.Linear(config.d_model, config.encoder_ffn_dim)
+        self.linear2 = nn.Linear(config.encoder_ffn_dim, config.d_model)
+        self.output_norm = nn.LayerNorm(config.d_model, eps=1e-5)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, query: torch.Tensor, memory: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`query` `(n, queries, d)` attends to `memory` `(n, cells, d)`: the new query, and weights or `None`."""
+        key, value = self.attention.keys_values(memory)
+        states = self.attention.split_heads(self.attention.q_proj(query))
+        attended, weights = self.attention(states, key, value, output_attentions=output_attentions)
+        states = self.attention_norm(query + self.dropout(attended))
+        inner = self.dropout(nn.functional.relu(self.linear1(states)))
+        return self.output_norm(states + self.dropout(self.linear2(inner))), weights
+
+
+class CrossModalCrossAttention(nn.Module):
+    """CMCA: each date of a modality attends to the same date of the other one. It has no weights of its own."""
+
+    def forward(
+        self, maps: torch.Tensor, attend: CrossAttentionModule, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """r1..r4 from f1..f4, both `(batch, streams, 2, cells, d)`, with the weights that the stage shares."""
+        other = maps.flip(1)
+        states, weights = attend(maps.flatten(0, 2), other.flatten(0, 2), output_attentions)
+        if weights is not None:
+            weights = weights.unflatten(0, maps.shape[:3])
+        return states.view_as(maps), weights
+
+
+class UnimodalDifferenceCrossAttention(nn.Module):
+    """UDCA: both dates of a modality attend to its difference, after minus before. It has no weights of its own."""
+
+    def forward(
+        self, maps: torch.Tensor, difference: torch.Tensor, attend: CrossAttentionModule, output_attentions: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """o1..o4 from r1..r4 `(batch, streams, 2, cells, d)` and the differences `(batch, streams, cells, d)`."""
+        batch, streams, _, cells, _ = maps.shape
+        # both dates ask the same keys, which are so made once: (batch * streams, 2 * cells, d)
+        states, weights = attend(maps.flatten(2, 3).flatten(0, 1), difference.flatten(0, 1), output_attentions)
+        if weights is not None:  # (batch * streams, heads, 2 * cells, cells)
+            weights = weights.unflatten(2, (2, cells)).transpose(1, 2).unflatten(0, (batch, streams))
+        return states.view_as(maps), weights
+
+
+class FeatureEnhancementStage(GradientCheckpointingLayer):
+    """One stage: CMCA, then UDCA, eight calls that share one set of weights. It holds no batch normalisation, so
+    that gradient checkpointing may run it twice."""
+
+    def __init__(self, config: MModalCCConfig):
+        super().__init__()
+        self.cross_attention = CrossAttentionModule(config)
+        self.cmca = CrossModalCrossAttention() if config.num_streams > 1 else None
+        self.udca = UnimodalDifferenceCrossAttention()
+
+    def forward(
+        self, maps: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """o1..o4 from f1..f4, `(batch, streams, 2, cells, d)`, and the weights asked for."""
+        difference = maps[:, :, 1] - maps[:, :, 0]  # of the stage's inputs, not of CMCA's results
+        attentions: tuple[torch.Tensor | None, ...] = ()
+        states = maps
+        if self.cmca is not None:
+            states, weights = self.cmca(states, self.cross_attention, output_attentions)
+            attentions += (weights,)
+        states, weights = self.udca(states, difference, self.cross_attention, output_attentions)
+        attentions += (weights,)
+        return states, tuple(weights for weights in attentions if weights is not None)
+
+
+class ConvolutionalBlock(nn.Module):
+    """CB: a bottleneck of convolutions (with bias) around an identity, on maps of `2 * d` channels."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(2 * width, width, kernel_size=1),
+            nn.BatchNorm2d(width, eps=1e-5),
+            nn.ReLU(),
+            nn.Conv2d(width, width, kernel_size=3, padding=1),
+            nn.BatchNorm2d(width, eps=1e-5),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, kernel_size=1),
+            nn.BatchNorm2d(2 * width, eps=1e-5),
+        )
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """`(n, cells, 2 * d)` to the same shape; the cells are a square grid."""
+        side = math.isqrt(maps.shape[1])
+        # channels last already: the transposed view costs no copy
+        grid = maps.transpose(1, 2).unflatten(2, (side, side))
+        return nn.functional.relu(self.layers(grid) + grid).flatten(2).transpose(1, 2)
+
+
+class FeatureEnhancement(nn.Module):
+    """Projections, position embedding, stages and convolutional blocks: ResNet maps in, memory out."""
+
+    def __init__(self, config: MModalCCConfig):
+        super().__init__()
+        self.stacked = config.feature_enhancement == "stacked"
+        self.grid_size = config.grid_size
+        self.rgb_projection = nn.Conv2d(
+            config.rgb_backbone_config.hidden_sizes[config.backbone_stages - 1], config.d_model, 1
+        )
+        if config.num_streams > 1:
+            channels = config.semantic_backbone_config.hidden_sizes[config.backbone_stages - 1]
+            self.semantic_projection = nn.Conv2d(channels, config.d_model, 1)
+        if config.semantics_optional:
+            self.missing_semantic = nn.Parameter(torch.empty(config.d_model))
+        self.w_embedding = nn.Embedding(config.grid_size, config.d_model // 2)
+        self.h_embedding = nn.Embedding(config.grid_size, config.d_model // 2)
+        self.stages = nn.ModuleList(FeatureEnhancementStage(config) for _ in range(config.num_stages))
+        self.blocks = nn.ModuleList(ConvolutionalBlock(config.d_model) for _ in range(config.num_stages))
+        self.norms = nn.ModuleList(nn.LayerNorm(2 * config.d_model, eps=1e-5) for _ in range(config.num_stages))
+
+    def position_embedding(self) -> torch.Tensor:
+        """`(cells, d)`, row-major: for cell (y, x) `concat(w_embedding[x], h_embedding[y])`."""
+        side = self.grid_size
+        columns = self.w_embedding.weight[None, :, :].expand(side, side, -1)
+        rows = self.h_embedding.weight[:, None, :].expand(side, side, -1)
+        return torch.cat([columns, rows], dim=-1).flatten(0, 1)
+
+    def project(self, features: torch.Tensor, projection: nn.Conv2d) -> torch.Tensor:
+        """ResNet maps `(batch, 2, channels, grid, grid)` to cells `(batch, 2, cells, d)`."""
+        return projection(features.flatten(0, 1)).flatten(2).transpose(1, 2).unflatten(0, (-1, 2))
+
+    def convolve(self, block: ConvolutionalBlock, maps: torch.Tensor) -> torch.Tensor:
+        """Run a CB over `(batch, streams, cells, 2 * d)`."""
+        if self.training:  # batch statistics are those of one stream
+            return torch.stack([block(maps[:, stream]) for stream in range(maps.shape[1])], dim=1)
+        return block(maps.flatten(0, 1)).view_as(maps)
+
+    def forward(
+        self, maps: torch.Tensor, output_attentions: bool = False, output_hidden_states: bool = False
+    ) -> MModalCCEncoderOutput:
+        """Projected maps `(batch, streams, 2, cells, d)` to the memory `(batch, streams, cells, 2 * d)`."""
+        features = maps + self.position_embedding()
+        hidden_states, attentions = (features,), ()
+        memory = None
+        states = features
+        for stage, block, norm in zip(self.stages, self.blocks, self.norms, strict=True):
+            states, weights = stage(states if self.stacked else features, output_attentions)
+            hidden_states += (states,)
+            attentions += weights
+            joined = states.transpose(2, 3).flatten(3)  # (batch, streams, cells, 2 * d): before, then after
+            memory = joined if memory is None else memory + joined
+            memory = norm(self.convolve(block, memory))
+        return MModalCCEncoderOutput(
+            last_hidden_state=memory,
+            hidden_states=hidden_states if output_hidden_states else None,
+            attentions=attentions if output_attentions else None,
+        )
+
+
+class MModalCCEncoder(nn.Module):
+    """Both ResNets and the feature enhancement: what `get_encoder()` gives, run once a pair by `generate`."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: MModalCCConfig):
+        super().__init__()
+        self.config = config
+        self.rgb_backbone = ResNetModel(kept_stages(config.rgb_backbone_config, config.backbone_stages))
+        if config.num_streams > 1:
+            self.semantic_backbone = ResNetModel(kept_stages(config.semantic_backbone_config, config.backbone_stages))
+        self.pool = nn.AdaptiveAvgPool2d(config.grid_size)
+        self.enhancement = FeatureEnhancement(config)
+
+    def extract(self, backbone: ResNetModel, images: torch.Tensor) -> torch.Tensor:
+        """`(batch, 2, channels, height, width)` to pooled ResNet maps `(batch, 2, channels, grid, grid)`."""
+        images = images.to(backbone.dtype)
+        if self.training:  # batch statistics are those of one date
+            maps = [backbone(images[:, date]).last_hidden_state for date in range(2)]
+            return torch.stack([self.pool(date) for date in maps], dim=1)
+        return self.pool(backbone(images.flatten(0, 1)).last_hidden_state).unflatten(0, (-1, 2))
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        semantic_values: torch.Tensor | None = None,
+        semantic_present: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MModalCCEncoderOutput:
+        """Encode pairs.
+
+        Args:
+            pixel_values: `(batch, 2, channels, height, width)`, `[:, 0]` before and `[:, 1]` after.
+            semantic_values: maps of the same layout. Where `semantic_present` is false they are never read.
+            semantic_present: bool `(batch,)`, which pairs have maps; `None` is all of them, or, without
+                `semantic_values`, none.
+            output_attentions: give the attention weights of the enhancement.
+            output_hidden_states: give the maps on the way.
+            return_dict: a `MModalCCEncoderOutput`, unless false: then a tuple.
+
+        Raises:
+            ValueError: wrong shape; maps missing where the model needs them; maps given to a model of RGB alone.
+        """
+        check_pairs(pixel_values, "pixel_values", self.config.rgb_backbone_config.num_channels)
+        present = self.present_maps(pixel_values, semantic_values, semantic_present)
+        rgb_features = self.extract(self.rgb_backbone, pixel_values)
+        streams = [self.enhancement.project(rgb_features, self.enhancement.rgb_projection)]
+        semantic_features = None
+        if self.config.num_streams > 1:
+            tokens, semantic_features = self.semantic_tokens(semantic_values, present, streams[0])
+            streams.append(tokens)
+        output = self.enhancement(torch.stack(streams, dim=1), bool(output_attentions), bool(output_hidden_states))
+        if output_hidden_states:
+            output.rgb_features, output.semantic_features = rgb_features, semantic_features
+        return output if return_dict is not False else output.to_tuple()
+
+    def semantic_tokens(
+        self, semantic_values: torch.Tensor | None, present: torch.Tensor | None, like: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Cells `(batch, 2, cells, d)` of the semantic stream, learned ones where there is no map, and the maps.
+
+        Args:
+            semantic_values: `(batch, 2, channels, height, width)` or `None` where no pair has maps.
+            present: bool `(batch,)`, or `None` where all pairs have maps.
+            like: the RGB stream's cells, for shape and dtype.
+        """
+        if present is None:
+            features = self.extract(self.semantic_backbone, semantic_values)
+            tokens = self.enhancement.project(features, self.enhancement.semantic_projection)
+            return tokens, features
+        missing = self.enhancement.missing_semantic.to(like.dtype).expand_as(like)
+        if semantic_values is None or not bool(present.any()):
+            return missing, None
+        # the encoder sees the pairs with maps only: what fills the others reaches neither result nor statistics
+        features = self.extract(self.semantic_backbone, semantic_values[present])
+        tokens = self.enhancement.project(features, self.enhancement.semantic_projection)
+        maps = features.new_zeros(like.shape[0], *features.shape[1:])
+        maps[present] = features
+        return missing.clone().index_put((present,), tokens.to(like.dtype)), maps
+
+    def present_maps(
+        self,
+        pixel_values: torch.Tensor,
+        semantic_values: torch.Tensor | None,
+        semantic_present: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """Which pairs have maps: bool `(batch,)`, `None` for all of them; raises where the model cannot do without."""
+        if self.config.num_streams == 1:
+            if semantic_values is not None:
+                raise ValueError(
+                    "semantic_values were given to a model of RGB alone (modalities='rgb'); leave them out."
+                )
+            return None
+        batch = pixel_values.shape[0]
+        if semantic_present is not None:
+            if semantic_present.shape != (batch,):
+                raise ValueError(
+                    f"semantic_present has shape {tuple(semantic_present.shape)}; it must be ({batch},), one a pair."
+                )
+            present = semantic_present.to(device=pixel_values.device, dtype=torch.bool)
+            if bool(present.all()):
+                present = None
+        elif semantic_values is None:
+            present = torch.zeros(batch, dtype=torch.bool, device=pixel_values.device)
+        else:
+            present = None
+        if present is not None and not self.config.semantics_optional:
+            raise ValueError(
+                "semantic_values are missing for at least one pair: give maps for every pair, "
+                "or use a model with semantics_optional=True."
+            )
+        if semantic_values is None:
+            if present is None or bool(present.any()):
+                raise ValueError("semantic_present marks pairs with maps, but semantic_values is missing; give both.")
+            return present
+        check_pairs(semantic_values, "semantic_values", self.config.semantic_backbone_config.num_channels, batch)
+        return present
+
+
+def check_pairs(values: torch.Tensor, name: str, channels: int, batch: int | None = None) -> None:
+    """Raise a `ValueError` unless `values` is `(batch, 2, channels, height, width)`."""
+    if values.dim() != 5 or values.shape[1] != 2 or values.shape[2] != channels:
+        raise ValueError(
+            f"{name} has shape {tuple(values.shape)}; it must be (batch, 2, {channels}, height, width), "
+            "before then after."
+        )
+    if batch is not None and values.shape[0] != batch:
+        raise ValueError(f"{name} has {values.shape[0]} pairs and pixel_values has {batch}; give one for each pair.")
+
+
+def kept_stages(config: PreTrainedConfig, stages: int) -> PreTrainedConfig:
+    """The config of a ResNet that ends after its first `stages` stages."""
+    return type(config)(
+        num_channels=config.num_channels,
+        embedding_size=config.embedding_size,
+        hidden_sizes=list(config.hidden_sizes[:stages]),
+        depths=list(config.depths[:stages]),
+        layer_type=config.layer_type,
+        hidden_act=config.hidden_act,
+        downsample_in_first_stage=config.downsample_in_first_stage,
+        downsample_in_bottleneck=config.downsample_in_bottleneck,
+    )
