@@ -7,7 +7,10 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+
+# transformers before 5.18 hides this class at its top level where torchvision is absent, though it needs none
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from rscc_hf.modeling import MModalCCConfig, MModalCCForConditionalGeneration
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
