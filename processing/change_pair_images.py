@@ -96,7 +96,10 @@ class ImageSource:
                 raise self.error("is empty (0 bytes)")
             opened = self._open(io.BytesIO(value))
         elif hasattr(value, "read") and not isinstance(value, Image.Image):
-            opened = self._open(value)
+            start = value.tell() if value.seekable() else None
+            opened = self._open(io.BytesIO(value.read()))  # closing it leaves the caller's file open
+            if start is not None:
+                value.seek(start)
         value = value if opened is None else opened
 
         if isinstance(value, Image.Image):
