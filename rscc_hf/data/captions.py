@@ -28,7 +28,7 @@ def normalise(text: str) -> str:
 
     This is what the field's scores are computed on (protocol `words`).
     """
-    return " ".join(text.lower().replace(".", " ").split())
+    return " ".join(text.lower().replace(".", "").split())
 
 
 def is_no_change(text: str, extra: Iterable[str] = ()) -> bool:

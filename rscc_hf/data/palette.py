@@ -19,7 +19,7 @@ CLASSES: dict[str, tuple[int, int, int]] = {
     "building": (128, 0, 0),
     "playground": (255, 0, 0),
 }
-"""Class name to colour; the position is the class number. "ground" is non-vegetated ground surface: roads, bare land."""
+"""Class name to colour; the position is the class number. "ground" is ground without plants: roads, bare land."""
 
 CLASS_NAMES: tuple[str, ...] = tuple(CLASSES)
 

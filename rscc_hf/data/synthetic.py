@@ -1,0 +1,308 @@
+"""Synthetic scenes: a procedural miniature of SECOND-CC, so that everything can be learned and measured offline.
+
+A pair shows 128 x 128 metres at two dates: RGB images, pixel-exact semantic maps of the whole scene in SECOND's palette,
+a change mask, five captions in LEVIR-CC's manner and the record of what happened. The two dates differ by one to three
+events, or by none, and always by nuisances (`Nuisances`): light, season, sharpness, viewpoint, registration.
+"""
+
+import io
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rscc_hf.data.scenes.layout import make_layout
+from rscc_hf.data.scenes.pair import describe, draw_pair, too_small
+from rscc_hf.data.scenes.style import Nuisances, make_styles
+from rscc_hf.data.scenes.wording import plain_sentence, write_captions
+
+__all__ = ["Nuisances", "SceneOptions", "SyntheticPair", "generate_pair", "plain_sentence", "synthesize"]
+
+SOURCE = "synthetic"
+_EVENT_SHARES = (0.6, 0.3, 0.1)
+_SHARD = 1000  # pairs in one parquet file
+_BATCH = 20  # pairs that a worker makes at a time
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """How pairs are made.
+
+    Attributes:
+        size: Height and width of the images in pixels: a multiple of 32, at least 64. The scene stays the same; at 256
+            a pixel is half a metre.
+        nuisances: What differs between the dates although nothing changed.
+        changed_fraction: Share of the pairs that change, 0..1; spread evenly over the indices.
+        max_events: Most events of a changed pair, 1..3.
+    """
+
+    size: int = 256
+    nuisances: Nuisances = field(default_factory=Nuisances)
+    changed_fraction: float = 0.5
+    max_events: int = 3
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or self.size < 64 or self.size % 32:
+            raise ValueError(f"size is {self.size!r}; give a multiple of 32 that is at least 64.")
+        if not isinstance(self.nuisances, Nuisances):
+            raise ValueError(f"nuisances is {self.nuisances!r}; give a Nuisances object.")
+        if not 0 <= self.changed_fraction <= 1:
+            raise ValueError(f"changed_fraction is {self.changed_fraction!r}; give a share between 0 and 1.")
+        if self.max_events not in (1, 2, 3):
+            raise ValueError(f"max_events is {self.max_events!r}; give 1, 2 or 3.")
+
+
+@dataclass(frozen=True)
+class SyntheticPair:
+    """One pair.
+
+    Attributes:
+        pair_id: Seed and index.
+        image_before, image_after: uint8 (size, size, 3).
+        semantic_before, semantic_after: uint8 (size, size, 3) in SECOND's palette, the whole scene, as each image shows
+            it: with the lean of its buildings (the visible walls count as building) and, after, misregistered with it.
+        change_mask: uint8 (size, size), 0 or 255: where the ground or what stands on it differs. It lies on the grid of
+            the earlier date and is seen straight from above: viewpoint and registration leave no trace in it.
+        captions: Five different ones.
+        changed: Whether anything changed.
+        record: `{"events": [...]}`, each with `kind` (appear, disappear, replace, widen), `object`, `replaced` (name or
+            None), `count` (None where counting makes no sense), `place` (see `scenes.places.PLACES`), `bbox` (left,
+            top, right, bottom in pixels), `centroid` and `area` (shares of the frame), `row`, `along_road`, `new_road`
+            and `ground`. Place, bbox, centroid and area are measured on the event's part of the change mask.
+    """
+
+    pair_id: str
+    image_before: np.ndarray
+    image_after: np.ndarray
+    semantic_before: np.ndarray
+    semantic_after: np.ndarray
+    change_mask: np.ndarray
+    captions: list[str]
+    changed: bool
+    record: dict[str, Any]
+
+
+def _is_changed(index: int, fraction: float) -> bool:
+    # A hair is added so that 0.1 * 10 counts as 1.
+    return math.floor((index + 1) * fraction + 1e-9) > math.floor(index * fraction + 1e-9)
+
+
+def generate_pair(index: int, seed: int = 0, options: SceneOptions | None = None) -> SyntheticPair:
+    """Make one pair.
+
+    The same arguments give the same pair, whatever was made before. Layout, nuisances and captions draw from streams of
+    their own: another strength of a nuisance shows the same scene with the same captions.
+
+    Args:
+        index: Number of the pair, at least 0. Whether it changes follows from it and `options.changed_fraction` (half:
+            the odd ones).
+        seed: At least 0.
+        options: The defaults of `SceneOptions` when None.
+
+    Raises:
+        ValueError: `index` or `seed` is negative.
+    """
+    if index < 0 or seed < 0:
+        raise ValueError(f"index is {index} and seed is {seed}; give numbers that are not negative.")
+    options = options or SceneOptions()
+    layout_rng, style_rng, words_rng = (
+        np.random.default_rng(stream) for stream in np.random.SeedSequence([seed, index]).spawn(3)
+    )
+    changed = _is_changed(index, options.changed_fraction)
+    shares = np.cumsum(_EVENT_SHARES[: options.max_events])
+    styles = make_styles(style_rng, options.nuisances)
+    while True:
+        wanted = 1 + int(np.searchsorted(shares, layout_rng.random() * shares[-1])) if changed else 0
+        layout = make_layout(layout_rng, wanted)
+        images, maps, mask, parts = draw_pair(layout, styles, options.size)
+        if not any(too_small(part) for part in parts):
+            break
+    ground = layout.backdrop if layout.backdrop != "mixed" else None
+    record = {
+        "events": [describe(event, part, ground) for event, part in zip(layout.events, parts, strict=True)],
+    }
+    return SyntheticPair(
+        pair_id=f"synthetic_{seed}_{index:06d}",
+        image_before=np.asarray(images[0]),
+        image_after=np.asarray(images[1]),
+        semantic_before=maps[0],
+        semantic_after=maps[1],
+        change_mask=mask.astype(np.uint8) * np.uint8(255),
+        captions=[caption for caption, _ in write_captions(record, words_rng)],
+        changed=changed,
+        record=record,
+    )
+
+
+def _png(array: np.ndarray, palette: bool = False) -> bytes:
+    picture = Image.fromarray(array)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _row(index: int, seed: int, options: SceneOptions) -> dict[str, Any]:
+    """Return one row of the data set, its images as PNG files."""
+    pair = generate_pair(index, seed, options)
+    images = ("image_before", "image_after", "semantic_before", "semantic_after", "change_mask")
+    return {
+        "pair_id": pair.pair_id,
+        **{name: {"bytes": _png(getattr(pair, name)), "path": f"{pair.pair_id}_{name}.png"} for name in images},
+        "captions": pair.captions,
+        "changed": pair.changed,
+        "source": SOURCE,
+        "record": json.dumps(pair.record),
+    }
+
+
+def _rows(job: tuple[int, int, int, SceneOptions]) -> list[dict[str, Any]]:
+    start, end, seed, options = job
+    return [_row(index, seed, options) for index in range(start, end)]
+
+
+def split_sizes(pairs: int) -> dict[str, int]:
+    """Return how many pairs each split gets: a tenth, rounded, at least one, for validation and for test.
+
+    Raises:
+        ValueError: There are fewer than three pairs.
+    """
+    if pairs < 3:
+        raise ValueError(f"pairs is {pairs}; give at least 3, one for each split.")
+    tenth = max(1, round(pairs / 10))
+    return {"train": pairs - 2 * tenth, "validation": tenth, "test": tenth}
+
+
+def synthesize(
+    out: str | os.PathLike[str],
+    pairs: int,
+    seed: int = 0,
+    *,
+    workers: int | None = None,
+    options: SceneOptions | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, int]:
+    """Write a data set of synthetic pairs that `datasets.load_dataset(out)` reads.
+
+    `out` gets `data/{train,validation,test}-*.parquet` with the columns of `rscc_hf.data.schema.FEATURES` and `record`
+    (JSON), and a `README.md`. The splits are the first 80, the next 10 and the last 10 per cent of the indices (see
+    `split_sizes`). The same arguments give the same bytes, whatever the number of workers. Everything is written to a
+    folder beside `out` that is renamed at the end.
+
+    Args:
+        out: The folder to make.
+        pairs: Pairs in all splits together, at least 3.
+        seed: At least 0.
+        workers: Processes; by default the number of cores this process may use. They are started afresh ("spawn"), so a
+            script that calls this with more than one needs the usual `if __name__ == "__main__":`.
+        options: The defaults of `SceneOptions` when None.
+        overwrite: Whether an existing `out` is replaced.
+        progress: Called with the number of pairs done so far.
+
+    Returns:
+        The number of pairs of each split.
+
+    Raises:
+        ValueError: `pairs`, `seed` or `workers` is out of range.
+        FileExistsError: `out` exists and `overwrite` is False.
+    """
+    import pyarrow.parquet
+
+    sizes = split_sizes(pairs)
+    options = options or SceneOptions()
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; give a number that is not negative.")
+    if workers is None:
+        workers = _cores()
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; give at least 1.")
+    target = Path(out)
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists; choose another folder or overwrite it.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    schema = _features().arrow_schema
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        (folder / "data").mkdir()
+        done = first = 0
+        rows = _all_rows(pairs, seed, options, workers)
+        for split, size in sizes.items():
+            shards = math.ceil(size / _SHARD)
+            for shard in range(shards):
+                path = folder / "data" / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
+                count = min(_SHARD, size - shard * _SHARD)
+                with pyarrow.parquet.ParquetWriter(path, schema, compression="snappy") as writer:
+                    for start in range(0, count, 100):
+                        part = [next(rows) for _ in range(min(100, count - start))]
+                        writer.write_table(pyarrow.Table.from_pylist(part, schema=schema))
+                        done += len(part)
+                        if progress is not None:
+                            progress(done)
+            first += size
+        (folder / "README.md").write_text(_card(sizes, seed, options), encoding="utf-8")
+        folder.chmod(0o755)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            target.rename(old / target.name)
+            folder.rename(target)
+            shutil.rmtree(old)
+        else:
+            folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return sizes
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
+
+
+def _features():  # type: ignore[no-untyped-def]
+    from datasets import Features, Value
+
+    from rscc_hf.data.schema import FEATURES
+
+    return Features({**FEATURES, "record": Value("string")})
+
+
+def _all_rows(pairs: int, seed: int, options: SceneOptions, workers: int) -> Iterator[dict[str, Any]]:
+    jobs = [(start, min(start + _BATCH, pairs), seed, options) for start in range(0, pairs, _BATCH)]
+    if workers == 1 or len(jobs) == 1:
+        for job in jobs:
+            yield from _rows(job)
+        return
+    # Fresh processes: a fork of a process with threads (torch, arrow) may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+        for rows in pool.map(_rows, jobs):
+            yield from rows
+
+
+def _card(sizes: dict[str, int], seed: int, options: SceneOptions) -> str:
+    files = "\n".join(f"  - split: {name}\n    path: data/{name}-*.parquet" for name in sizes)
+    return (
+        "---\nlicense: apache-2.0\ntask_categories:\n- image-to-text\nlanguage:\n- en\ntags:\n- remote-sensing\n"
+        "- change-captioning\n- synthetic\npretty_name: Synthetic change captioning scenes\nconfigs:\n"
+        f"- config_name: default\n  data_files:\n{files}\n---\n\n"
+        "# Synthetic change captioning scenes\n\n"
+        "Procedural pairs of aerial views of one place, before and after, made by `rscc data synthesize`. Nothing in "
+        "them is a photograph.\n\n"
+        "Columns: `pair_id`, `image_before`, `image_after`, `semantic_before`, `semantic_after` (SECOND's palette, the "
+        "whole scene), `change_mask` (0 or 255), `captions` (five), `changed`, `source`, `record` (JSON: what happened, "
+        "where, how many).\n\n"
+        f"Pairs: {', '.join(f'{name} {size}' for name, size in sizes.items())}. Seed: {seed}. Options:\n\n"
+        f"```json\n{json.dumps(asdict(options), indent=2)}\n```\n"
+    )
