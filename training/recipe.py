@@ -1,0 +1,303 @@
+"""Recipes: one flat dataclass, filled from a YAML file, overridden by flags; an unknown key is an error.
+
+`LoopRecipe` holds what every training script shares; a script adds the fields of its model and data in a subclass.
+The form follows trl's `TrlParser` and timm's `train.py`.
+"""
+
+import difflib
+import os
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import yaml
+from transformers import HfArgumentParser
+
+R = TypeVar("R", bound="LoopRecipe")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run: one sentence that names the key, the file and the remedy."""
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of a recipe with its help text; lists are copied for each recipe."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class LoopRecipe:
+    """What the training loop itself needs. Field names are the keys of the YAML file and, with `--`, the flags.
+
+    Raises:
+        RecipeError: A value is out of range, or two values contradict each other.
+    """
+
+    # Changing one of these between a run and its continuation leaves the weights as they would have been.
+    free_on_resume: ClassVar[frozenset[str]] = frozenset(
+        {"output_dir", "resume", "overwrite", "patience", "save_every", "save_unit", "keep_checkpoints", "tracker"}
+        | {"logging_steps", "num_workers", "torch_threads", "progress_bar"}
+    )
+
+    output_dir: str = option("outputs/run", "Folder of the trained model, its checkpoints and logs.")
+    resume: str = option("auto", "auto: newest complete checkpoint of output_dir; never; or a checkpoint folder.")
+    overwrite: bool = option(False, "With resume=never: delete the run that output_dir already holds.")
+    seed: int = option(1, "Seed of the weights, the order of the data and all randomness of training.")
+
+    global_batch_size: int = option(32, "Samples an optimiser step, over all processes and accumulated micro-batches.")
+    per_device_batch_size: int = option(32, "Samples a forward pass on one device; accumulation follows from it.")
+    max_epochs: int | None = option(None, "Stop after this many epochs.")
+    max_steps: int | None = option(None, "Stop after this many optimiser steps.")
+    patience: int | None = option(None, "Stop after this many evaluations in a row without improvement.")
+
+    optimizer: Literal["adam", "adamw"] = option("adamw", "torch.optim.Adam or AdamW.")
+    learning_rate: float = option(5e-5, "Peak learning rate of every part that has none of its own.")
+    beta1: float = option(0.9, "Adam's decay rate of the gradient's mean.")
+    beta2: float = option(0.999, "Adam's decay rate of the gradient's square.")
+    epsilon: float = option(1e-8, "Adam's epsilon.")
+    weight_decay: float = option(0.0, "Weight decay of matrices and kernels; biases and norms have none.")
+    schedule: Literal["constant", "linear", "cosine", "one_cycle"] = option("constant", "Learning-rate schedule.")
+    warmup_steps: int = option(0, "Steps of linear warm-up (one_cycle: of its rising part).")
+    warmup_ratio: float = option(0.0, "The same as a share of all steps.")
+    lr_decay: float = option(1.0, "Factor on the learning rate of the parts that decay when validation stalls.")
+    lr_decay_patience: int = option(3, "Evaluations in a row without improvement before each such decay.")
+    max_grad_norm: float | None = option(None, "Clip the norm of all gradients to this.")
+    label_smoothing: float = option(0.0, "Label smoothing of the cross entropy, in [0, 1).")
+
+    mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "Precision of forward and backward (autocast).")
+    gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
+    cpu: bool = option(False, "Train on the CPU although an accelerator is there.")
+    torch_threads: int | None = option(None, "torch.set_num_threads for the run; null leaves it.")
+    num_workers: int = option(0, "Processes that prepare batches, for each training process; 0: none.")
+
+    metric_for_best: Literal["bleu_4", "s_m"] = option("bleu_4", "Validation score that picks the best weights.")
+    eval_every: int = option(1, "Evaluate each time this many eval_units have passed.")
+    eval_unit: Literal["epochs", "steps", "never"] = option("epochs", "Unit of eval_every; never: keep last weights.")
+    validation_batch_size: int = option(32, "Pairs a generation batch on one device.")
+    max_validation_pairs: int | None = option(None, "Evaluate on this many validation pairs at most, evenly spread.")
+    num_beams: int = option(1, "Beams of generation during validation.")
+
+    save_every: int = option(1, "Write a checkpoint each time this many save_units have passed.")
+    save_unit: Literal["epochs", "steps", "never"] = option("epochs", "Unit of save_every.")
+    keep_checkpoints: int = option(2, "Newest checkpoints to keep.")
+    tracker: str = option("tensorboard", "A tracker of accelerate (tensorboard, wandb, ...) or none.")
+    logging_steps: int = option(10, "Steps between two lines of training_log.jsonl and of the tracker.")
+    progress_bar: bool = option(True, "Show a progress bar.")
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    def validate(self) -> None:
+        """Checks every value; subclasses add theirs and call this."""
+        self.require_at_least(
+            1,
+            "global_batch_size per_device_batch_size max_epochs max_steps patience lr_decay_patience torch_threads "
+            "eval_every validation_batch_size max_validation_pairs num_beams save_every keep_checkpoints "
+            "logging_steps",
+        )
+        self.require_at_least(0, "seed learning_rate weight_decay warmup_steps num_workers")
+        self.require_share("label_smoothing warmup_ratio beta1 beta2")
+        if self.max_epochs is None and self.max_steps is None:
+            raise RecipeError("Neither max_epochs nor max_steps is given: set one of them.")
+        if self.warmup_steps and self.warmup_ratio:
+            raise RecipeError("warmup_steps and warmup_ratio are both given: set one of them to 0.")
+        if not 0 < self.lr_decay <= 1:
+            raise RecipeError(f"lr_decay is {self.lr_decay}: give a factor in (0, 1]; 1 turns it off.")
+        for name in ("epsilon", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise RecipeError(f"{name} is {value}: give a positive number.")
+        if self.overwrite and self.resume != "never":
+            raise RecipeError("overwrite deletes the old run and resume continues it: set resume to never.")
+
+    def require_at_least(self, least: float, names: str) -> None:
+        """Raises a `RecipeError` for a field of `names` (split by spaces) below `least`; None passes."""
+        for name in names.split():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise RecipeError(f"{name} is {value}: give {least} or more.")
+
+    def require_share(self, names: str) -> None:
+        """Raises a `RecipeError` for a field of `names` (split by spaces) outside of [0, 1)."""
+        for name in names.split():
+            if not 0 <= getattr(self, name) < 1:
+                raise RecipeError(f"{name} is {getattr(self, name)}: give a number in [0, 1).")
+
+    def accumulation_steps(self, processes: int) -> int:
+        """Micro-batches that each of `processes` processes runs before an optimiser step.
+
+        Raises:
+            RecipeError: The global batch is no multiple of what one pass over all processes takes.
+        """
+        at_once = self.per_device_batch_size * processes
+        if self.global_batch_size % at_once:
+            fitting = [n for n in range(1, at_once + 1) if self.global_batch_size % (n * processes) == 0]
+            remedy = f"per_device_batch_size {fitting[-1]} would do" if fitting else "use fewer processes"
+            raise RecipeError(
+                f"global_batch_size {self.global_batch_size} is no multiple of per_device_batch_size "
+                f"{self.per_device_batch_size} x {processes} process(es): {remedy}."
+            )
+        return self.global_batch_size // at_once
+
+
+def parse_recipe(recipe_class: type[R], arguments: Sequence[str] | None = None) -> R:
+    """Reads `--config FILE.yaml` and the flags that override it.
+
+    Args:
+        recipe_class: The dataclass to fill.
+        arguments: Command line without the program's name; None: this process's.
+
+    Raises:
+        RecipeError: An unknown key or flag (with the closest ones that exist), a value of a wrong type or range, or
+            a file that cannot be read.
+    """
+    parser = _Parser(recipe_class, allow_abbrev=False, description=recipe_class.__doc__)
+    parser.add_argument("--config", help="YAML file with any of these keys.")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    hints = typing.get_type_hints(recipe_class)
+    names = [item.name for item in fields(recipe_class)]
+
+    nulls, remaining = _take_nulls(given, hints)
+    known, _ = parser.parse_known_args(remaining)
+    values = {} if known.config is None else read_yaml(recipe_class, known.config)
+    parser.set_defaults(**values)
+    namespace, unknown = parser.parse_known_args(remaining)
+    if unknown:
+        flag = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
+        raise RecipeError(f"{unknown[0]}: no such flag{_close(flag, names)}.")
+    chosen = {name: getattr(namespace, name) for name in names}
+    return recipe_class(**{**chosen, **dict.fromkeys(nulls)})
+
+
+def read_recipe(recipe_class: type[R], path: str | os.PathLike, **overrides: Any) -> R:
+    """A recipe from a YAML file, with keyword overrides; raises as `parse_recipe`."""
+    unknown = [name for name in overrides if name not in {item.name for item in fields(recipe_class)}]
+    if unknown:
+        raise RecipeError(f"{unknown[0]}: no key of {recipe_class.__name__}.")
+    return recipe_class(**{**read_yaml(recipe_class, path), **overrides})
+
+
+def read_yaml(recipe_class: type[LoopRecipe], path: str | os.PathLike) -> dict[str, Any]:
+    """The values of a YAML file, each of its field's type; raises as `parse_recipe`."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: the recipe cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: no valid YAML ({' '.join(str(error).split())}).") from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: a recipe is a list of `key: value` lines.")
+    hints = typing.get_type_hints(recipe_class)
+    names = [item.name for item in fields(recipe_class)]
+    for key in content:
+        if key not in names:
+            raise RecipeError(f"{path}: {key!r} is no key of {recipe_class.__name__}{_close(str(key), names)}.")
+    values = {}
+    for key, value in content.items():
+        try:
+            values[key] = _converted(value, hints[key])
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"{path}: {key} is {value!r}: give {_describe(hints[key])}.") from error
+    return values
+
+
+def recipe_to_yaml(recipe: LoopRecipe) -> str:
+    """The resolved recipe, every key, as YAML that `read_recipe` reads back to an equal recipe."""
+    return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def trajectory_difference(old: dict[str, Any], recipe: LoopRecipe) -> str | None:
+    """The first key in which a checkpoint's recipe would have led to other weights; None: there is none.
+
+    With a constant schedule a run may also be made longer or shorter.
+    """
+    free = set(recipe.free_on_resume)
+    if recipe.schedule == "constant":
+        free |= {"max_epochs", "max_steps"}
+    new = asdict(recipe)
+    for name in [*new, *(name for name in old if name not in new)]:
+        if name not in free and old.get(name) != new.get(name):
+            return name
+    return None
+
+
+class _Parser(HfArgumentParser):
+    """`HfArgumentParser` that raises one sentence where argparse would print its usage and leave."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise RecipeError(f"{message}.")
+
+
+def _take_nulls(arguments: list[str], hints: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Splits `--key null` of keys that may be null off the arguments, which argparse could not read."""
+    nulls: list[str] = []
+    remaining: list[str] = []
+    position = 0
+    while position < len(arguments):
+        flag, equals, value = arguments[position].partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        width = 1 if equals else 2
+        if not equals:
+            value = arguments[position + 1] if position + 1 < len(arguments) else ""
+        optional = flag.startswith("--") and type(None) in typing.get_args(hints.get(name))
+        if optional and value in ("null", "None"):
+            nulls.append(name)
+            position += width
+        else:
+            if optional and name in nulls:  # a later flag wins, as everywhere on a command line
+                nulls.remove(name)
+            remaining.append(arguments[position])
+            position += 1
+    return nulls, remaining
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """`value` as `hint` wants it; YAML 1.1 reads `5e-6` as text, so text is accepted for numbers."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _converted(value, next(item for item in inner if item is not type(None)))
+    if origin is Literal:
+        if value is False and "no" in inner:
+            return "no"  # YAML 1.1 reads a bare `no` as false
+        if value not in inner or isinstance(value, bool):
+            raise ValueError(value)
+        return value
+    if origin is list:
+        if not isinstance(value, list):
+            raise TypeError(value)
+        return [_converted(item, inner[0]) for item in value]
+    if isinstance(value, bool) != (hint is bool):
+        raise TypeError(value)
+    if hint is int and isinstance(value, str):
+        return int(value)
+    if hint is float and isinstance(value, int | str):
+        return float(value)
+    if not isinstance(value, hint):
+        raise TypeError(value)
+    return value
+
+
+def _describe(hint: Any) -> str:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("null" if item is type(None) else _describe(item) for item in inner)
+    if origin is Literal:
+        return "one of " + ", ".join(str(item) for item in inner)
+    if origin is list:
+        return f"a list of {_describe(inner[0])}"
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return names.get(hint, str(hint))
+
+
+def _close(name: str, names: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(name, names, n=3)
+    return f"; did you mean {' or '.join(matches)}?".rstrip("?") if matches else " (--help lists them all)"
