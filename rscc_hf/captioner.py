@@ -1,0 +1,386 @@
+"""Pairs of images in, captions out: the front door of a checkpoint.
+
+Works with every checkpoint that answers the four lines of the public API (`AutoModel`, `AutoProcessor`,
+`generate`, `batch_decode`); whether semantic maps are taken, needed or refused is read from the checkpoint.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import torch
+
+from rscc_hf.checkpoint import load_checkpoint
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from transformers import PreTrainedModel, ProcessorMixin
+
+    ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
+    ImageInputs = ImageInput | Sequence[ImageInput]
+    MapInputs = ImageInput | Sequence[ImageInput | None]
+
+
+@dataclass(frozen=True)
+class CaptionResult:
+    """The answer for one pair when errors are skipped: a caption, or the reason why there is none.
+
+    Attributes:
+        caption: The caption; `None` when the pair was skipped.
+        error: Why the pair was skipped, one sentence; `None` when there is a caption.
+        notes: What was done to the images so that they fit (for instance that one date was resized to the other).
+    """
+
+    caption: str | None
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class ChangeCaptioner:
+    """Captions pairs of images with a model and its processor.
+
+    Example:
+        >>> captioner = ChangeCaptioner.from_pretrained("demo_output/model")  # doctest: +SKIP
+        >>> captioner("before.png", "after.png")  # doctest: +SKIP
+        'two houses appear along the road'
+
+    Args:
+        model: A captioning model (what `AutoModel` gives for a checkpoint of this library).
+        processor: Its processor.
+        name: What the model is called in output files; the name it was loaded by when omitted.
+        fingerprint: A digest of the weights, or the Hub's commit; `None` when unknown.
+        trained_on: What the checkpoint's `training_summary.json` says it was trained on (`"synthetic"`, ...).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        *,
+        name: str | None = None,
+        fingerprint: str | None = None,
+        trained_on: str | None = None,
+    ) -> None:
+        self.model: Any = model  # transformers' mixins are beyond a type checker
+        self.processor: Any = processor
+        self.name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
+        self.fingerprint = fingerprint
+        self.trained_on = trained_on
+        self._processor_accepts = frozenset(inspect.signature(type(processor).__call__).parameters)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | os.PathLike[str],
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+    ) -> ChangeCaptioner:
+        """Loads a checkpoint from a folder or the Hub.
+
+        Args:
+            path_or_id: A folder that `save_pretrained` wrote, or a Hub id.
+            device: See `rscc_hf.checkpoint.choose_device`.
+            dtype: See `rscc_hf.checkpoint.choose_dtype`.
+            trust_remote_code: Run the Python files that ship with the checkpoint. Not needed for the models of this
+                library.
+            revision: Branch, tag or commit on the Hub.
+
+        Raises:
+            ValueError: There is no such checkpoint, it is damaged or incomplete, or it cannot write captions.
+        """
+        checkpoint = load_checkpoint(
+            path_or_id, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision
+        )
+        return cls(
+            checkpoint.model,
+            checkpoint.processor,
+            name=checkpoint.name,
+            fingerprint=checkpoint.fingerprint,
+            trained_on=checkpoint.trained_on,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.model.device
+
+    @property
+    def semantic_maps(self) -> Literal["none", "optional", "required"]:
+        """Whether this checkpoint takes semantic maps: not at all, as it comes, or for every pair."""
+        config = self.model.config
+        modalities = getattr(config, "modalities", None)
+        if "semantic_maps" not in self._processor_accepts or not _names_semantics(modalities):
+            return "none"
+        return "optional" if getattr(config, "semantics_optional", False) else "required"
+
+    @overload
+    def __call__(
+        self,
+        before: ImageInput,
+        after: ImageInput,
+        semantic_before: ImageInput | None = None,
+        semantic_after: ImageInput | None = None,
+        *,
+        batch_size: int = 8,
+        on_error: Literal["raise"] = "raise",
+        pair_ids: None = None,
+        **generate_kwargs: Any,
+    ) -> str: ...
+
+    @overload
+    def __call__(
+        self,
+        before: Sequence[ImageInput],
+        after: Sequence[ImageInput],
+        semantic_before: Sequence[ImageInput | None] | None = None,
+        semantic_after: Sequence[ImageInput | None] | None = None,
+        *,
+        batch_size: int = 8,
+        on_error: Literal["raise"] = "raise",
+        pair_ids: Sequence[str] | None = None,
+        **generate_kwargs: Any,
+    ) -> list[str]: ...
+
+    @overload
+    def __call__(
+        self,
+        before: ImageInput,
+        after: ImageInput,
+        semantic_before: ImageInput | None = None,
+        semantic_after: ImageInput | None = None,
+        *,
+        batch_size: int = 8,
+        on_error: Literal["skip"],
+        pair_ids: None = None,
+        **generate_kwargs: Any,
+    ) -> CaptionResult: ...
+
+    @overload
+    def __call__(
+        self,
+        before: Sequence[ImageInput],
+        after: Sequence[ImageInput],
+        semantic_before: Sequence[ImageInput | None] | None = None,
+        semantic_after: Sequence[ImageInput | None] | None = None,
+        *,
+        batch_size: int = 8,
+        on_error: Literal["skip"],
+        pair_ids: Sequence[str] | None = None,
+        **generate_kwargs: Any,
+    ) -> list[CaptionResult]: ...
+
+    def __call__(
+        self,
+        before: ImageInputs,
+        after: ImageInputs,
+        semantic_before: MapInputs | None = None,
+        semantic_after: MapInputs | None = None,
+        *,
+        batch_size: int = 8,
+        on_error: Literal["raise", "skip"] = "raise",
+        pair_ids: Sequence[str] | None = None,
+        **generate_kwargs: Any,
+    ) -> str | list[str] | CaptionResult | list[CaptionResult]:
+        """Says what changed from `before` to `after`.
+
+        Images are paths, PIL images, arrays or tensors, one or a list (an array with four dimensions is a list).
+
+        Args:
+            before: The earlier image, or a list of them.
+            after: The later image, or as many.
+            semantic_before: The semantic map of the earlier image, for checkpoints that take maps; in a list, `None`
+                where a pair has no map.
+            semantic_after: The semantic map of the later image.
+            batch_size: How many pairs go through the model at once.
+            on_error: What a pair that cannot be read does: `"raise"` stops with its error; `"skip"` goes on and
+                returns a :class:`CaptionResult` for every pair, with the reason in place of the caption.
+            pair_ids: Names of the pairs for error messages; their positions when omitted.
+            **generate_kwargs: Go to `model.generate` (`num_beams`, `max_new_tokens`, `do_sample`, ...); what is
+                not given is as the checkpoint's `generation_config.json` says.
+
+        Returns:
+            One answer for one pair, a list in the order of the pairs for lists: strings, or :class:`CaptionResult`
+            with `on_error="skip"`.
+
+        Raises:
+            ValueError: Lists of unequal length, a map for one date only, maps for a checkpoint that takes none, none
+                for one that needs them, or (`"raise"`) a pair that cannot be read.
+        """
+        single = not _is_many(before)
+        if single and any(_is_many(other) for other in (after, semantic_before, semantic_after)):
+            raise ValueError("before is one image but another argument is a list; give one of each or lists of all.")
+        if single:
+            before, after = [before], [after]  # type: ignore[list-item]
+            semantic_before = None if semantic_before is None else [semantic_before]  # type: ignore[list-item]
+            semantic_after = None if semantic_after is None else [semantic_after]  # type: ignore[list-item]
+        batches = self.in_batches(
+            before,  # type: ignore[arg-type]
+            after,  # type: ignore[arg-type]
+            semantic_before,  # type: ignore[arg-type]
+            semantic_after,  # type: ignore[arg-type]
+            batch_size=batch_size,
+            on_error=on_error,
+            pair_ids=pair_ids,
+            **generate_kwargs,
+        )
+        results = [result for batch in batches for result in batch]
+        answers: list[Any] = list(results) if on_error == "skip" else [result.caption for result in results]
+        return answers[0] if single else answers
+
+    def in_batches(
+        self,
+        before: Sequence[ImageInput],
+        after: Sequence[ImageInput],
+        semantic_before: Sequence[ImageInput | None] | None = None,
+        semantic_after: Sequence[ImageInput | None] | None = None,
+        *,
+        batch_size: int = 8,
+        on_error: Literal["raise", "skip"] = "raise",
+        pair_ids: Sequence[str] | None = None,
+        **generate_kwargs: Any,
+    ) -> Iterator[list[CaptionResult]]:
+        """As calling the captioner with lists, a batch of results at a time; images are opened batch by batch.
+
+        What is wrong with the call as a whole raises here, before the first batch.
+        """
+        count = self._check_call(before, after, semantic_before, semantic_after, pair_ids)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error must be 'raise' or 'skip', not {on_error!r}.")
+        if generate_kwargs.get("num_return_sequences", 1) != 1 or generate_kwargs.get("return_dict_in_generate"):
+            raise ValueError("a captioner gives one caption for a pair; call captioner.model.generate for more.")
+
+        def batches() -> Iterator[list[CaptionResult]]:
+            for start in range(0, count, batch_size):
+                rows = range(start, min(start + batch_size, count))
+                pairs = [
+                    _Pair(
+                        id=row if pair_ids is None else str(pair_ids[row]),
+                        images=[before[row], after[row]],
+                        maps=(
+                            None if semantic_before is None else semantic_before[row],
+                            None if semantic_after is None else semantic_after[row],
+                        ),
+                    )
+                    for row in rows
+                ]
+                yield self._caption(pairs, on_error == "skip", generate_kwargs)
+
+        return batches()
+
+    def _check_call(self, before: Any, after: Any, semantic_before: Any, semantic_after: Any, pair_ids: Any) -> int:
+        given = {"before": before, "after": after, "pair_ids": pair_ids}
+        given |= {"semantic_before": semantic_before, "semantic_after": semantic_after}
+        for name, values in given.items():
+            if values is not None and not _is_many(values):
+                raise ValueError(f"before is a list, so {name} must be a list too.")
+        lengths = {name: len(values) for name, values in given.items() if values is not None}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{length} {name}" for name, length in lengths.items())
+            raise ValueError(f"lists of unequal length: {told}; give one of each for every pair.")
+        if (semantic_before is None) != (semantic_after is None):
+            missing = "semantic_before" if semantic_before is None else "semantic_after"
+            raise ValueError(f"{missing} is missing; give the semantic maps of both dates or of none.")
+        if semantic_before is not None and self.semantic_maps == "none":
+            raise ValueError(f"{self.name} takes no semantic maps; leave semantic_before and semantic_after out.")
+        if semantic_before is None and self.semantic_maps == "required":
+            raise ValueError(
+                f"{self.name} was trained with semantic maps and needs them; give semantic_before and semantic_after."
+            )
+        return lengths["before"]
+
+    def _caption(self, pairs: list[_Pair], skip: bool, generate_kwargs: dict[str, Any]) -> list[CaptionResult]:
+        """Captions one batch; with `skip` the pairs that cannot be prepared get their reason."""
+        errors: dict[int, str] = {}
+        try:
+            inputs, notes = self._prepare(pairs)
+        except (ValueError, OSError):
+            if not skip:
+                raise
+            # The processor takes a batch whole or not at all: ask it about each pair, then take the good ones.
+            for index, pair in enumerate(pairs):
+                try:
+                    self._prepare([pair])
+                except (ValueError, OSError) as error:
+                    errors[index] = " ".join(str(error).split())
+            good = [pair for index, pair in enumerate(pairs) if index not in errors]
+            if not good:
+                return [CaptionResult(None, error=error) for error in errors.values()]
+            inputs, notes = self._prepare(good)
+        captions = self._generate(inputs, generate_kwargs)
+        answers = iter(zip(captions, notes, strict=True))
+        results = []
+        for index in range(len(pairs)):
+            if index in errors:
+                results.append(CaptionResult(None, error=errors[index]))
+            else:
+                caption, noted = next(answers)
+                results.append(CaptionResult(caption, notes=noted))
+        return results
+
+    def _prepare(self, pairs: list[_Pair]) -> tuple[Any, list[tuple[str, ...]]]:
+        """The model's inputs for these pairs, and what there is to note about each."""
+        for pair in pairs:
+            if (pair.maps[0] is None) != (pair.maps[1] is None):
+                missing = "semantic_before" if pair.maps[0] is None else "semantic_after"
+                raise ValueError(f"pair {pair.id}: {missing} is missing; give the maps of both dates or of none.")
+            if pair.maps[0] is None and self.semantic_maps == "required":
+                raise ValueError(f"pair {pair.id}: it has no semantic maps, and {self.name} needs them.")
+        arguments: dict[str, Any] = {"images": [pair.images for pair in pairs], "return_tensors": "pt"}
+        if any(pair.maps[0] is not None for pair in pairs):
+            arguments["semantic_maps"] = [None if pair.maps[0] is None else list(pair.maps) for pair in pairs]
+        if "pair_ids" in self._processor_accepts:
+            arguments["pair_ids"] = [pair.id for pair in pairs]
+        if "return_notes" in self._processor_accepts:
+            arguments["return_notes"] = True
+        inputs = self.processor(**arguments)
+        notes: dict[str | int, list[str]] = {}
+        for note in inputs.pop("notes", None) or ():
+            notes.setdefault(note["pair"], []).append(note["message"])
+        return inputs, [tuple(notes.get(pair.id, ())) for pair in pairs]
+
+    def _generate(self, inputs: Any, generate_kwargs: dict[str, Any]) -> list[str]:
+        with _evaluating(self.model), torch.inference_mode():
+            tokens = self.model.generate(**inputs.to(self.device, self.model.dtype), **generate_kwargs)
+        return [caption.strip() for caption in self.processor.batch_decode(tokens, skip_special_tokens=True)]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    id: str | int
+    images: list[Any]
+    maps: tuple[Any, Any]
+
+
+def _is_many(value: Any) -> bool:
+    """A list of images (`Sequence` takes in the lazy columns of `datasets`) or an array of them."""
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return True
+    return getattr(value, "ndim", 0) == 4
+
+
+def _names_semantics(modalities: Any) -> bool:
+    names = [modalities] if isinstance(modalities, str) else list(modalities or ())
+    return any("semantic" in str(name) for name in names)
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every module gets back the mode it had (a frozen part is not set to training)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,194 @@
+"""Finding and loading a checkpoint: what lies in a folder or on the Hub, made ready to answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModel, AutoProcessor
+from transformers.utils import cached_file
+
+# A digest of the weights reads this many blocks of this many bytes from each file: enough that two trainings do not
+# agree, and still quick for a file of many gigabytes.
+_DIGEST_BLOCKS = 64
+_DIGEST_BLOCK_BYTES = 65536
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# Written beside the weights by training; says on what kind of images.
+TRAINING_SUMMARY = "training_summary.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model and its processor, and where they come from.
+
+    Attributes:
+        model: The model, on its device, in evaluation mode.
+        processor: Its processor.
+        name: The folder or Hub id as it was given.
+        fingerprint: The Hub's commit, or a digest of the settings and of samples of the weights of a local folder.
+        trained_on: `trained_on` of the checkpoint's `training_summary.json` ("synthetic", ...), if it has one.
+    """
+
+    model: Any
+    processor: Any
+    name: str
+    fingerprint: str | None
+    trained_on: str | None
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The device to run on.
+
+    Args:
+        device: A device, its name (`"cuda"`, `"cuda:1"`, `"mps"`, `"cpu"`), or `None` or `"auto"` for the
+            first of cuda, mps and cpu that this machine has.
+
+    Raises:
+        ValueError: The name means nothing, or this machine has no such device.
+    """
+    if device is None or device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {str(device)!r} is unknown; use auto, cpu, cuda, cuda:N or mps.") from error
+    missing = (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()) or (
+        chosen.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing:
+        raise ValueError(f"device {str(device)!r} is not on this machine; use auto or cpu.")
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype | None = None) -> torch.dtype | str:
+    """The number format of the weights.
+
+    Args:
+        dtype: A floating `torch.dtype`, its name (`"float32"`, `"bfloat16"`, `"float16"`), or `None` or
+            `"auto"` for the one in which the checkpoint was saved.
+
+    Raises:
+        ValueError: It is no floating-point format of torch.
+    """
+    if dtype is None or dtype == "auto":
+        return "auto"
+    chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
+        raise ValueError(f"dtype {str(dtype)!r} is unknown; use auto, float32, bfloat16 or float16.")
+    return chosen
+
+
+def load_checkpoint(
+    path_or_id: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Checkpoint:
+    """Loads a model and its processor from a folder or the Hub.
+
+    Args:
+        path_or_id: A folder that `save_pretrained` wrote, or a Hub id.
+        device: See `choose_device`.
+        dtype: See `choose_dtype`.
+        trust_remote_code: Run the Python files that ship with the checkpoint.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: There is no such checkpoint, it is damaged or incomplete, or it cannot write captions.
+    """
+    name = os.fspath(path_or_id)
+    chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
+    _check_folder(name)
+    common: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
+    try:
+        # Only safetensors: a pickle from elsewhere may run anything when it is opened.
+        model, info = AutoModel.from_pretrained(
+            name, dtype=chosen_dtype, use_safetensors=True, output_loading_info=True, **common
+        )
+        processor = AutoProcessor.from_pretrained(name, **common)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(_loading_error(name, error)) from error
+    # transformers fills what a file lacks with random numbers and goes on: such a model must not answer.
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(f"{name} lacks {len(missing)} weights of its model ({missing[0]}, ...); save it again.")
+    if not getattr(model, "can_generate", lambda: False)():
+        raise ValueError(f"{name} is a {type(model).__name__}, which cannot write captions.")
+    return Checkpoint(
+        model=model.to(chosen_device).eval(),
+        processor=processor,
+        name=name,
+        fingerprint=_fingerprint(name, model.config),
+        trained_on=_trained_on(name, revision),
+    )
+
+
+def _check_folder(name: str) -> None:
+    path = Path(name)
+    if path.is_file():
+        raise ValueError(f"{name} is a file; give the folder that save_pretrained wrote.")
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{name} holds no config.json; give the folder that save_pretrained wrote.")
+    elif not _HUB_ID.fullmatch(name):
+        raise ValueError(f"there is no folder {name}; give the folder that save_pretrained wrote, or a Hub id.")
+
+
+def _loading_error(name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    if "trust_remote_code" in reason:
+        return (
+            f"{name} needs the Python code that ships with it; if you trust its author, allow it with"
+            " trust_remote_code=True (--trust-remote-code)."
+        )
+    if not Path(name).is_dir():
+        return f"there is no folder {name}, and the Hub gave no model of that name ({type(error).__name__})."
+    return f"{name} cannot be loaded: {reason}"
+
+
+def _fingerprint(name: str, config: Any) -> str | None:
+    """The Hub's commit, or a digest of the configuration and of samples of the weights of a local folder."""
+    folder = Path(name)
+    if not folder.is_dir():
+        commit = getattr(config, "_commit_hash", None)
+        return commit[:12] if commit else None
+    digest = hashlib.sha256()
+    settings = sorted(path for path in folder.glob("*.json") if path.name != TRAINING_SUMMARY)
+    for path in [*settings, *sorted(folder.glob("*.safetensors"))]:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size};".encode())
+        stride = max(size // _DIGEST_BLOCKS, _DIGEST_BLOCK_BYTES)
+        with path.open("rb") as file:
+            for offset in range(0, size, stride):
+                file.seek(offset)
+                digest.update(file.read(_DIGEST_BLOCK_BYTES))
+    return digest.hexdigest()[:12]
+
+
+def _trained_on(name: str, revision: str | None) -> str | None:
+    found = cached_file(
+        name,
+        TRAINING_SUMMARY,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    if found is None:
+        return None
+    try:
+        summary = json.loads(Path(found).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{found} is no JSON ({error}); remove it or write it again.") from error
+    return summary.get("trained_on") if isinstance(summary, dict) else None
