@@ -173,6 +173,7 @@ class MModalCCConfig(PreTrainedConfig):
 
     def validate_heads(self) -> None:
         """Check that heads divide widths, and that the position embedding has two equal halves."""
+        self.validate_sizes()  # whatever the order of the checks, nothing is divided by zero
         if self.d_model % self.encoder_attention_heads:
             raise ValueError(
                 f"d_model={self.d_model} must be a multiple of encoder_attention_heads={self.encoder_attention_heads}."

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from .configuration_mmodalcc import MModalCCConfig
 from .modeling_mmodalcc_decoder import MModalCCDecoder
-from .modeling_mmodalcc_encoder import FeatureEnhancement, MModalCCAttention, MModalCCEncoder, MModalCCEncoderOutput
+from .modeling_mmodalcc_encoder import FeatureEnhancement, MModalCCEncoder, MModalCCEncoderOutput, init_as
 
 FROZEN_IN_RELEASE = ("stem", "layer1")
 
@@ -123,34 +123,24 @@ class MModalCCPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """The release's: Xavier in the enhancement, U(-0.1, 0.1) for words and output, torch's defaults elsewhere."""
         super()._init_weights(module)
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, FeatureEnhancement) and self.config.semantics_optional:
+            init.normal_(module.missing_semantic, std=0.02)
+        if not isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
+            return
+        gain, bound = getattr(module, "xavier_gain", None), getattr(module, "uniform_bound", None)
+        if gain is not None:
+            init.xavier_uniform_(module.weight, gain=gain)
+        elif bound is not None:
+            init.uniform_(module.weight, -bound, bound)
+        else:
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            if module.bias is not None:
-                bound = 1 / math.sqrt(module.weight[0].numel())
-                init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, MModalCCAttention):
-            # torch keeps queries, keys and values as one (3 * width, width) matrix and draws for that shape
-            for projection in (module.q_proj, module.k_proj, module.v_proj):
-                init.xavier_uniform_(projection.weight, gain=math.sqrt(0.5))
-            for projection in (module.q_proj, module.k_proj, module.v_proj, module.out_proj):
-                init.zeros_(projection.bias)
-        elif isinstance(module, FeatureEnhancement):
-            # modules come after their children, so this has the last word inside of the enhancement
-            packed = {
-                id(projection.weight)
-                for attention in module.modules()
-                if isinstance(attention, MModalCCAttention)
-                for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-            }
-            for parameter in module.parameters():
-                if parameter.dim() > 1:
-                    init.xavier_uniform_(parameter, gain=math.sqrt(0.5) if id(parameter) in packed else 1.0)
-            if hasattr(module, "missing_semantic"):
-                init.normal_(module.missing_semantic, std=0.02)
-        elif isinstance(module, MModalCCForConditionalGeneration):
-            init.uniform_(module.decoder.embed_tokens.weight, -0.1, 0.1)
-            init.uniform_(module.lm_head.weight, -0.1, 0.1)
-            init.zeros_(module.lm_head.bias)
+        if getattr(module, "bias", None) is None:
+            return
+        if getattr(module, "zero_bias", False):
+            init.zeros_(module.bias)
+        else:
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            init.uniform_(module.bias, -bound, bound)
 
 
 class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin):
@@ -172,6 +162,7 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
         self.encoder = MModalCCEncoder(config)
         self.decoder = MModalCCDecoder(config)
         self.lm_head = nn.Linear(config.decoder_hidden_size, config.vocab_size)
+        init_as(self.lm_head, uniform_bound=0.1, zero_bias=True)
         self.dropout = nn.Dropout(config.dropout)
         self._frozen_statistics: tuple[nn.Module, ...] = ()
         # The release's decoding: four beams, scored by the plain sum of log-probabilities, searched to the end.

@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput
 
 from .configuration_mmodalcc import MModalCCConfig
-from .modeling_mmodalcc_encoder import MModalCCAttention
+from .modeling_mmodalcc_encoder import MModalCCAttention, init_as
 
 
 @dataclass
@@ -194,6 +194,7 @@ class MModalCCDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.decoder_hidden_size)
+        init_as(self.embed_tokens, uniform_bound=0.1)
         self.layers = nn.ModuleList(MModalCCDecoderLayer(config, index) for index in range(config.decoder_layers))
         self.position_dropout = nn.Dropout(config.position_dropout)
 

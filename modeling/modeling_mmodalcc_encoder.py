@@ -68,6 +68,20 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+def init_as(*modules: nn.Module, **how: float | bool) -> None:
+    """Tell `_init_weights` how to start layers, by attributes of theirs.
+
+    transformers asks custom models for leaves only, so a layer must know by itself what part it plays.
+
+    Args:
+        *modules: linear layers, convolutions or embeddings.
+        **how: `xavier_gain` (Xavier uniform), `uniform_bound` (uniform), `zero_bias`; torch's defaults otherwise.
+    """
+    for module in modules:
+        for name, value in how.items():
+            setattr(module, name, value)
+
+
 class MModalCCAttention(nn.Module):
     """Multi-head attention with dropout on the weights, for encoder and decoder.
 
@@ -93,6 +107,9 @@ class MModalCCAttention(nn.Module):
         self.k_proj = nn.Linear(memory_dim, embed_dim)
         self.v_proj = nn.Linear(memory_dim, embed_dim)
         self.out_proj = nn.Linear(embed_dim, embed_dim)
+        # torch keeps queries, keys and values as one (3 * width, width) matrix and draws for that shape
+        init_as(self.q_proj, self.k_proj, self.v_proj, xavier_gain=math.sqrt(0.5), zero_bias=True)
+        init_as(self.out_proj, zero_bias=True)
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """`(batch, length, width)` to `(batch, heads, length, head_dim)`."""
@@ -258,6 +275,9 @@ class FeatureEnhancement(nn.Module):
         self.stages = nn.ModuleList(FeatureEnhancementStage(config) for _ in range(config.num_stages))
         self.blocks = nn.ModuleList(ConvolutionalBlock(config.d_model) for _ in range(config.num_stages))
         self.norms = nn.ModuleList(nn.LayerNorm(2 * config.d_model, eps=1e-5) for _ in range(config.num_stages))
+        for module in self.modules():  # the release: Xavier on every matrix, kernel and embedding in here
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding) and not hasattr(module, "xavier_gain"):
+                init_as(module, xavier_gain=1.0)
 
     def position_embedding(self) -> torch.Tensor:
         """`(cells, d)`, row-major: for cell (y, x) `concat(w_embedding[x], h_embedding[y])`."""
@@ -298,6 +318,18 @@ class FeatureEnhancement(nn.Module):
         )
 
 
+class MModalCCBackbone(ResNetModel):
+    """A ResNet, cut after the kept stages.
+
+    transformers asks every model inside of another whether it knows the attention wanted; a ResNet has none to switch.
+    """
+
+    _supports_sdpa = True
+
+    def __init__(self, config: PreTrainedConfig, stages: int):
+        super().__init__(kept_stages(config, stages))
+
+
 class MModalCCEncoder(nn.Module):
     """Both ResNets and the feature enhancement: what `get_encoder()` gives, run once a pair by `generate`."""
 
@@ -306,9 +338,9 @@ class MModalCCEncoder(nn.Module):
     def __init__(self, config: MModalCCConfig):
         super().__init__()
         self.config = config
-        self.rgb_backbone = ResNetModel(kept_stages(config.rgb_backbone_config, config.backbone_stages))
+        self.rgb_backbone = MModalCCBackbone(config.rgb_backbone_config, config.backbone_stages)
         if config.num_streams > 1:
-            self.semantic_backbone = ResNetModel(kept_stages(config.semantic_backbone_config, config.backbone_stages))
+            self.semantic_backbone = MModalCCBackbone(config.semantic_backbone_config, config.backbone_stages)
         self.pool = nn.AdaptiveAvgPool2d(config.grid_size)
         self.enhancement = FeatureEnhancement(config)
 
