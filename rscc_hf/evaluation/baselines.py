@@ -8,7 +8,7 @@ from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 from pycocoevalcap.cider.cider_scorer import precook
 from pycocoevalcap.rouge.rouge import Rouge
 
-from rscc_hf.evaluation.corpus import SCORE_KEYS, Scores, bleu_from_sums, closest, corpus_scores, mean_score
+from rscc_hf.evaluation.corpus import SCORE_KEYS, Scores, bleu_from_sums, bleu_statistics, corpus_scores, mean_score
 from rscc_hf.evaluation.meteor import Meteor, score_from_sums, summable
 from rscc_hf.evaluation.protocols import apply_protocol, prepare
 
@@ -19,7 +19,7 @@ CANDIDATES = 20
 class _ConstantScorer:
     """Scores one caption said for every pair of a set; pairs with the same references are looked at once.
 
-    Gives the numbers of `corpus.score_set` (a test compares them), many times faster.
+    Gives the numbers of `corpus.CookedSet` (a test compares them), many times faster.
     """
 
     def __init__(self, references: Sequence[Sequence[str]]) -> None:
@@ -33,12 +33,12 @@ class _ConstantScorer:
         for captions, count in groups.items():
             for ngram in {ngram for reference in captions for ngram in counted[reference]}:
                 frequency[ngram] += count
-        self._idf = {ngram: np.log(self.total) - np.log(count) for ngram, count in frequency.items()}
+        self._idf = {ngram: float(np.log(self.total) - np.log(count)) for ngram, count in frequency.items()}
         self._vectors = {reference: self._vector(ngrams) for reference, ngrams in counted.items()}
 
     def _vector(self, ngrams: dict[tuple[str, ...], int]) -> tuple[dict[tuple[str, ...], float], list[float], int]:
         """Return CIDEr's weights of the n-grams, their norms for n = 1..4, and the length it compares (in bigrams)."""
-        unseen = np.log(self.total)
+        unseen = float(np.log(self.total))
         weights = {ngram: count * self._idf.get(ngram, unseen) for ngram, count in ngrams.items()}
         squares = [0.0] * 4
         for ngram, weight in weights.items():
@@ -58,19 +58,18 @@ class _ConstantScorer:
         per_group = [np.mean([similarity[reference] for reference in captions]) for captions in self.groups]
         return float(self.counts @ per_group) / self.total
 
-    def _rouge_l(self, caption: str) -> float:
-        rouge = Rouge()
-        return float(self.counts @ [rouge.calc_score([caption], captions) for captions in self.groups]) / self.total
-
-    def without_meteor(self, caption: str) -> Scores:
-        """Return the scores of the constant `caption`, times 100, all but `meteor` and `s_m`."""
-        rows = []
-        for lengths, maxima in self._bleu:
-            c = cook_test(caption, (lengths, maxima))
-            rows.append([c["testlen"], closest(lengths, c["testlen"]), *c["guess"], *c["correct"]])
+    def bleu_and_cider(self, caption: str) -> Scores:
+        """Return BLEU and CIDEr-D of the constant `caption`, times 100."""
+        rows = [bleu_statistics(cook_test(caption, references)) for references in self._bleu]
         bleu = bleu_from_sums(self.counts @ np.array(rows, dtype=np.float64))
         scores = {f"bleu_{n}": 100 * float(score) for n, score in enumerate(bleu, start=1)}
-        return {**scores, "rouge_l": 100 * self._rouge_l(caption), "cider_d": 100 * self._cider(caption)}
+        return {**scores, "cider_d": 100 * self._cider(caption)}
+
+    def rouge_l(self, caption: str) -> float:
+        """Return ROUGE-L of the constant `caption`, times 100."""
+        rouge = Rouge()
+        scores = [rouge.calc_score([caption], captions) for captions in self.groups]
+        return 100 * float(self.counts @ scores) / self.total
 
     def meteor(self, caption: str, meteor: Meteor) -> float:
         """Return METEOR of the constant `caption`, times 100."""
@@ -105,14 +104,17 @@ def best_constant(references: Sequence[Sequence[str]], meteor: Meteor | None = N
     # The candidates go through the protocol beside the references whose words they are made of.
     _, (encoded, *encoded_references) = apply_protocol([""] * (len(ready) + 1), [candidates, *ready], protocol)
     scorer = _ConstantScorer(encoded_references)
-    cheap = [scorer.without_meteor(caption) for caption in encoded]
-    bounds = [mean_score({**scores, "meteor": 100.0}) for scores in cheap]
+    cheap = [scorer.bleu_and_cider(caption) for caption in encoded]
+    # ROUGE-L and METEOR are the slow part: a caption that would lose even with 100 needs neither.
+    bounds = [mean_score({**scores, "rouge_l": 100.0, "meteor": 100.0}) for scores in cheap]
     best, best_score = 0, -1.0
-    # METEOR is the slow part: a caption that would lose even with METEOR 100 needs none.
     for i in sorted(range(len(candidates)), key=lambda i: -bounds[i]):
         if bounds[i] < best_score:
             break
-        score = mean_score({**cheap[i], "meteor": scorer.meteor(encoded[i], meteor)})
+        scores = {**cheap[i], "rouge_l": scorer.rouge_l(encoded[i]), "meteor": 100.0}
+        if mean_score(scores) < best_score:
+            continue
+        score = mean_score({**scores, "meteor": scorer.meteor(encoded[i], meteor)})
         if score > best_score:
             best, best_score = i, score
     return candidates[best]

