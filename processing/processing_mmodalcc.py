@@ -6,7 +6,10 @@ from typing import Any
 from transformers.image_processing_base import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .image_processing_mmodalcc import MModalCCImageProcessor as MModalCCImageProcessor  # travels with this file
+# Both are named here so that they travel with this file: transformers 5.6 copies from a local checkpoint what the file
+# itself imports, and not (as 5.23 does) what those files import in turn.
+from .change_pair_images import PairError as PairError
+from .image_processing_mmodalcc import MModalCCImageProcessor as MModalCCImageProcessor
 
 IGNORED = -100
 
