@@ -1,9 +1,9 @@
 """Which samples a step takes: the order of a data set that has indices, in any number of processes.
 
-The order of an epoch depends on (seed, epoch) alone. A global batch is a slice of it; each process takes its share of
+An epoch's order depends on (seed, epoch) alone. A global batch is a slice of it; each process takes its share of
 every micro-batch of that slice. So neither the number of processes nor the accumulation changes what a step sees, and
-a position is two numbers: epoch and steps done in it. The last global batch of an epoch may be smaller; it is kept, and
-its loss is normalised by its own target tokens.
+a position is two numbers: epoch and steps done in it. The last global batch of an epoch may be smaller; it is kept and
+its loss normalised by its own target tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,6 +35,10 @@ class BatchSource(Protocol):
 
     def epoch(self, epoch: int, position: Any | None) -> Iterator[Window]:
         """The windows of an epoch from a position on; None: from its start."""
+        ...
+
+    def position_from(self, positions: list[Any]) -> Any:
+        """This process's position in a checkpoint that holds those of every process."""
         ...
 
     def filler(self) -> Batch:
@@ -124,6 +128,10 @@ class IndexedBatches:
         batches = iter(loader)
         for number, step in enumerate(steps, start=done + 1):
             yield Window([next(batches) for _ in step], number)
+
+    def position_from(self, positions: list[Any]) -> Any:
+        """See `BatchSource`. The position is the same in every process, and for any number of them."""
+        return positions[0]
 
     def filler(self) -> Batch:
         """See `BatchSource`."""

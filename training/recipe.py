@@ -90,6 +90,11 @@ class LoopRecipe:
     logging_steps: int = option(10, "Steps between two lines of training_log.jsonl and of the tracker.")
     progress_bar: bool = option(True, "Show a progress bar.")
 
+    @property
+    def find_unused_parameters(self) -> bool:
+        """Whether a forward pass may leave parameters out, which distributed training must then look for."""
+        return False
+
     def __post_init__(self) -> None:
         self.validate()
 

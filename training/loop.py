@@ -1,0 +1,332 @@
+"""The training loop that every script shares: any number of processes, accumulation, validation, resume.
+
+Three rules make a run independent of how it is cut into processes, micro-batches and restarts:
+
+- The loss of a global batch is the sum over its target tokens divided by their number, over all micro-batches and
+  processes: the tokens are counted before the first forward pass.
+- Which samples a step takes, and how each is augmented, follows from (seed, epoch, index); see `batches.py`.
+- Torch's generators are seeded before every forward pass from (seed, step, number of the micro-batch in the global
+  batch). So dropout needs no saved state, and is the same when two processes share what one accumulated.
+
+Batch normalisation is the exception: its statistics are per micro-batch, and those of the first process are kept.
+"""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object, reduce, send_to_device, set_seed
+from tqdm.auto import tqdm
+
+from rscc_hf.training import checkpoints
+from rscc_hf.training.batches import Batch, Window
+from rscc_hf.training.optimisation import build_optimizer, build_schedule, decay_learning_rate, limit_gradients
+from rscc_hf.training.output import RunFolder
+from rscc_hf.training.processes import open_accelerator
+from rscc_hf.training.recipe import LoopRecipe, recipe_to_yaml
+from rscc_hf.training.task import Task
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=LoopRecipe)
+OnStep = Callable[[int, int | None, float], None]
+OnEvaluation = Callable[[dict[str, float]], None]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; one sentence that says at which step and what to try."""
+
+
+@dataclass
+class LoopState:
+    """Where a run stands: all that a checkpoint keeps beside weights, optimiser and position in the data."""
+
+    step: int = 0
+    epoch: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    stalls: int = 0
+    """Evaluations in a row without improvement."""
+    evaluated_step: int | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """`{"step", "epoch", "scores"}` of every evaluation."""
+
+
+@dataclass
+class TrainingResult(Generic[R]):
+    """What a finished run leaves.
+
+    Attributes:
+        output_dir: Loads with `from_pretrained`: the best weights, or the last where nothing was evaluated.
+        state: Final position, best score, and all evaluations.
+        task: Its `model` has the last weights, which need not be the best.
+    """
+
+    output_dir: Path
+    state: LoopState
+    task: Task
+    recipe: R
+
+
+def train(
+    recipe: R,
+    build_task: Callable[[R, Accelerator], Task],
+    *,
+    on_step: OnStep | None = None,
+    on_evaluation: OnEvaluation | None = None,
+) -> TrainingResult[R]:
+    """Trains, or goes on training, until the recipe says stop.
+
+    Args:
+        recipe: The settings.
+        build_task: Makes model and data. Called once, with seeded generators.
+        on_step: Called in the main process after each optimiser step with the steps done, the steps in all (None if
+            unknown) and the loss a target token.
+        on_evaluation: Called in the main process with the scores of each evaluation.
+
+    Raises:
+        RecipeError: The recipe contradicts the number of processes, or the run that it should continue.
+        CheckpointError: The checkpoint to continue cannot be used.
+        TrainingError: The loss is no longer finite.
+    """
+    threads = torch.get_num_threads()
+    if recipe.torch_threads is not None:
+        torch.set_num_threads(recipe.torch_threads)
+    try:
+        with open_accelerator(recipe) as accelerator:
+            accumulation = recipe.accumulation_steps(accelerator.num_processes)
+            folder = RunFolder(recipe, accelerator)
+            checkpoint = folder.open()
+            set_seed(recipe.seed)
+            task = build_task(recipe, accelerator)
+            try:
+                loop = _Loop(recipe, accelerator, task, accumulation, folder, checkpoint)
+                loop.on_step, loop.on_evaluation = on_step, on_evaluation
+                loop.run()
+            finally:
+                folder.close()
+                task.close()
+            return TrainingResult(Path(recipe.output_dir), loop.state, task, recipe)
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Loop:
+    def __init__(
+        self,
+        recipe: LoopRecipe,
+        accelerator: Accelerator,
+        task: Task,
+        accumulation: int,
+        folder: RunFolder,
+        checkpoint: Path | None,
+    ):
+        self.recipe, self.accelerator, self.task, self.folder = recipe, accelerator, task, folder
+        self.accumulation = accumulation
+        self.processes, self.process = accelerator.num_processes, accelerator.process_index
+        self.on_step: OnStep | None = None
+        self.on_evaluation: OnEvaluation | None = None
+        self.state = LoopState()
+        self.position: Any = None
+        self.checkpointed_step: int | None = None
+
+        self.source = task.batches(self.process, self.processes, accumulation)
+        self.total_steps = self._total_steps()
+        self.parts = task.parts()
+        if checkpoint is not None:
+            checkpoints.load_weights(checkpoint, task.model)
+        optimizer = build_optimizer(self.parts, recipe)
+        self.schedule = build_schedule(optimizer, recipe, self.total_steps)
+        self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    def run(self) -> None:
+        recipe, state = self.recipe, self.state
+        show = recipe.progress_bar and self.accelerator.is_main_process
+        with tqdm(total=self.total_steps, initial=state.step, desc="training", unit="step", disable=not show) as bar:
+            while not self._finished():
+                before = state.step
+                fresh = self.position is None
+                if self._epoch(bar):
+                    if fresh and state.step == before:
+                        raise ValueError("The training data is empty: an epoch gave no sample.")
+                    state.epoch += 1
+                    self.position = None
+                    self._evaluate_or_save("epochs", state.epoch)
+        if recipe.eval_unit == "never":
+            self.folder.save_model(self.task)
+        elif state.evaluated_step != state.step:
+            self._evaluate()
+        if recipe.save_unit != "never" and self.checkpointed_step != state.step:
+            self._checkpoint()
+
+    def _epoch(self, bar: tqdm) -> bool:
+        """Trains to the end of the epoch (True) or of the run (False)."""
+        windows: Iterator[Window] = iter(self.source.epoch(self.state.epoch, self.position))
+        started = time.perf_counter()
+        while not self._finished():
+            window = next(windows, Window([], self.position))
+            loss = self._step(window.batches)
+            if loss is None:
+                return True
+            self.state.step += 1
+            self.position = window.position
+            step = self.state.step
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.4f}", epoch=self.state.epoch, refresh=False)
+            if step % self.recipe.logging_steps == 0:
+                rates = {f"learning_rate/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+                seconds = time.perf_counter() - started
+                self.folder.log({"step": step, "epoch": self.state.epoch, "loss": loss, **rates, "seconds": seconds})
+                started = time.perf_counter()
+            if self.on_step is not None and self.accelerator.is_main_process:
+                self.on_step(step, self.total_steps, loss)
+            self._evaluate_or_save("steps", step)
+        return False
+
+    def _step(self, batches: list[Batch]) -> float | None:
+        """One optimiser step; the loss a target token, or None where no process had data left."""
+        device = self.accelerator.device
+        counts = torch.tensor([sum(self.task.count_targets(batch) for batch in batches), len(batches)])
+        if self.processes > 1:
+            gathered = self.accelerator.gather(counts[None].to(device)).cpu()
+            targets, micro_batches = int(gathered[:, 0].sum()), int(gathered[:, 1].max())
+        else:
+            targets, micro_batches = int(counts[0]), int(counts[1])
+        if micro_batches == 0:
+            return None
+        self.task.model.train()
+        total = torch.zeros((), device=device)
+        for number in range(micro_batches):
+            last = number == micro_batches - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                torch.manual_seed(self._seed(number))
+                if number < len(batches):
+                    batch = send_to_device(batches[number], device)
+                    loss = self.task.loss(self.model, batch, max(targets, 1))
+                    total += loss.detach()
+                else:
+                    # Every process must take part in every backward pass. This one has no data left: what it runs
+                    # counts nothing and, in eval mode, leaves no trace in batch-norm statistics.
+                    self.task.model.eval()
+                    loss = 0 * self.task.loss(self.model, send_to_device(self.source.filler(), device), 1)
+                # distributed training takes the mean of the processes' gradients, the sum is wanted
+                self.accelerator.backward(loss * self.processes)
+        if self.processes > 1:
+            total = reduce(total, "sum")
+        loss_value = float(total)
+        if not math.isfinite(loss_value):
+            raise TrainingError(
+                f"The loss is {loss_value} at step {self.state.step + 1}: lower learning_rate, or clip the gradients "
+                "by max_grad_norm."
+            )
+        self.accelerator.unscale_gradients(self.optimizer)
+        limit_gradients(self.parts, self.recipe.max_grad_norm)
+        self.optimizer.step()
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.schedule.step()
+        self.optimizer.zero_grad()
+        return loss_value
+
+    def _seed(self, number: int) -> int:
+        """Seed of a micro-batch: (recipe's seed, step, its number within the global batch)."""
+        place = number * self.processes + self.process
+        words = np.random.SeedSequence([self.recipe.seed, self.state.step, place]).generate_state(2)
+        return int(words[0]) << 31 | int(words[1]) >> 1
+
+    def _evaluate_or_save(self, unit: str, count: int) -> None:
+        recipe = self.recipe
+        if recipe.eval_unit == unit and count % recipe.eval_every == 0:
+            self._evaluate()
+        if recipe.save_unit == unit and count % recipe.save_every == 0:
+            self._checkpoint()
+
+    def _evaluate(self) -> None:
+        recipe, state = self.recipe, self.state
+        model = self.task.model
+        if self.processes > 1:
+            for buffer in model.buffers():  # batch-norm statistics: the first process's are the ones that are saved
+                buffer.copy_(broadcast(buffer.clone()))
+        model.eval()
+        scores = self.task.validate(self.accelerator)
+        model.train()
+        score = scores[recipe.metric_for_best]
+        improved = state.best is None or score > state.best
+        state.evaluated_step = state.step
+        state.history.append({"step": state.step, "epoch": state.epoch, "scores": scores})
+        if improved:
+            state.best, state.best_step, state.stalls = score, state.step, 0
+            self.folder.save_model(self.task)
+        else:
+            state.stalls += 1
+            decaying = {part.name for part in self.parts if part.decays}
+            if recipe.lr_decay < 1 and decaying and state.stalls % recipe.lr_decay_patience == 0:
+                decay_learning_rate(self.optimizer.optimizer, self.schedule, decaying, recipe.lr_decay)
+        self.folder.log({"step": state.step, "epoch": state.epoch, "improved": improved, "validation": scores})
+        if self.on_evaluation is not None and self.accelerator.is_main_process:
+            self.on_evaluation(scores)
+
+    def _checkpoint(self) -> None:
+        positions = gather_object([self.position])
+        self.checkpointed_step = self.state.step
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            states = {
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+            }
+            state = {
+                **asdict(self.state),
+                "positions": positions,
+                "steps_per_epoch": self.source.steps_per_epoch,
+                "recipe": asdict(self.recipe),
+            }
+            folder = self.folder.checkpoints
+            checkpoints.write_checkpoint(
+                folder, self.state.step, self.task.model, states, state, recipe_to_yaml(self.recipe)
+            )
+            checkpoints.prune(folder, self.recipe.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self, checkpoint: Path) -> None:
+        saved = checkpoints.read_state(checkpoint)
+        if saved["steps_per_epoch"] != self.source.steps_per_epoch:
+            raise checkpoints.CheckpointError(
+                f"{checkpoint} was trained on other data: an epoch had {saved['steps_per_epoch']} steps and has "
+                f"{self.source.steps_per_epoch} now; give the same data, or another output_dir."
+            )
+        states = checkpoints.load_optimizer_state(checkpoint)
+        self.optimizer.load_state_dict(states["optimizer"])
+        self.schedule.load_state_dict(states["schedule"])
+        if states["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(states["scaler"])
+        self.state = LoopState(**{name: saved[name] for name in asdict(self.state)})
+        self.position = self.source.position_from(saved["positions"])
+        self.checkpointed_step = self.state.step
+        self.folder.rewind(self.state.step)
+        if self.accelerator.is_main_process:
+            logger.info("continuing %s at step %d", checkpoint, self.state.step)
+
+    def _total_steps(self) -> int | None:
+        limits = [] if self.recipe.max_steps is None else [self.recipe.max_steps]
+        if self.recipe.max_epochs is not None and self.source.steps_per_epoch is not None:
+            limits.append(self.recipe.max_epochs * self.source.steps_per_epoch)
+        return min(limits, default=None)
+
+    def _finished(self) -> bool:
+        recipe, state = self.recipe, self.state
+        return (
+            (recipe.max_steps is not None and state.step >= recipe.max_steps)
+            or (recipe.max_epochs is not None and state.epoch >= recipe.max_epochs)
+            or (recipe.patience is not None and state.stalls >= recipe.patience)
+        )

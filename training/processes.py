@@ -1,0 +1,56 @@
+"""Accelerate, opened for one run and closed again, so that several runs fit into one Python process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
+
+from rscc_hf.training.recipe import LoopRecipe, RecipeError
+
+_SUPPORTED = {
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+    DistributedType.MULTI_XPU,
+    DistributedType.MULTI_NPU,
+}
+
+
+@contextmanager
+def open_accelerator(recipe: LoopRecipe) -> Iterator[Accelerator]:
+    """An `Accelerator` for the recipe; its trackers and process group are closed at the end, also after an error.
+
+    Raises:
+        RecipeError: The tracker is not installed, or the launcher asks for a kind of distribution that the loop was
+            never tried with.
+    """
+    tracker = None if recipe.tracker == "none" else recipe.tracker
+    if tracker is not None and tracker not in [str(name) for name in get_available_trackers()]:
+        raise RecipeError(f"tracker {tracker} is not installed: `pip install {tracker}`, or set tracker to none.")
+    ours = not AcceleratorState._shared_state  # a notebook may have an Accelerator of its own
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        cpu=recipe.cpu,
+        # the loop accumulates by itself; a launcher's setting must not divide the loss once more
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.find_unused_parameters)],
+        log_with=tracker,
+        project_dir=str(Path(recipe.output_dir)),
+    )
+    try:
+        if accelerator.distributed_type not in _SUPPORTED:
+            kind = accelerator.distributed_type.value
+            raise RecipeError(f"accelerate is set to {kind}: the loop runs on one process or by data parallelism.")
+        yield accelerator
+    finally:
+        for opened in getattr(accelerator, "trackers", []):
+            opened.finish()
+        accelerator.free_memory()
+        if ours:
+            accelerator.state.destroy_process_group()
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()

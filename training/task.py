@@ -1,0 +1,75 @@
+"""What a training script gives to the loop: its model, the parts that learn, its data, its scores."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from rscc_hf.training.batches import Batch, BatchSource
+
+
+@dataclass
+class Part:
+    """Parameters that share a learning rate.
+
+    Attributes:
+        name: In logs and for the decay of its learning rate.
+        parameters: Those that need a gradient; frozen ones are left out.
+        learning_rate: Its peak.
+        clamp: Every element of a gradient is clamped to +-clamp; None: not.
+        decays: Whether the recipe's `lr_decay` applies to it.
+    """
+
+    name: str
+    parameters: list[torch.nn.Parameter]
+    learning_rate: float
+    clamp: float | None = None
+    decays: bool = False
+
+
+class Task(ABC):
+    """One kind of training. The loop calls nothing else of a script.
+
+    Attributes:
+        model: The bare model, on the CPU until the loop places it. `forward(**batch, num_items_in_batch=n)` gives
+            `.loss`, the sum over its targets divided by n; `train()` must leave frozen statistics alone.
+    """
+
+    model: PreTrainedModel
+
+    @abstractmethod
+    def parts(self) -> list[Part]:
+        """All that learns, each parameter once."""
+
+    @abstractmethod
+    def batches(self, process: int, processes: int, accumulation_steps: int) -> BatchSource:
+        """The training data as one of the processes sees it."""
+
+    @abstractmethod
+    def validate(self, accelerator: Accelerator) -> dict[str, float]:
+        """Scores of the validation split, the same in every process; the model is in eval mode. Every process calls
+        it at the same time."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes model and processor as `from_pretrained` reads them; called in the main process only."""
+
+    def loss(self, model: torch.nn.Module, batch: Batch, targets: int) -> torch.Tensor:
+        """Sum of the losses of a micro-batch over `targets`, the target tokens of the whole global batch.
+
+        Args:
+            model: The model as prepared for distributed, mixed-precision training.
+            batch: On the model's device.
+            targets: At least 1.
+        """
+        return model(**batch, num_items_in_batch=targets).loss
+
+    def count_targets(self, batch: Batch) -> int:
+        """Target tokens of a micro-batch."""
+        return int((batch["labels"] != -100).sum())
+
+    def close(self) -> None:  # noqa: B027 (most tasks hold nothing)
+        """Ends what the task started (a scorer's process); called once, also after an error."""
