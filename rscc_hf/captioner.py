@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from transformers import PreTrainedModel, ProcessorMixin
 
-    ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
+    ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor | Mapping[str, Any]
     ImageInputs = ImageInput | Sequence[ImageInput]
     MapInputs = ImageInput | Sequence[ImageInput | None]
 
@@ -192,7 +192,8 @@ class ChangeCaptioner:
     ) -> str | list[str] | CaptionResult | list[CaptionResult]:
         """Says what changed from `before` to `after`.
 
-        Images are paths, PIL images, arrays or tensors, one or a list (an array with four dimensions is a list).
+        Images are paths, PIL images, arrays, tensors, or undecoded images of `datasets`; one or a list of them (an
+        array with four dimensions is a list).
 
         Args:
             before: The earlier image, or a list of them.

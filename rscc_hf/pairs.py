@@ -73,6 +73,28 @@ class PairList:
     pairs: Sequence[PairItem]
     unmatched: tuple[str, ...] = ()
 
+    @property
+    def pair_ids(self) -> list[str]:
+        """The names of the pairs in order; no image is read."""
+        if isinstance(self.pairs, _DatasetPairs):
+            return list(self.pairs.dataset["pair_id"])
+        return [pair.pair_id for pair in self.pairs]
+
+    def names_of(self, index: int) -> tuple[str, str] | None:
+        """What the list calls the images of a pair; None for a data set, whose ids are its names."""
+        return None if isinstance(self.pairs, _DatasetPairs) else self.pairs[index].names
+
+    def missing_files(self) -> list[tuple[str, Path]]:
+        """Files that the list names and that do not exist, each with the name of its pair."""
+        if isinstance(self.pairs, _DatasetPairs):
+            return []
+        return [
+            (pair.pair_id, path)
+            for pair in self.pairs
+            for path in (pair.before, pair.after, pair.semantic_before, pair.semantic_after)
+            if isinstance(path, Path) and not path.is_file()
+        ]
+
 
 def read_pairs(source: str | os.PathLike[str]) -> PairList:
     """Reads a list of pairs.
@@ -267,7 +289,7 @@ def _read_folder(folder: Path) -> PairList:
             missing = next(name for name in half[0] if not (folder / name).is_dir())
             raise ValueError(f"{folder} has no folder {missing}; it needs {half[0][0]} and {half[0][1]}.")
         raise ValueError(
-            f"{folder} has no folders of pairs; it needs before and after (or A and B); name a split to read a data set."
+            f"{folder} has no folders of pairs; it needs before and after (or A and B), or a split to read a data set."
         )
     if len(complete) > 1:
         told = " and ".join(f"{a} + {b}" for a, b, *_ in complete)
