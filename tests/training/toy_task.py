@@ -1,4 +1,4 @@
-"""A small task for the loop's own tests: a model without batch normalisation unless asked for, random numbers as data."""
+"""A small task for the loop's own tests: a model in float64, random numbers as data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +29,15 @@ class ToyRecipe(LoopRecipe):
 class ToyModel(nn.Module):
     def __init__(self, dropout: float, batch_norm: bool):
         super().__init__()
-        self.encoder = nn.Linear(WIDTH, 8)
+        self.encoder = nn.Linear(WIDTH // 2, 8)
         self.norm = nn.BatchNorm1d(8) if batch_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.decoder = nn.Linear(8, WORDS)
+        self.decoder = nn.Linear(16, WORDS)
         self.double()
 
     def forward(self, inputs, labels, num_items_in_batch):
-        hidden = self.dropout(torch.tanh(self.norm(self.encoder(inputs))))
+        halves = self.encoder(inputs.unflatten(1, (2, -1))).transpose(1, 2)  # (batch, 8, 2), two for batch norm
+        hidden = self.dropout(torch.tanh(self.norm(halves)).flatten(1))
         logits = self.decoder(hidden)[:, None].expand(-1, labels.shape[1], -1)
         total = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
         return SimpleNamespace(loss=total / num_items_in_batch)
