@@ -25,9 +25,7 @@ class RecipeError(ValueError):
 
 
 def option(default: Any, help: str) -> Any:
-    """A field of a recipe with its help text; lists are copied for each recipe."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
+    """A field of a recipe with its help text."""
     return field(default=default, metadata={"help": help})
 
 

@@ -50,6 +50,7 @@ class StreamBatches:
         processes: their number.
         num_workers: Threads that prepare micro-batches; the order stays the same.
         shuffle_buffer: Examples of a shard that are shuffled together; 0: a shard is read in its order.
+        usable: Tells rows that are left out; None: all are used.
     """
 
     steps_per_epoch: int | None = None
@@ -66,6 +67,7 @@ class StreamBatches:
         processes: int = 1,
         num_workers: int = 0,
         shuffle_buffer: int = 0,
+        usable: Callable[[dict[str, Any]], bool] | None = None,
     ):
         if _is_shuffled(dataset):
             raise ValueError(
@@ -80,6 +82,7 @@ class StreamBatches:
         self.process, self.processes = process, processes
         self.num_workers = num_workers
         self.shuffle_buffer = shuffle_buffer
+        self.usable = usable
 
     def epoch(self, epoch: int, position: Any | None) -> Iterator[Window]:
         """See `BatchSource`. A position is [shards done, examples read of the next one]."""
@@ -107,7 +110,8 @@ class StreamBatches:
 
     def filler(self) -> Batch:
         """See `BatchSource`."""
-        return self.make_batch([Example(0, 0, 0, next(iter(self.dataset)))])
+        rows = (row for row in self.dataset if self.usable is None or self.usable(row))
+        return self.make_batch([Example(0, 0, 0, next(rows))])
 
     def _batches(self, epoch: int, position: list[int]) -> Iterator[tuple[Batch, list[int]]]:
         """Micro-batches and the position after each, prepared ahead by threads where there are any."""
@@ -155,7 +159,8 @@ class StreamBatches:
                 shard = shard.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
             start = done if place == first else 0
             for number, row in enumerate(shard.skip(start), start=start):
-                if whole_shards or (index + number) % self.processes == self.process:
+                mine = whole_shards or (index + number) % self.processes == self.process
+                if mine and (self.usable is None or self.usable(row)):
                     yield Example(epoch, index, number, row), [place, number + 1]
 
 

@@ -1,0 +1,159 @@
+"""Images and maps of pairs, decoded and resized to uint8, read row by row or once for all and kept in memory."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from datasets import Dataset, Image, IterableDataset
+
+from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
+
+IMAGES = ("image_before", "image_after")
+MAPS = ("semantic_before", "semantic_after")
+_CHUNK = 32
+
+
+class Pixels(NamedTuple):
+    """Pairs, ready but for augmentation and normalisation.
+
+    Attributes:
+        images: (pairs, 2, C, H, W) uint8.
+        maps: The same for semantic maps, zeros where there are none; None where the model reads none.
+        present: (pairs,) bool, which pairs have maps.
+    """
+
+    images: torch.Tensor
+    maps: torch.Tensor | None
+    present: torch.Tensor
+
+
+def undecoded(dataset: Any) -> Any:
+    """The data set with images left as files (`{"bytes": ..., "path": ...}`), so that errors can name them."""
+    if isinstance(dataset, IterableDataset):
+        return dataset.decode(False) if dataset.features else dataset
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Image):
+            dataset = dataset.cast_column(name, Image(decode=False))
+    return dataset
+
+
+class PixelReader:
+    """Turns rows of the schema into `Pixels`.
+
+    Args:
+        processor: Its reading and resizing is used; its normalisation is left for later.
+        maps: Whether the model reads semantic maps.
+        optional: Whether pairs may lack them.
+        where: The data set's name, for errors.
+    """
+
+    def __init__(self, processor: MModalCCImageProcessor, maps: bool, optional: bool, where: str):
+        self.processor, self.maps, self.optional, self.where = processor, maps, optional, where
+
+    def read(self, rows: Sequence[dict[str, Any]]) -> Pixels:
+        """Reads rows.
+
+        Raises:
+            PairError: An image or a map cannot be used; it names the pair and the file.
+            ValueError: A pair has no maps although the model cannot do without.
+        """
+        maps = None
+        if self.maps:
+            maps = [self._maps_of(row) for row in rows]
+        batch = self.processor(
+            [[_source(row[name]) for name in IMAGES] for row in rows],
+            semantic_maps=maps,
+            pair_ids=[str(row["pair_id"]) for row in rows],
+            do_rescale=False,
+            do_normalize=False,
+            return_tensors="pt",
+        )
+        present = batch.get("semantic_present")
+        if present is None:
+            present = torch.zeros(len(rows), dtype=torch.bool)
+        return Pixels(batch["pixel_values"], batch.get("semantic_values"), present)
+
+    def _maps_of(self, row: dict[str, Any]) -> list[Any] | None:
+        maps = [row.get(name) for name in MAPS]
+        missing = [name for name, value in zip(MAPS, maps, strict=True) if value is None]
+        if len(missing) == 2 and self.optional:
+            return None
+        if missing:
+            raise ValueError(
+                f"{self.where}: pair {row['pair_id']!r} has no {missing[0]}: give maps, set semantics_optional to "
+                "true (for pairs that lack both), or set modalities to rgb."
+            )
+        return [_source(value) for value in maps]
+
+
+def _source(value: Any) -> Any:
+    """What the processor reads: an image file that only `datasets` can open (on the Hub) is opened here."""
+    if isinstance(value, dict) and value.get("bytes") is None and "://" in str(value.get("path")):
+        return Image().decode_example(value)
+    return value
+
+
+class PixelSource(Protocol):
+    """Pixels of a data set by index."""
+
+    def __len__(self) -> int: ...
+
+    def get(self, indices: Sequence[int]) -> Pixels:
+        """The pixels of these rows; the caller must not change them in place."""
+        ...
+
+
+class FromDisk:
+    """Reads from the data set each time."""
+
+    def __init__(self, dataset: Dataset, reader: PixelReader):
+        names = [name for name in ("pair_id", *IMAGES, *MAPS) if name in dataset.column_names]
+        self.dataset, self.reader = dataset.select_columns(names), reader
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def get(self, indices: Sequence[int]) -> Pixels:
+        """See `PixelSource`."""
+        return self.reader.read([self.dataset[int(index)] for index in indices])
+
+
+class InMemory:
+    """Reads everything at once, by threads, and keeps it: pairs x 2 x channels x H x W bytes for images and for maps.
+
+    Every training process keeps its own copy; worker processes share it.
+    """
+
+    def __init__(self, source: FromDisk):
+        starts = range(0, len(source), _CHUNK)
+        first: Pixels | None = None
+
+        def read(start: int) -> tuple[int, Pixels]:
+            return start, source.get(range(start, min(start + _CHUNK, len(source))))
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for start, pixels in pool.map(read, starts):
+                if first is None:
+                    first = Pixels(*(None if part is None else _room(part, len(source)) for part in pixels))
+                for room, part in zip(first, pixels, strict=True):
+                    if room is not None and part is not None:
+                        room[start : start + len(part)] = part
+        if first is None:
+            raise ValueError("There are no pairs to keep in memory: the split is empty.")
+        self.pixels = first
+
+    def __len__(self) -> int:
+        return len(self.pixels.images)
+
+    def get(self, indices: Sequence[int]) -> Pixels:
+        """See `PixelSource`."""
+        chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
+        images, maps, present = self.pixels
+        return Pixels(images[chosen], None if maps is None else maps[chosen], present[chosen])
+
+
+def _room(part: torch.Tensor, rows: int) -> torch.Tensor:
+    return torch.empty((rows, *part.shape[1:]), dtype=part.dtype)

@@ -1,0 +1,168 @@
+"""Samples of MModalCC: which caption, which augmentation, which maps are left out; and the micro-batch they make.
+
+All randomness of a sample comes from a generator seeded with (recipe's seed, epoch, index): no worker and no process
+has a state of its own, so that nothing about samples needs to be saved for resuming.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from rscc_hf.data.augmentation import Augmentation
+from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
+from rscc_hf.training.batches import Batch, Key
+from rscc_hf.training.pair_images import PixelReader, Pixels, PixelSource
+from rscc_hf.training.stream import Example
+
+
+class BatchMaker:
+    """Augments samples and hands the micro-batch as a whole to the processor.
+
+    Args:
+        processor: Normalises, and tokenises captions.
+        augmentation: Of pixels, maps and words together; None: none.
+        semantic_dropout: Probability that a sample's maps are left out.
+        seed: Of all randomness.
+    """
+
+    def __init__(
+        self, processor: MModalCCProcessor, augmentation: Augmentation | None, semantic_dropout: float, seed: int
+    ):
+        self.processor, self.augmentation = processor, augmentation
+        self.semantic_dropout, self.seed = semantic_dropout, seed
+
+    def generator(self, *place: int) -> np.random.Generator:
+        """The generator of a sample: `place` is its epoch and its index or indices."""
+        return np.random.default_rng([self.seed, *place])
+
+    def make(self, pixels: Pixels, captions: Sequence[str], generators: Sequence[np.random.Generator]) -> Batch:
+        """A micro-batch of n samples: `pixel_values`, `labels` and, with maps, `semantic_values`, `semantic_present`.
+
+        Args:
+            pixels: Of n pairs; not changed.
+            captions: n captions.
+            generators: n generators, from which augmentation and dropout draw.
+        """
+        images, maps, present = pixels
+        if self.semantic_dropout and maps is not None:
+            dropped = [generator.random() < self.semantic_dropout for generator in generators]
+            present = present & ~torch.tensor(dropped)
+        if self.augmentation is not None:
+            moved = [
+                self.augmentation(images[row], None if maps is None else maps[row], captions[row], generator)
+                for row, generator in enumerate(generators)
+            ]
+            images = torch.stack([sample[0] for sample in moved])
+            if maps is not None:
+                maps = torch.stack([sample[1] for sample in moved if sample[1] is not None])
+            captions = [str(sample[2]) for sample in moved]
+        batch = dict(self.processor(images=images, semantic_maps=maps, text=list(captions), return_tensors="pt"))
+        if maps is not None:
+            batch["semantic_values"][~present] = 0
+            batch["semantic_present"] = present
+        return batch
+
+
+class CaptionFilter:
+    """Which captions are trained on: those that have words and are not too long."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int):
+        self.tokenizer, self.max_length = tokenizer, max_length
+
+    def __call__(self, captions: Sequence[str] | None) -> list[str]:
+        """The usable ones of a pair's captions."""
+        if not captions:
+            return []
+        lengths = [len(ids) for ids in self.tokenizer(list(captions), add_special_tokens=False)["input_ids"]]
+        return [text for text, length in zip(captions, lengths, strict=True) if 0 < length <= self.max_length]
+
+
+class FlattenedSamples:
+    """Every caption is a sample: exactly `captions_per_pair` of each pair, which are drawn once.
+
+    Args:
+        pixels: The pairs.
+        captions: The usable captions of each pair; a pair without any gives no sample.
+        maker: Makes the micro-batches.
+        captions_per_pair: As the release: fewer are filled up by drawing with repetition, more are drawn without.
+    """
+
+    def __init__(
+        self, pixels: PixelSource, captions: Sequence[Sequence[str]], maker: BatchMaker, captions_per_pair: int
+    ):
+        self.pixels, self.maker = pixels, maker
+        self.samples: list[tuple[int, str]] = []
+        for pair, texts in enumerate(captions):
+            if not texts:
+                continue
+            generator = np.random.default_rng([maker.seed, pair])
+            missing = captions_per_pair - len(texts)
+            if missing >= 0:
+                chosen = [*texts, *(texts[number] for number in generator.integers(len(texts), size=missing))]
+            else:
+                kept = generator.choice(len(texts), size=captions_per_pair, replace=False)
+                chosen = [texts[number] for number in sorted(kept)]
+            self.samples += [(pair, text) for text in chosen]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batch(self, keys: Sequence[Key]) -> Batch:
+        """See `IndexedSamples`."""
+        pairs, captions = zip(*(self.samples[index] for _, index in keys), strict=True)
+        return self.maker.make(self.pixels.get(pairs), captions, [self.maker.generator(*key) for key in keys])
+
+
+class ChosenSamples:
+    """Every pair is a sample, with one of its captions, chosen anew each epoch.
+
+    Args:
+        pixels: The pairs.
+        captions: The usable captions of each pair; a pair without any gives no sample.
+        maker: Makes the micro-batches.
+    """
+
+    def __init__(self, pixels: PixelSource, captions: Sequence[Sequence[str]], maker: BatchMaker):
+        self.pixels, self.maker = pixels, maker
+        self.samples = [(pair, texts) for pair, texts in enumerate(captions) if texts]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batch(self, keys: Sequence[Key]) -> Batch:
+        """See `IndexedSamples`."""
+        generators = [self.maker.generator(*key) for key in keys]
+        pairs, texts = zip(*(self.samples[index] for _, index in keys), strict=True)
+        captions = [
+            choices[generator.integers(len(choices))] for choices, generator in zip(texts, generators, strict=True)
+        ]
+        return self.maker.make(self.pixels.get(pairs), captions, generators)
+
+
+class StreamedSamples:
+    """The samples of a stream: each row with one of its captions, chosen anew each epoch.
+
+    Args:
+        reader: Reads images and maps.
+        captions: Leaves the usable captions of a row.
+        maker: Makes the micro-batches.
+    """
+
+    def __init__(self, reader: PixelReader, captions: CaptionFilter, maker: BatchMaker):
+        self.reader, self.captions, self.maker = reader, captions, maker
+
+    def usable(self, row: dict[str, Any]) -> bool:
+        """Whether a row has a caption to train on."""
+        return bool(self.captions(row["captions"]))
+
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        """The micro-batch of these rows."""
+        generators = [self.maker.generator(item.epoch, item.shard, item.number) for item in examples]
+        captions = []
+        for item, generator in zip(examples, generators, strict=True):
+            choices = self.captions(item.row["captions"])
+            captions.append(choices[generator.integers(len(choices))])
+        return self.maker.make(self.reader.read([item.row for item in examples]), captions, generators)
