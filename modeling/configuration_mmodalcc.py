@@ -14,7 +14,7 @@ FEATURE_ENHANCEMENTS = ("stacked", "parallel")
 
 
 def resnet101_config(num_channels: int = 3) -> ResNetConfig:
-    """The paper's backbone, ResNet-101, with all four stages (the model keeps those up to `backbone_stages`).
+    """The paper's backbone, ResNet-101, with all four stages.
 
     Args:
         num_channels: bands of the input image.
@@ -40,7 +40,8 @@ class MModalCCConfig(PreTrainedConfig):
         rgb_backbone_config: ResNet of the RGB dates; `None` is ResNet-101 with three channels. Its `num_channels` is
             that of the images (multispectral, SAR).
         semantic_backbone_config: ResNet of the semantic maps, with weights and `num_channels` of its own.
-        backbone_stages: number of ResNet stages kept; 3 cuts after `layer3` (stride 16).
+        backbone_stages: number of ResNet stages kept; 3 cuts after `layer3` (stride 16). The backbones' configs lose
+            what comes later.
         image_size: side in pixels of the square images that the model was trained on.
         grid_size: side of the grid that the ResNet features are averaged to; the memory has `grid_size ** 2` cells.
         feature_enhancement: `stacked` (the paper: a stage reads the stage before) or `parallel` (the release: every
@@ -87,8 +88,8 @@ class MModalCCConfig(PreTrainedConfig):
 
     modalities: str = "rgb_semantic"
     semantics_optional: bool = False
-    rgb_backbone_config: dict | PreTrainedConfig | None = None
-    semantic_backbone_config: dict | PreTrainedConfig | None = None
+    rgb_backbone_config: ResNetConfig | dict | None = None
+    semantic_backbone_config: ResNetConfig | dict | None = None
     backbone_stages: int = 3
     image_size: int = 256
     grid_size: int = 14
@@ -114,8 +115,10 @@ class MModalCCConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.rgb_backbone_config = _backbone(self.rgb_backbone_config)
-        self.semantic_backbone_config = _backbone(self.semantic_backbone_config) if self.modalities != "rgb" else None
+        self.rgb_backbone_config = _backbone(self.rgb_backbone_config, self.backbone_stages)
+        self.semantic_backbone_config = (
+            None if self.modalities == "rgb" else _backbone(self.semantic_backbone_config, self.backbone_stages)
+        )
         if self.decoder_hidden_size is None:
             self.decoder_hidden_size = 2 * self.d_model
         if self.encoder_ffn_dim is None:
@@ -130,6 +133,12 @@ class MModalCCConfig(PreTrainedConfig):
     def num_streams(self) -> int:
         """Number of modalities: 2 with semantic maps, 1 for RGB alone."""
         return 1 if self.modalities == "rgb" else 2
+
+    @property
+    def backbone_configs(self) -> dict[str, ResNetConfig]:
+        """The ResNets by the name of their stream."""
+        configs = {"rgb": self.rgb_backbone_config, "semantic": self.semantic_backbone_config}
+        return {name: config for name, config in configs.items() if isinstance(config, ResNetConfig)}
 
     @property
     def stream_names(self) -> tuple[str, ...]:
@@ -162,7 +171,6 @@ class MModalCCConfig(PreTrainedConfig):
             "decoder_hidden_size",
             "decoder_attention_heads",
             "decoder_ffn_dim",
-            "backbone_stages",
             "image_size",
             "grid_size",
             "vocab_size",
@@ -178,14 +186,15 @@ class MModalCCConfig(PreTrainedConfig):
             raise ValueError(
                 f"d_model={self.d_model} must be a multiple of encoder_attention_heads={self.encoder_attention_heads}."
             )
-        if self.decoder_hidden_size % self.decoder_attention_heads:
+        width = filled(self.decoder_hidden_size)
+        if width % self.decoder_attention_heads:
             raise ValueError(
-                f"decoder_hidden_size={self.decoder_hidden_size} (by default 2 * d_model) must be a multiple of "
+                f"decoder_hidden_size={width} (by default 2 * d_model) must be a multiple of "
                 f"decoder_attention_heads={self.decoder_attention_heads}."
             )
-        if self.d_model % 2 or self.decoder_hidden_size % 2:
+        if self.d_model % 2 or width % 2:
             raise ValueError(
-                f"d_model={self.d_model} and decoder_hidden_size={self.decoder_hidden_size} must be even: "
+                f"d_model={self.d_model} and decoder_hidden_size={width} must be even: "
                 "the position embeddings have two halves."
             )
 
@@ -194,16 +203,6 @@ class MModalCCConfig(PreTrainedConfig):
         for name in ("dropout", "position_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1).")
-
-    def validate_backbones(self) -> None:
-        """Check that each ResNet has the stages that are kept."""
-        for name in ("rgb_backbone_config", "semantic_backbone_config"):
-            backbone = getattr(self, name)
-            if backbone is None:
-                continue
-            stages = min(len(backbone.depths), len(backbone.hidden_sizes))
-            if self.backbone_stages > stages:
-                raise ValueError(f"backbone_stages={self.backbone_stages} exceeds the {stages} stages of {name}.")
 
     def validate_special_tokens(self) -> None:
         """Check that the special ids exist and are inside of the vocabulary."""
@@ -218,13 +217,35 @@ class MModalCCConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={value} must be in [0, vocab_size={self.vocab_size}).")
 
 
-def _backbone(config: Any) -> PreTrainedConfig:
-    """A `ResNetConfig` from what a user, or a `config.json`, gives."""
+def filled(value: int | None) -> int:
+    """A field that may be `None` when given, but not in a config that was made."""
+    if value is None:
+        raise ValueError("A size or special id of the configuration is missing; make a new MModalCCConfig.")
+    return value
+
+
+def _backbone(config: ResNetConfig | dict | None, stages: int) -> ResNetConfig:
+    """The ResNet that is built: what a user or a `config.json` gives, without the stages after the cut."""
     if config is None:
-        return resnet101_config()
-    if isinstance(config, dict):
-        return ResNetConfig(**config)
-    return config
+        config = resnet101_config()
+    elif isinstance(config, dict):
+        config = ResNetConfig(**config)
+    depths, widths = list(config.depths or ()), list(config.hidden_sizes or ())
+    if not 1 <= stages <= len(depths) or len(depths) != len(widths):
+        raise ValueError(
+            f"backbone_stages={stages} must be among the stages of each backbone, which has {len(depths)} depths "
+            f"and {len(widths)} hidden_sizes."
+        )
+    return ResNetConfig(
+        num_channels=config.num_channels,
+        embedding_size=config.embedding_size,
+        hidden_sizes=widths[:stages],
+        depths=depths[:stages],
+        layer_type=config.layer_type,
+        hidden_act=config.hidden_act,
+        downsample_in_first_stage=config.downsample_in_first_stage,
+        downsample_in_bottleneck=config.downsample_in_bottleneck,
+    )
 
 
 __all__ = ["MModalCCConfig", "resnet101_config"]

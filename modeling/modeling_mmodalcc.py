@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin, Pre
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
-from .configuration_mmodalcc import MModalCCConfig
+from .configuration_mmodalcc import MModalCCConfig, filled
 from .modeling_mmodalcc_decoder import MModalCCDecoder
 from .modeling_mmodalcc_encoder import FeatureEnhancement, MModalCCEncoder, MModalCCEncoderOutput, init_as
 
@@ -45,18 +45,18 @@ class MModalCCOutput(ModelOutput):
         semantic_features: the same of the semantic maps, or `None` where no pair has any.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
     past_key_values: EncoderDecoderCache | None = None
-    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-    gates: tuple[torch.FloatTensor, ...] | None = None
-    encoder_last_hidden_state: torch.FloatTensor | None = None
-    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    encoder_attentions: tuple[torch.FloatTensor, ...] | None = None
-    rgb_features: torch.FloatTensor | None = None
-    semantic_features: torch.FloatTensor | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    gates: tuple[torch.Tensor, ...] | None = None
+    encoder_last_hidden_state: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    encoder_attentions: tuple[torch.Tensor, ...] | None = None
+    rgb_features: torch.Tensor | None = None
+    semantic_features: torch.Tensor | None = None
 
 
 @dataclass
@@ -72,11 +72,11 @@ class MModalCCExplanation(ModelOutput):
         attention: `(rows, layers, words, streams, grid, grid)`, the mean over heads; sums to 1 over a grid.
     """
 
-    tokens: torch.LongTensor | None = None
-    mask: torch.BoolTensor | None = None
-    log_probs: torch.FloatTensor | None = None
-    gates: torch.FloatTensor | None = None
-    attention: torch.FloatTensor | None = None
+    tokens: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    log_probs: torch.Tensor | None = None
+    gates: torch.Tensor | None = None
+    attention: torch.Tensor | None = None
 
 
 def shift_right(labels: torch.Tensor, start: int, pad: int) -> torch.Tensor:
@@ -114,10 +114,10 @@ class MModalCCPreTrainedModel(PreTrainedModel):
     config_class = MModalCCConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules: ClassVar[list[str]] = ["FeatureEnhancementStage", "ConvolutionalBlock", "MModalCCDecoderLayer"]
+    _no_split_modules = ["FeatureEnhancementStage", "ConvolutionalBlock", "MModalCCDecoderLayer"]  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -134,13 +134,12 @@ class MModalCCPreTrainedModel(PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
         else:
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-        if getattr(module, "bias", None) is None:
-            return
-        if getattr(module, "zero_bias", False):
-            init.zeros_(module.bias)
-        else:
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, torch.Tensor) and getattr(module, "zero_bias", False):
+            init.zeros_(bias)
+        elif isinstance(bias, torch.Tensor):
             bound = 1 / math.sqrt(module.weight[0].numel())
-            init.uniform_(module.bias, -bound, bound)
+            init.uniform_(bias, -bound, bound)
 
 
 class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin):
@@ -161,7 +160,7 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
         super().__init__(config)
         self.encoder = MModalCCEncoder(config)
         self.decoder = MModalCCDecoder(config)
-        self.lm_head = nn.Linear(config.decoder_hidden_size, config.vocab_size)
+        self.lm_head = nn.Linear(filled(config.decoder_hidden_size), config.vocab_size)
         init_as(self.lm_head, uniform_bound=0.1, zero_bias=True)
         self.dropout = nn.Dropout(config.dropout)
         self._frozen_statistics: tuple[nn.Module, ...] = ()
@@ -177,7 +176,7 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embedding."""
-        self.decoder.embed_tokens = value
+        self.decoder.embed_tokens = cast(nn.Embedding, value)
 
     def get_output_embeddings(self) -> nn.Module:
         """The output projection, which is not tied to the word embedding."""
@@ -235,10 +234,11 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
             self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
+        start, pad = filled(self.config.decoder_start_token_id), filled(self.config.pad_token_id)
         if decoder_input_ids is None:
             if labels is None:
                 raise ValueError("decoder_input_ids and labels are both missing; give one of them.")
-            decoder_input_ids = shift_right(labels, self.config.decoder_start_token_id, self.config.pad_token_id)
+            decoder_input_ids = shift_right(labels, start, pad)
         if encoder_outputs is None:
             if pixel_values is None:
                 raise ValueError("pixel_values and encoder_outputs are both missing; give one of them.")
@@ -249,8 +249,8 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
                 output_attentions=output_attentions,
                 output_hidden_states=output_hidden_states,
             )
-        elif not isinstance(encoder_outputs, Mapping):
-            encoder_outputs = MModalCCEncoderOutput(last_hidden_state=encoder_outputs[0])
+        encoded = dict(encoder_outputs) if isinstance(encoder_outputs, Mapping) else {}
+        memory = encoded["last_hidden_state"] if encoded else encoder_outputs[0]
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and labels is None
         if use_cache and past_key_values is None:
@@ -258,7 +258,7 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
 
         decoded = self.decoder(
             decoder_input_ids,
-            encoder_outputs["last_hidden_state"],
+            memory,
             attention_mask=decoder_attention_mask,
             past_key_values=past_key_values,
             output_attentions=bool(output_attentions),
@@ -271,7 +271,7 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
         logits = self.lm_head(self.dropout(states))
         loss = None
         if labels is not None:
-            loss = caption_loss(logits, labels, self.config.pad_token_id, num_items_in_batch)
+            loss = caption_loss(logits, labels, pad, num_items_in_batch)
         output = MModalCCOutput(
             loss=loss,
             logits=logits,
@@ -280,11 +280,11 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
             decoder_attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,
             gates=decoded.gates,
-            encoder_last_hidden_state=encoder_outputs["last_hidden_state"],
-            encoder_hidden_states=encoder_outputs.get("hidden_states"),
-            encoder_attentions=encoder_outputs.get("attentions"),
-            rgb_features=encoder_outputs.get("rgb_features"),
-            semantic_features=encoder_outputs.get("semantic_features"),
+            encoder_last_hidden_state=memory,
+            encoder_hidden_states=encoded.get("hidden_states"),
+            encoder_attentions=encoded.get("attentions"),
+            rgb_features=encoded.get("rgb_features"),
+            semantic_features=encoded.get("semantic_features"),
         )
         return output if return_dict else output.to_tuple()
 
@@ -301,12 +301,12 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
         encoder_outputs = model_kwargs.pop("encoder_outputs", None)
         for name in ("pixel_values", "semantic_values", "semantic_present"):  # encoded by now
             model_kwargs.pop(name, None)
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(  # type: ignore[misc]
             expand_size=expand_size, is_encoder_decoder=False, input_ids=input_ids, **model_kwargs
         )
         return input_ids, {**model_kwargs, "encoder_outputs": encoder_outputs}
 
-    def _reorder_cache(self, past_key_values: EncoderDecoderCache, beam_idx: torch.Tensor) -> EncoderDecoderCache:
+    def _reorder_cache(self, past_key_values: EncoderDecoderCache, beam_idx: torch.LongTensor) -> EncoderDecoderCache:
         """Follow the beams; keys and values of the memory stay, since a beam never changes its pair."""
         past_key_values.self_attention_cache.reorder_cache(beam_idx)
         return past_key_values
@@ -324,7 +324,8 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
         Raises:
             ValueError: a caption does not begin with `<start>`, or is empty.
         """
-        if sequences.shape[1] < 2 or bool((sequences[:, 0] != self.config.decoder_start_token_id).any()):
+        start = filled(self.config.decoder_start_token_id)
+        if sequences.shape[1] < 2 or bool(sequences[:, 0].ne(start).any()):
             raise ValueError(
                 "sequences must be (rows, 1 + words), each beginning with <start>, as generate gives them."
             )
@@ -388,7 +389,7 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
                 raise ValueError(f"{unknown[0]!r} cannot be frozen; choose among {', '.join(choices)}.")
         for stream in streams:
             backbone = backbones[stream]
-            parts = {"stem": backbone.embedder}
+            parts: dict[str, nn.Module] = {"stem": backbone.embedder}
             parts |= {f"layer{index + 1}": stage for index, stage in enumerate(backbone.encoder.stages)}
             for stage in stages:
                 parts[stage].requires_grad_(False)
@@ -441,7 +442,8 @@ def load_backbone_weights(
             continue
         if stream not in backbones:
             raise ValueError(f"This model has no {stream} stream (modalities='rgb'); leave out {path}.")
-        source, info = ResNetModel.from_pretrained(path, output_loading_info=True, **kwargs)
+        loaded: Any = ResNetModel.from_pretrained(path, output_loading_info=True, **kwargs)
+        source, info = loaded
         _fill(backbones[stream], source, info, stream, os.fspath(path))
 
 

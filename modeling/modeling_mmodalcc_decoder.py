@@ -6,6 +6,7 @@ for code or weights); no code is copied.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from transformers import EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput
 
-from .configuration_mmodalcc import MModalCCConfig
+from .configuration_mmodalcc import MModalCCConfig, filled
 from .modeling_mmodalcc_encoder import MModalCCAttention, init_as
 
 
@@ -30,11 +31,11 @@ class MModalCCDecoderOutput(ModelOutput):
             semantic (absent for RGB alone), word.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-    gates: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    gates: tuple[torch.Tensor, ...] | None = None
 
 
 def sinusoidal_positions(start: int, length: int, width: int, device: torch.device | None = None) -> torch.Tensor:
@@ -78,7 +79,7 @@ class MultimodalGatedCrossAttention(nn.Module):
 
     def __init__(self, config: MModalCCConfig, layer_idx: int):
         super().__init__()
-        width = config.decoder_hidden_size
+        width = filled(config.decoder_hidden_size)
         self.layer_idx = layer_idx
         self.attention = MModalCCAttention(config, width, config.decoder_attention_heads, 2 * config.d_model)
         self.rgb_gate = nn.Linear(2 * width, width)
@@ -92,8 +93,8 @@ class MultimodalGatedCrossAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values `(pairs, streams * heads, cells, head_dim)`: made once a pair, then from the cache."""
         if past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
-            layer = past_key_values.cross_attention_cache.layers[self.layer_idx]
-            return layer.keys, layer.values
+            cached: Any = past_key_values.cross_attention_cache.layers[self.layer_idx]
+            return cached.keys, cached.values
         key, value = self.attention.keys_values(memory.flatten(0, 1))
         pairs = memory.shape[0]
         key, value = key.unflatten(0, (pairs, -1)).flatten(1, 2), value.unflatten(0, (pairs, -1)).flatten(1, 2)
@@ -155,13 +156,13 @@ class MModalCCDecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: MModalCCConfig, layer_idx: int):
         super().__init__()
-        width = config.decoder_hidden_size
+        width = filled(config.decoder_hidden_size)
         self.layer_idx = layer_idx
         self.self_attention = MModalCCAttention(config, width, config.decoder_attention_heads, width, is_causal=True)
         self.self_attention_norm = nn.LayerNorm(width, eps=1e-5)
         self.mgca = MultimodalGatedCrossAttention(config, layer_idx)
-        self.linear1 = nn.Linear(width, config.decoder_ffn_dim)
-        self.linear2 = nn.Linear(config.decoder_ffn_dim, width)
+        self.linear1 = nn.Linear(width, filled(config.decoder_ffn_dim))
+        self.linear2 = nn.Linear(filled(config.decoder_ffn_dim), width)
         self.output_norm = nn.LayerNorm(width, eps=1e-5)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -193,7 +194,7 @@ class MModalCCDecoder(nn.Module):
     def __init__(self, config: MModalCCConfig):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.decoder_hidden_size)
+        self.embed_tokens = nn.Embedding(config.vocab_size, filled(config.decoder_hidden_size))
         init_as(self.embed_tokens, uniform_bound=0.1)
         self.layers = nn.ModuleList(MModalCCDecoderLayer(config, index) for index in range(config.decoder_layers))
         self.position_dropout = nn.Dropout(config.position_dropout)
@@ -235,7 +236,8 @@ class MModalCCDecoder(nn.Module):
         eager = output_attentions or self.config._attn_implementation != "sdpa"
         mask = causal_mask(words, past, attention_mask, states.dtype, states.device, needed=eager)
 
-        hidden_states, collected = (states,), []
+        hidden_states: tuple[torch.Tensor, ...] = (states,)
+        collected: list[Any] = []
         for layer in self.layers:
             states, *extras = layer(
                 states,

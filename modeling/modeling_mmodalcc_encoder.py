@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, ResNetModel
+from transformers import ResNetModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .configuration_mmodalcc import MModalCCConfig
+from .configuration_mmodalcc import MModalCCConfig, filled
 
 
 @dataclass
@@ -34,11 +34,11 @@ class MModalCCEncoderOutput(ModelOutput):
         semantic_features: the same of the semantic maps; zeros for pairs without maps; `None` where no pair has any.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    rgb_features: torch.FloatTensor | None = None
-    semantic_features: torch.FloatTensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    rgb_features: torch.Tensor | None = None
+    semantic_features: torch.Tensor | None = None
 
 
 def eager_attention_forward(
@@ -160,8 +160,8 @@ class CrossAttentionModule(nn.Module):
         super().__init__()
         self.attention = MModalCCAttention(config, config.d_model, config.encoder_attention_heads, config.d_model)
         self.attention_norm = nn.LayerNorm(config.d_model, eps=1e-5)
-        self.linear1 = nn.Linear(config.d_model, config.encoder_ffn_dim)
-        self.linear2 = nn.Linear(config.encoder_ffn_dim, config.d_model)
+        self.linear1 = nn.Linear(config.d_model, filled(config.encoder_ffn_dim))
+        self.linear2 = nn.Linear(filled(config.encoder_ffn_dim), config.d_model)
         self.output_norm = nn.LayerNorm(config.d_model, eps=1e-5)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -258,16 +258,19 @@ class ConvolutionalBlock(nn.Module):
 class FeatureEnhancement(nn.Module):
     """Projections, position embedding, stages and convolutional blocks: ResNet maps in, memory out."""
 
+    rgb_projection: nn.Conv2d
+    semantic_projection: nn.Conv2d
+
     def __init__(self, config: MModalCCConfig):
         super().__init__()
         self.stacked = config.feature_enhancement == "stacked"
         self.grid_size = config.grid_size
-        self.rgb_projection = nn.Conv2d(
-            config.rgb_backbone_config.hidden_sizes[config.backbone_stages - 1], config.d_model, 1
-        )
-        if config.num_streams > 1:
-            channels = config.semantic_backbone_config.hidden_sizes[config.backbone_stages - 1]
-            self.semantic_projection = nn.Conv2d(channels, config.d_model, 1)
+        for name, backbone in config.backbone_configs.items():
+            setattr(
+                self,
+                f"{name}_projection",
+                nn.Conv2d(list(backbone.hidden_sizes or ())[-1], config.d_model, kernel_size=1),
+            )
         if config.semantics_optional:
             self.missing_semantic = nn.Parameter(torch.empty(config.d_model))
         self.w_embedding = nn.Embedding(config.grid_size, config.d_model // 2)
@@ -290,7 +293,7 @@ class FeatureEnhancement(nn.Module):
         """ResNet maps `(batch, 2, channels, grid, grid)` to cells `(batch, 2, cells, d)`."""
         return projection(features.flatten(0, 1)).flatten(2).transpose(1, 2).unflatten(0, (-1, 2))
 
-    def convolve(self, block: ConvolutionalBlock, maps: torch.Tensor) -> torch.Tensor:
+    def convolve(self, block: nn.Module, maps: torch.Tensor) -> torch.Tensor:
         """Run a CB over `(batch, streams, cells, 2 * d)`."""
         if self.training:  # batch statistics are those of one stream
             return torch.stack([block(maps[:, stream]) for stream in range(maps.shape[1])], dim=1)
@@ -301,8 +304,9 @@ class FeatureEnhancement(nn.Module):
     ) -> MModalCCEncoderOutput:
         """Projected maps `(batch, streams, 2, cells, d)` to the memory `(batch, streams, cells, 2 * d)`."""
         features = maps + self.position_embedding()
-        hidden_states, attentions = (features,), ()
-        memory = None
+        hidden_states: tuple[torch.Tensor, ...] = (features,)
+        attentions: tuple[torch.Tensor, ...] = ()
+        memory: torch.Tensor | None = None
         states = features
         for stage, block, norm in zip(self.stages, self.blocks, self.norms, strict=True):
             states, weights = stage(states if self.stacked else features, output_attentions)
@@ -319,28 +323,26 @@ class FeatureEnhancement(nn.Module):
 
 
 class MModalCCBackbone(ResNetModel):
-    """A ResNet, cut after the kept stages.
+    """A ResNet that ends where the configuration cuts it.
 
     transformers asks every model inside of another whether it knows the attention wanted; a ResNet has none to switch.
     """
 
     _supports_sdpa = True
 
-    def __init__(self, config: PreTrainedConfig, stages: int):
-        super().__init__(kept_stages(config, stages))
-
 
 class MModalCCEncoder(nn.Module):
     """Both ResNets and the feature enhancement: what `get_encoder()` gives, run once a pair by `generate`."""
 
     main_input_name = "pixel_values"
+    rgb_backbone: MModalCCBackbone
+    semantic_backbone: MModalCCBackbone
 
     def __init__(self, config: MModalCCConfig):
         super().__init__()
         self.config = config
-        self.rgb_backbone = MModalCCBackbone(config.rgb_backbone_config, config.backbone_stages)
-        if config.num_streams > 1:
-            self.semantic_backbone = MModalCCBackbone(config.semantic_backbone_config, config.backbone_stages)
+        for name, backbone in config.backbone_configs.items():
+            setattr(self, f"{name}_backbone", MModalCCBackbone(backbone))
         self.pool = nn.AdaptiveAvgPool2d(config.grid_size)
         self.enhancement = FeatureEnhancement(config)
 
@@ -375,7 +377,7 @@ class MModalCCEncoder(nn.Module):
         Raises:
             ValueError: wrong shape; maps missing where the model needs them; maps given to a model of RGB alone.
         """
-        check_pairs(pixel_values, "pixel_values", self.config.rgb_backbone_config.num_channels)
+        check_pairs(pixel_values, "pixel_values", self.config.backbone_configs["rgb"].num_channels)
         present = self.present_maps(pixel_values, semantic_values, semantic_present)
         rgb_features = self.extract(self.rgb_backbone, pixel_values)
         streams = [self.enhancement.project(rgb_features, self.enhancement.rgb_projection)]
@@ -398,19 +400,18 @@ class MModalCCEncoder(nn.Module):
             present: bool `(batch,)`, or `None` where all pairs have maps.
             like: the RGB stream's cells, for shape and dtype.
         """
+        if semantic_values is None or (present is not None and not bool(present.any())):
+            return self.enhancement.missing_semantic.to(like.dtype).expand_as(like), None
         if present is None:
             features = self.extract(self.semantic_backbone, semantic_values)
-            tokens = self.enhancement.project(features, self.enhancement.semantic_projection)
-            return tokens, features
-        missing = self.enhancement.missing_semantic.to(like.dtype).expand_as(like)
-        if semantic_values is None or not bool(present.any()):
-            return missing, None
+            return self.enhancement.project(features, self.enhancement.semantic_projection), features
         # the encoder sees the pairs with maps only: what fills the others reaches neither result nor statistics
         features = self.extract(self.semantic_backbone, semantic_values[present])
         tokens = self.enhancement.project(features, self.enhancement.semantic_projection)
         maps = features.new_zeros(like.shape[0], *features.shape[1:])
         maps[present] = features
-        return missing.clone().index_put((present,), tokens.to(like.dtype)), maps
+        missing = self.enhancement.missing_semantic.to(like.dtype).expand_as(like)
+        return missing.index_put((present,), tokens.to(like.dtype)), maps
 
     def present_maps(
         self,
@@ -431,9 +432,8 @@ class MModalCCEncoder(nn.Module):
                 raise ValueError(
                     f"semantic_present has shape {tuple(semantic_present.shape)}; it must be ({batch},), one a pair."
                 )
-            present = semantic_present.to(device=pixel_values.device, dtype=torch.bool)
-            if bool(present.all()):
-                present = None
+            marked = semantic_present.to(device=pixel_values.device, dtype=torch.bool)
+            present = None if bool(marked.all()) else marked
         elif semantic_values is None:
             present = torch.zeros(batch, dtype=torch.bool, device=pixel_values.device)
         else:
@@ -447,7 +447,7 @@ class MModalCCEncoder(nn.Module):
             if present is None or bool(present.any()):
                 raise ValueError("semantic_present marks pairs with maps, but semantic_values is missing; give both.")
             return present
-        check_pairs(semantic_values, "semantic_values", self.config.semantic_backbone_config.num_channels, batch)
+        check_pairs(semantic_values, "semantic_values", self.config.backbone_configs["semantic"].num_channels, batch)
         return present
 
 
@@ -460,17 +460,3 @@ def check_pairs(values: torch.Tensor, name: str, channels: int, batch: int | Non
         )
     if batch is not None and values.shape[0] != batch:
         raise ValueError(f"{name} has {values.shape[0]} pairs and pixel_values has {batch}; give one for each pair.")
-
-
-def kept_stages(config: PreTrainedConfig, stages: int) -> PreTrainedConfig:
-    """The config of a ResNet that ends after its first `stages` stages."""
-    return type(config)(
-        num_channels=config.num_channels,
-        embedding_size=config.embedding_size,
-        hidden_sizes=list(config.hidden_sizes[:stages]),
-        depths=list(config.depths[:stages]),
-        layer_type=config.layer_type,
-        hidden_act=config.hidden_act,
-        downsample_in_first_stage=config.downsample_in_first_stage,
-        downsample_in_bottleneck=config.downsample_in_bottleneck,
-    )

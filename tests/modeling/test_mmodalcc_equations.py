@@ -173,7 +173,7 @@ def test_streams_with_channels_of_their_own(make_model: Make) -> None:
         ({"decoder_attention_heads": 3}, "decoder_hidden_size=32"),
         ({"d_model": 15, "encoder_attention_heads": 3, "decoder_attention_heads": 5}, "must be even"),
         ({"dropout": 1}, r"dropout=1 must be in \[0, 1\)"),
-        ({"backbone_stages": 4}, "exceeds the 3 stages of rgb_backbone_config"),
+        ({"backbone_stages": 4}, "backbone_stages=4 must be among the stages of each backbone"),
         ({"eos_token_id": 23}, "eos_token_id=23"),
         ({"dropout": "0.5"}, "dropout"),
     ],
