@@ -41,6 +41,7 @@ class ChangeCaptionMetric(evaluate.Metric):
     """`ChangeCaptionScorer` behind the interface of `evaluate.Metric`; the configuration's name is the protocol."""
 
     config_name: str
+    _scorer: ChangeCaptionScorer | None = None  # kept, METEOR's process too: `compute` may run every epoch
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name == "default":
@@ -66,8 +67,9 @@ class ChangeCaptionMetric(evaluate.Metric):
     ) -> dict[str, float | str]:
         if unknown:
             raise ValueError(f"`compute` has no argument {', '.join(map(repr, unknown))}; see the metric's inputs.")
-        with ChangeCaptionScorer(self.config_name) as scorer:
-            report = scorer.score(predictions, references, changed, baseline=baseline)
+        if self._scorer is None:
+            self._scorer = ChangeCaptionScorer(self.config_name)
+        report = self._scorer.score(predictions, references, changed, baseline=baseline)
         result: dict[str, float | str] = {}
         for prefix, scores in (("", report.all), ("changed_", report.changed), ("unchanged_", report.unchanged)):
             result |= {f"{prefix}{key}": value for key, value in (scores or {}).items()}

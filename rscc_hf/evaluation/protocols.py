@@ -75,6 +75,10 @@ def prepare(
         )
     if not predictions:
         raise ValueError("There is nothing to score: the list of predictions is empty.")
+    if pair_ids is not None and len(pair_ids) != len(predictions):
+        raise ValueError(
+            f"There are {len(pair_ids):,} pair ids for {len(predictions):,} predictions; give one a pair."
+        )
     ready: list[str] = []
     ready_references: list[list[str]] = []
     for index, (prediction, captions) in enumerate(zip(predictions, references, strict=True)):

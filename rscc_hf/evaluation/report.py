@@ -113,7 +113,7 @@ def render_table(report: Report) -> Group:
         add(name, scores, "bold" if name == "all" else "")
         intervals = report.bootstrap[name] if report.bootstrap else None
         if intervals:
-            halves = [f"±{(intervals[key][1] - intervals[key][0]) / 2:.2f}" for key in SCORE_KEYS]
+            halves = [f"±{(intervals[key][1] - intervals[key][0]) / 2:.1f}" for key in SCORE_KEYS]
             table.add_row("", *halves, style="dim")
     if report.baseline is not None:
         table.add_section()

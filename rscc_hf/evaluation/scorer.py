@@ -45,7 +45,7 @@ class ChangeCaptionScorer:
         *,
         no_change_sentences: Sequence[str] = (),
         java: Path | None = None,
-        time_limit: float = 60.0,
+        time_limit: float = 120.0,
     ) -> None:
         check_protocol(protocol)
         self.protocol = protocol
@@ -101,9 +101,10 @@ class ChangeCaptionScorer:
         ready, ready_references = prepare(predictions, references, pair_ids)
         if changed is None:
             changed = [infer_changed(captions, self.no_change_sentences) for captions in ready_references]
-        for name, values in (("changed", changed), ("pair_ids", pair_ids)):
-            if values is not None and len(values) != len(ready):
-                raise ValueError(f"`{name}` has {len(values):,} entries for {len(ready):,} predictions.")
+        if len(changed) != len(ready):
+            raise ValueError(
+                f"`changed` has {len(changed):,} entries for {len(ready):,} predictions; give one a pair."
+            )
         kept = _first_of_each(ready, ready_references, changed, pair_ids)
         dropped = len(ready) - len(kept)
         labels = [pair_label(index, pair_ids) for index in kept]
