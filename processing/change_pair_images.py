@@ -15,6 +15,8 @@ The rules, all independent of what an image shows, so that both dates of a pair 
 
 import io
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,13 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 _ORIENTATION = 0x0112  # the EXIF tag
-_READ_ERRORS = (OSError, SyntaxError, EOFError, ValueError, IndexError, KeyError, TypeError)
+# Pillow reads more, some of it by starting other programs or without an end on damaged files
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+# what Pillow's and numpy's readers raise on damaged files
+_READ_ERRORS = (
+    *(OSError, SyntaxError, EOFError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError),
+    *(RuntimeError, MemoryError, struct.error, zlib.error),
+)
 
 
 class PairError(ValueError):
@@ -144,9 +152,10 @@ class ImageSource:
 
     def _open(self, file: Any) -> Image.Image:
         try:
-            return Image.open(file)
+            Image.init()  # so that the table of formats is full; a build of Pillow may lack some
+            return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
         except UnidentifiedImageError as err:
-            raise self.error("is not an image in a format that Pillow reads") from err
+            raise self.error(f"is not an image in a format that is read here ({', '.join(_FORMATS)})") from err
         except Image.DecompressionBombError as err:
             raise self.error(f"is larger than Pillow's own limit ({_first_line(err)})") from err
         except _READ_ERRORS as err:
