@@ -135,6 +135,20 @@ def _quiet_loading() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def _quiet_reading() -> Iterator[None]:
+    """No bars of `datasets` while a data set is read."""
+    import datasets
+
+    were_off = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_off:
+            datasets.enable_progress_bars()
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from rscc_hf import __version__
@@ -287,7 +301,8 @@ def _read_list(source: str, split: str | None, coverage: Coverage, *, check: boo
     from rscc_hf.pairs import read_dataset_pairs, read_pairs
 
     if split is not None:
-        return read_dataset_pairs(source, split, semantic_coverage=str(coverage))
+        with _quiet_reading():
+            return read_dataset_pairs(source, split, semantic_coverage=str(coverage))
     listed = read_pairs(source)
     if listed.unmatched:
         _tell(f"{len(listed.unmatched)} without a partner, left out:")
@@ -529,7 +544,7 @@ def vocabulary(
     from rscc_hf.data.vocabulary import vocabulary_of
     from rscc_hf.files import new_folder
 
-    with new_folder(out, overwrite=overwrite) as folder:
+    with new_folder(out, overwrite=overwrite) as folder, _quiet_reading():
         tokenizer = vocabulary_of(
             dataset,
             str(splits),
