@@ -1,8 +1,8 @@
 """Synthetic scenes: a procedural miniature of SECOND-CC, so that everything can be learned and measured offline.
 
-A pair shows 128 x 128 metres at two dates: RGB images, pixel-exact semantic maps of the whole scene in SECOND's palette,
-a change mask, five captions in LEVIR-CC's manner and the record of what happened. The two dates differ by one to three
-events, or by none, and always by nuisances (`Nuisances`): light, season, sharpness, viewpoint, registration.
+A pair shows 128 x 128 metres at two dates: RGB images, pixel-exact semantic maps of the whole scene in SECOND's
+palette, a change mask, five captions in LEVIR-CC's manner and the record of what happened. The two dates differ by one
+to three events, or by none, and always by nuisances (`Nuisances`): light, season, sharpness, viewpoint, registration.
 """
 
 import io
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rscc_hf.data.scenes.layout import make_layout
+from rscc_hf.data.scenes.events import make_layout
 from rscc_hf.data.scenes.pair import describe, draw_pair, too_small
 from rscc_hf.data.scenes.style import Nuisances, make_styles
 from rscc_hf.data.scenes.wording import plain_sentence, write_captions
@@ -69,14 +69,15 @@ class SyntheticPair:
     Attributes:
         pair_id: Seed and index.
         image_before, image_after: uint8 (size, size, 3).
-        semantic_before, semantic_after: uint8 (size, size, 3) in SECOND's palette, the whole scene, as each image shows
-            it: with the lean of its buildings (the visible walls count as building) and, after, misregistered with it.
-        change_mask: uint8 (size, size), 0 or 255: where the ground or what stands on it differs. It lies on the grid of
-            the earlier date and is seen straight from above: viewpoint and registration leave no trace in it.
+        semantic_before, semantic_after: uint8 (size, size, 3) in SECOND's palette, the whole scene, as each image
+            shows it: with the lean of its buildings (the visible walls count as building) and, after, misregistered
+            with it.
+        change_mask: uint8 (size, size), 0 or 255: where the ground or what stands on it differs. It lies on the grid
+            of the earlier date and is seen straight from above: viewpoint and registration leave no trace in it.
         captions: Five different ones.
         changed: Whether anything changed.
-        record: `{"events": [...]}`, each with `kind` (appear, disappear, replace, widen), `object`, `replaced` (name or
-            None), `count` (None where counting makes no sense), `place` (see `scenes.places.PLACES`), `bbox` (left,
+        record: `{"events": [...]}`, each with `kind` (appear, disappear, replace, widen), `object`, `replaced` (name
+            or None), `count` (None where counting makes no sense), `place` (see `scenes.places.PLACES`), `bbox` (left,
             top, right, bottom in pixels), `centroid` and `area` (shares of the frame), `row`, `along_road`, `new_road`
             and `ground`. Place, bbox, centroid and area are measured on the event's part of the change mask.
     """
@@ -100,8 +101,8 @@ def _is_changed(index: int, fraction: float) -> bool:
 def generate_pair(index: int, seed: int = 0, options: SceneOptions | None = None) -> SyntheticPair:
     """Make one pair.
 
-    The same arguments give the same pair, whatever was made before. Layout, nuisances and captions draw from streams of
-    their own: another strength of a nuisance shows the same scene with the same captions.
+    The same arguments give the same pair, whatever was made before. Layout, nuisances and captions draw from streams
+    of their own: another strength of a nuisance shows the same scene with the same captions.
 
     Args:
         index: Number of the pair, at least 0. Whether it changes follows from it and `options.changed_fraction` (half:
@@ -144,10 +145,9 @@ def generate_pair(index: int, seed: int = 0, options: SceneOptions | None = None
     )
 
 
-def _png(array: np.ndarray, palette: bool = False) -> bytes:
-    picture = Image.fromarray(array)
+def _png(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
+    Image.fromarray(array).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -203,8 +203,8 @@ def synthesize(
         out: The folder to make.
         pairs: Pairs in all splits together, at least 3.
         seed: At least 0.
-        workers: Processes; by default the number of cores this process may use. They are started afresh ("spawn"), so a
-            script that calls this with more than one needs the usual `if __name__ == "__main__":`.
+        workers: Processes; by default the number of cores this process may use. They are started afresh ("spawn"), so
+            a script that calls this with more than one needs the usual `if __name__ == "__main__":`.
         options: The defaults of `SceneOptions` when None.
         overwrite: Whether an existing `out` is replaced.
         progress: Called with the number of pairs done so far.
@@ -234,7 +234,7 @@ def synthesize(
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         (folder / "data").mkdir()
-        done = first = 0
+        done = 0
         rows = _all_rows(pairs, seed, options, workers)
         for split, size in sizes.items():
             shards = math.ceil(size / _SHARD)
@@ -248,7 +248,6 @@ def synthesize(
                         done += len(part)
                         if progress is not None:
                             progress(done)
-            first += size
         (folder / "README.md").write_text(_card(sizes, seed, options), encoding="utf-8")
         folder.chmod(0o755)
         if target.exists():
@@ -270,7 +269,7 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-def _features():  # type: ignore[no-untyped-def]
+def _features() -> Any:
     from datasets import Features, Value
 
     from rscc_hf.data.schema import FEATURES
@@ -298,11 +297,11 @@ def _card(sizes: dict[str, int], seed: int, options: SceneOptions) -> str:
         "- change-captioning\n- synthetic\npretty_name: Synthetic change captioning scenes\nconfigs:\n"
         f"- config_name: default\n  data_files:\n{files}\n---\n\n"
         "# Synthetic change captioning scenes\n\n"
-        "Procedural pairs of aerial views of one place, before and after, made by `rscc data synthesize`. Nothing in "
-        "them is a photograph.\n\n"
-        "Columns: `pair_id`, `image_before`, `image_after`, `semantic_before`, `semantic_after` (SECOND's palette, the "
-        "whole scene), `change_mask` (0 or 255), `captions` (five), `changed`, `source`, `record` (JSON: what happened, "
-        "where, how many).\n\n"
+        "Procedural pairs of aerial views of one place, before and after, made by `rscc data synthesize`. Nothing "
+        "in them is a photograph.\n\n"
+        "Columns: `pair_id`, `image_before`, `image_after`, `semantic_before`, `semantic_after` (SECOND's palette, "
+        "the whole scene), `change_mask` (0 or 255), `captions` (five), `changed`, `source`, `record` (JSON: what "
+        "happened, where, how many).\n\n"
         f"Pairs: {', '.join(f'{name} {size}' for name, size in sizes.items())}. Seed: {seed}. Options:\n\n"
         f"```json\n{json.dumps(asdict(options), indent=2)}\n```\n"
     )

@@ -1,7 +1,8 @@
 """Draw a state of a scene: the colour image and the code of every pixel.
 
 Flat shapes are drawn twice as large with Pillow and reduced; textures, shadows and crowns are laid over as arrays. The
-code of a pixel is `material + 16 * event`: what it shows, and which event of the pair brought it (0: the scene itself).
+code of a pixel is `material + 16 * event`: what it shows, and which event of the pair brought it (0: the scene
+itself).
 """
 
 import math
@@ -89,6 +90,11 @@ class Grain:
     speckle: Place
 
 
+def _planes(picture: Image.Image) -> np.ndarray:
+    """Return an RGB picture as float32 (3, height, width)."""
+    return np.asarray(picture).transpose(2, 0, 1).astype(np.float32, order="C")
+
+
 class Canvas:
     """Draws states of one scene at one image size."""
 
@@ -103,26 +109,35 @@ class Canvas:
         k = 2 * self.scale
         return [(v + MARGIN) * k - 0.5 for point in points for v in point]
 
-    def draw(self, state: State, style: Style) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def draw(self, state: State, style: Style) -> tuple[Image.Image, np.ndarray, np.ndarray]:
         """Draw one date, margins included, before illumination and camera.
 
         Returns:
-            The image, float32 (side, side, 3) in 0..255; the codes as seen, uint8 (side, side); and the codes as they
+            The image (RGB, a side of `self.side` pixels); the codes as seen, uint8 (side, side); and the codes as they
             lie on the ground, straight from above, uint8 (side, side).
         """
         colour, codes = self._ground(state, style)
-        image = self._textured(colour, codes, state, style)
-        roof_colour, roof_alpha, seen, plan, shadow = self._buildings(state, style)
-        crowns, tree_shadow = self._crowns(state, style)
-        shade = np.maximum(shadow, tree_shadow) * style.shade
-        image *= 1 - shade[..., None] * np.array((1.0, 0.97, 0.88), np.float32)
-        cover = crowns[..., 2:3] * np.float32(1 / 255)
-        light = crowns[..., 0:1] * np.float32(1 / 100)
-        tint = crowns[..., 1:2] * np.float32(1 / 100)
-        image = image * (1 - cover) + light * style.crowns[0] + tint * (style.crowns[1] - style.crowns[0])
-        image = image * (1 - roof_alpha[..., None]) + roof_colour
-        codes = np.where(cover[..., 0] >= 0.5, np.uint8(Material.TREE), codes)
-        return image, np.where(seen > 0, seen, codes), np.where(plan > 0, plan, codes)
+        planes = self._textured(colour, codes, state, style)  # (3, side, side): arithmetic on planes is the fastest
+        roof_planes, roof_alpha, seen, plan, shadow = self._buildings(state, style)
+        (light, tint, cover), tree_shadow = self._crowns(state, style)
+        codes = np.where(cover >= 128, np.uint8(Material.TREE), codes)
+        shade = np.maximum(shadow, tree_shadow) * np.float32(style.shade)
+        cover = cover * np.float32(1 / 255)
+        bare, roofless = 1 - cover, 1 - roof_alpha
+        out = []
+        for channel, blue_sky in enumerate((1.0, 0.97, 0.88)):
+            near, far = (float(v) / 100 for v in style.crowns[:, channel])
+            plane = planes[channel]
+            plane *= 1 - shade * np.float32(blue_sky)
+            plane *= bare
+            plane += light * np.float32(near)
+            plane += tint * np.float32(far - near)
+            plane *= roofless
+            plane += roof_planes[channel]
+            np.clip(plane, 0, 255, out=plane)
+            out.append(Image.fromarray(plane.astype(np.uint8)))
+        picture = Image.merge("RGB", out)
+        return picture, np.where(seen > 0, seen, codes), np.where(plan > 0, plan, codes)
 
     def _ground(self, state: State, style: Style) -> tuple[np.ndarray, np.ndarray]:
         side = 2 * self.side
@@ -156,7 +171,7 @@ class Canvas:
                     draw.polygon(points, fill=fill)
         self._cars(state, style, draw)
         # A pixel's code is that of one of its four quarters: the edge is exact to half a pixel.
-        return np.asarray(colour.reduce(2), dtype=np.float32), np.asarray(codes)[1::2, 1::2].copy()
+        return _planes(colour.reduce(2)), np.asarray(codes)[1::2, 1::2].copy()
 
     def _cars(self, state: State, style: Style, draw: ImageDraw.ImageDraw) -> None:
         if not state.cars:
@@ -191,13 +206,15 @@ class Canvas:
         light = cut("patches", self.grain.patches, side) * texture[:, 0][material]
         light += cut("clumps", self.grain.clumps, side) * (texture[:, 1] * calm)[material]
         light += cut("grain", style.grain, side) * (texture[:, 2] * calm)[material]
-        light -= cut("speckle", self.grain.speckle, side) * (texture[:, 1] * calm * np.float32(0.7))[material]
+        light -= cut("speckle", self.grain.speckle, side) * (texture[:, 1] * calm * np.float32(0.45))[material]
         for outline, direction, spacing in state.ploughed:
             self._plough(light, outline, direction, spacing)
         drift = cut("hue", self.grain.hue, side) * texture[:, 3][material]
-        image = colour * (1 + light)[..., None]
-        image += drift[..., None] * np.array((0.9, 0.15, -0.8), np.float32)
-        return image
+        light += 1
+        for plane, share in zip(colour, (0.8, 0.2, -0.7), strict=True):
+            plane *= light
+            plane += drift * np.float32(share)
+        return colour
 
     def _plough(self, light: np.ndarray, outline: Polygon, direction: float, spacing: float) -> None:
         points = [(v + MARGIN) * self.scale for point in outline for v in point]
@@ -213,7 +230,7 @@ class Canvas:
         light += lines * (np.asarray(mask) > 0) * (np.float32(0.06) + np.float32(0.02) * wobble)
 
     def _crowns(self, state: State, style: Style) -> tuple[np.ndarray, np.ndarray]:
-        """Return the crowns (see `textures.crown`), float32 (side, side, 3), and their shadow in 0..1."""
+        """Return the crowns (see `textures.crown`), float32 (3, side, side), and their shadow in 0..1."""
         crowns = Image.new("RGB", (self.side, self.side))
         shadow = Image.new("L", (self.side, self.side))
         step = sun_step(style.sun)
@@ -230,7 +247,7 @@ class Canvas:
                 shade = disc(r)
                 sx, sy = int(px + dx * reach) - half, int(py + dy * reach) - half
                 shadow.paste(255, (sx, sy, sx + shade.width, sy + shade.width), shade)
-        return np.asarray(crowns, dtype=np.float32), np.asarray(shadow, dtype=np.float32) * np.float32(1 / 255)
+        return _planes(crowns), np.asarray(shadow, dtype=np.float32) * np.float32(1 / 255)
 
     def _buildings(
         self, state: State, style: Style
@@ -265,7 +282,8 @@ class Canvas:
         pale = np.asarray(alpha.reduce(2), dtype=np.float32) * np.float32(1 / 255)
         grain = cut("grain", style.grain, self.side) * np.float32(0.03)
         grain += cut("patches", self.grain.patches, self.side) * np.float32(0.02)
-        tones = np.asarray(colour.reduce(2), dtype=np.float32) * (1 + grain)[..., None]
+        tones = _planes(colour.reduce(2))
+        tones *= 1 + grain
         dark = np.asarray(shadow.reduce(2), dtype=np.float32) * np.float32(1 / 255)
         return tones, pale, seen_codes, plan_codes, dark
 
@@ -291,7 +309,6 @@ class Canvas:
                 for i in range(1, n):
                     a = -w + 2 * w * i / n
                     draw.line(self._fine([at(a, -d, h), at(a, d, h)]), fill=fill(None, 0.94), width=1)
-                draw.polygon(self._fine([at(-w, 0, h), at(w, 0, h), at(w, d, h), at(-w, d, h)]), fill=None)
             edge = [*corners, corners[0]]
             draw.line(self._fine(edge), fill=fill(None, 0.80), width=max(1, round(2 * self.scale)))
             away = style.sun + math.pi
@@ -313,13 +330,11 @@ class Canvas:
             draw.polygon(self._fine([corners[0], corners[3], ridge[0]]), fill=fill(roof.angle + math.pi))
         draw.line(self._fine(ridge), fill=fill(None, 1.16), width=max(1, round(1.4 * self.scale)))
 
-    def develop(self, image: np.ndarray, style: Style) -> Image.Image:
+    def develop(self, picture: Image.Image, style: Style) -> Image.Image:
         """Apply illumination, blur and resolution of the date; returns RGB with the margins still there."""
-        cast = np.array(style.cast, np.float32) * np.float32(style.gain)
-        level = np.clip(image * (cast / 255), 0, 1)
-        if style.gamma != 1:
-            level = level ** np.float32(style.gamma)
-        picture = Image.fromarray((level * 255 + 0.5).astype(np.uint8))
+        level = np.arange(256) / 255 * style.gain
+        table = np.concatenate([np.clip(level * cast, 0, 1) ** style.gamma * 255 + 0.5 for cast in style.cast])
+        picture = picture.point(table.astype(np.uint8).tolist())
         if style.reduction < 1:
             small = max(8, round(self.side * style.reduction))
             picture = picture.resize((small, small), Image.Resampling.BILINEAR)

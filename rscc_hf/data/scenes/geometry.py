@@ -1,7 +1,8 @@
 """Plane geometry of the scenes: rectangles, blobs, roads, and the raster that keeps objects apart.
 
-One unit is one pixel of a 256x256 image, half a metre on the ground; x grows to the right, y downwards. A scene is drawn
-`MARGIN` units beyond the frame on every side, so that a misregistered date still has something to show at its borders.
+One unit is one pixel of a 256x256 image, half a metre on the ground; x grows to the right, y downwards. A scene is
+drawn `MARGIN` units beyond the frame on every side, so that a misregistered date still has something to show at its
+borders.
 """
 
 import math

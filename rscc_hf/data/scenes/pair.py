@@ -20,8 +20,8 @@ def draw_pair(
     """Draw both dates.
 
     Returns:
-        The two images (RGB); the two semantic maps, uint8 (size, size, 3); the change mask, bool (size, size), straight
-        from above and in the frame of the earlier date; and the part of the mask that belongs to each event.
+        The two images (RGB); the two semantic maps, uint8 (size, size, 3); the change mask, bool (size, size),
+        straight from above and in the frame of the earlier date; and the part of the mask that belongs to each event.
     """
     canvas = Canvas(size, layout.grain)
     images, maps, plans = [], [], []
@@ -38,16 +38,24 @@ def draw_pair(
 
 
 def _parts(mask: np.ndarray, events: list[Event], canvas: Canvas) -> list[np.ndarray]:
-    """Give every pixel of the mask to one event: by its outline, else to the nearest centre."""
+    """Give every pixel of the mask to one event: the one whose outline holds it, or else comes nearest.
+
+    What an event brings may stick out of its outline by a crown or a rounded pixel.
+    """
     if len(events) == 1:
         return [mask]
     owner = Image.new("L", (canvas.size, canvas.size))
     draw = ImageDraw.Draw(owner)
-    for number, event in enumerate(events, 1):
-        for outline in event.outline:
-            points = [v * canvas.scale for point in outline for v in point]
-            draw.polygon(points, fill=number)
-            draw.line(points + points[:4], fill=number, width=max(1, round(MARGIN * canvas.scale)))
+    outlines = [
+        (number, [v * canvas.scale for point in outline for v in point])
+        for number, event in enumerate(events, 1)
+        for outline in event.outline
+    ]
+    for reach in (12 * MARGIN, 3 * MARGIN, MARGIN):
+        for number, points in outlines:
+            draw.line(points + points[:4], fill=number, width=max(1, round(reach * canvas.scale)), joint="curve")
+    for number, points in outlines:
+        draw.polygon(points, fill=number)
     owners = np.asarray(owner)
     return [mask & (owners == number) for number in range(1, len(events) + 1)]
 

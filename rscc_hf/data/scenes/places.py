@@ -28,8 +28,8 @@ def describe_mask(mask: np.ndarray) -> tuple[str, list[int], list[float], float]
         mask: bool of shape (height, width), with at least one pixel set.
 
     Returns:
-        The place (one of `PLACES`); the bounding box `[left, top, right, bottom]` in pixels, right and bottom excluded;
-        the centroid `[x, y]` in 0..1; and the share of the frame that is set.
+        The place (one of `PLACES`); the bounding box `[left, top, right, bottom]` in pixels, right and bottom
+        excluded; the centroid `[x, y]` in 0..1; and the share of the frame that is set.
 
     Raises:
         ValueError: No pixel is set.

@@ -35,22 +35,22 @@ SEMANTIC_CLASS = np.array([1, 2, 2, 2, 3, 4, 1, 1, 5, 6, 6, 1, 1, 1, 6, 2], dtyp
 # A material's texture: patches, clumps, grain (relative brightness), hue drift (grey levels).
 TEXTURE = np.array(
     [
-        (0.085, 0.075, 0.050, 7.0),  # bare
-        (0.080, 0.075, 0.055, 7.0),  # grass
-        (0.060, 0.045, 0.045, 4.0),  # field
-        (0.090, 0.100, 0.060, 6.0),  # undergrowth
+        (0.070, 0.075, 0.055, 3.0),  # bare
+        (0.080, 0.070, 0.060, 3.5),  # grass
+        (0.060, 0.040, 0.045, 2.5),  # field
+        (0.090, 0.100, 0.070, 3.0),  # undergrowth
         (0.100, 0.050, 0.040, 0.0),  # tree
-        (0.030, 0.010, 0.014, 3.0),  # water
-        (0.030, 0.018, 0.026, 1.5),  # road
-        (0.040, 0.022, 0.026, 1.5),  # parking
+        (0.030, 0.008, 0.012, 2.0),  # water
+        (0.030, 0.016, 0.024, 1.0),  # road
+        (0.040, 0.020, 0.026, 1.0),  # parking
         (0.000, 0.000, 0.000, 0.0),  # building
-        (0.020, 0.010, 0.020, 1.0),  # track
-        (0.050, 0.025, 0.030, 2.0),  # pitch
-        (0.035, 0.020, 0.030, 2.0),  # concrete
-        (0.060, 0.050, 0.050, 4.0),  # shore
-        (0.060, 0.070, 0.060, 4.0),  # dirt
-        (0.015, 0.010, 0.018, 1.0),  # court
-        (0.060, 0.055, 0.050, 4.0),  # stubble
+        (0.020, 0.010, 0.020, 0.5),  # track
+        (0.050, 0.025, 0.030, 1.0),  # pitch
+        (0.035, 0.020, 0.028, 1.0),  # concrete
+        (0.050, 0.040, 0.050, 2.0),  # shore
+        (0.055, 0.050, 0.060, 2.5),  # dirt
+        (0.015, 0.010, 0.018, 0.5),  # court
+        (0.060, 0.050, 0.050, 2.5),  # stubble
     ],
     dtype=np.float32,
 )
@@ -227,7 +227,7 @@ def _pick(rng: np.random.Generator, table: np.ndarray, spread: float = 7.0) -> n
 
 
 def _country(rng: np.random.Generator) -> _Country:
-    grey = float(rng.uniform(0.55, 1.0))  # some cameras give pale colours
+    grey = float(rng.uniform(0.5, 1.0))  # some cameras give pale colours
 
     def pale(colour: np.ndarray) -> np.ndarray:
         return (colour.mean(-1, keepdims=True) * (1 - grey) + colour * grey).astype(np.float32)
@@ -272,9 +272,9 @@ def _dress(country: _Country, dryness: float, soil_light: float, common: dict[st
     colours[Material.PITCH] = grass * 0.5 + np.array((62, 96, 54), np.float32) * 0.5
     colours[Material.CONCRETE] = country.concrete
     colours[Material.SHORE] = country.soil2 * 0.55 + 74
-    colours[Material.DIRT] = country.soil2 * 0.6 + country.soil * 0.4 + 16
+    colours[Material.DIRT] = country.soil2 * 0.5 + country.soil * 0.5 + 8
     colours[Material.COURT] = country.court
-    ends = np.stack([crowns * 0.86, crowns * 1.22 + np.array((12, 7, 0), np.float32)])
+    ends = np.stack([crowns * 0.84, crowns * 1.12 + np.array((8, 5, 0), np.float32)])
     return Style(
         colours=colours,
         crowns=ends,
@@ -297,8 +297,8 @@ def make_styles(rng: np.random.Generator, nuisances: Nuisances) -> tuple[Style, 
     light_step = rng.uniform(-1, 1)
     sun, sun_step = rng.uniform(0, 2 * math.pi), rng.uniform(-1, 1)
     shadow, shadow_step = rng.uniform(0.55, 1.05), rng.uniform(-1, 1)
-    shade = rng.uniform(0.52, 0.70)
-    exposure = rng.uniform(0.88, 1.14)
+    shade = rng.uniform(0.50, 0.68)
+    exposure = rng.uniform(0.98, 1.30)
     gain_step, gamma_step, cast_step = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(-1, 1, 3)
     blurs, blurred = rng.uniform(0, 1), int(rng.integers(2))
     reduction, reduced = rng.uniform(0, 1), int(rng.integers(2))

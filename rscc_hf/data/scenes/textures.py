@@ -39,8 +39,8 @@ def noise_bank() -> dict[str, np.ndarray]:
     clumps = (clumps - 0.35 * np.maximum(clumps, 0) ** 1.0).astype(np.float32)
     grain = mixed({2: 1.0, 1: 0.45})
     hue = mixed({64: 1.0, 32: 0.7, 16: 0.4})
-    speckle = mixed({3: 1.0, 5: 0.7})
-    speckle = np.clip(speckle - 1.15, 0, None)
+    speckle = mixed({2: 0.8, 3: 1.0, 6: 0.9, 20: 0.8})
+    speckle = np.clip(speckle - 1.2, 0, 2.0)
     return {
         "patches": patches,
         "clumps": (clumps / clumps.std()).astype(np.float32),
@@ -107,11 +107,12 @@ def crown(radius: int, shape: int, hue: int, step: int) -> tuple[Image.Image, Im
     for _ in range(lumps):
         a, d = rng.uniform(0, 6.28), r * math.sqrt(rng.uniform(0, 0.75))
         bump = (x - d * math.cos(a)) ** 2 + (y - d * math.sin(a)) ** 2
-        height = height + 0.30 * r * np.exp(-bump / (0.10 * r * r + 0.4))
+        height = height + 0.22 * r * np.exp(-bump / (0.08 * r * r + 0.4))
     gy, gx = np.gradient(height)
     sun = step / SUN_STEPS * 2 * math.pi
     slope = -(gx * math.cos(sun) + gy * math.sin(sun)) / np.sqrt(1 + gx**2 + gy**2)
-    light = np.clip(0.50 + 0.42 * slope, 0.08, 1.0) * (0.90 + 0.2 * rng.random(distance.shape))
+    rim = 0.78 + 0.22 * np.clip(height / r, 0, 1)
+    light = np.clip(0.50 + 0.36 * slope, 0.10, 0.92) * rim * (0.86 + 0.28 * rng.random(distance.shape))
     tint = hue / (CROWN_HUES - 1)
     rgb = np.stack([light * 200, light * 200 * tint, np.full_like(light, 255)], axis=-1)
     sprite = Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))

@@ -4,13 +4,12 @@ Each returns a `Thing`: what to draw, how many, and the ground that it takes. Si
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from rscc_hf.data.scenes.canvas import Area, Mark, Roof, State, Strip
-from rscc_hf.data.scenes.geometry import FRAME, Path, Point, Polygon, blob, grown, local, rectangle, rough_edge
+from rscc_hf.data.scenes.geometry import FRAME, Path, Polygon, blob, grown, local, rectangle, rough_edge
 from rscc_hf.data.scenes.style import Material
 from rscc_hf.data.scenes.textures import CROWN_HUES, CROWN_SHAPES
 
@@ -252,8 +251,8 @@ def playground(rng: Rng, cx: float, cy: float, angle: float) -> Thing:
         for inset in (3.0, 6.0):
             ring = oval(inset)
             grounds.append(Mark([*ring, ring[0]], (196, 150, 136), 9.5, 0.5))
-        for ring in (rectangle(cx, cy, width - depth + 8, depth - 26, angle),):
-            grounds.append(Mark([*ring, ring[0]], (190, 196, 180), 9.5, 0.7))
+        lines = rectangle(cx, cy, width - depth + 8, depth - 26, angle)
+        grounds.append(Mark([*lines, lines[0]], (190, 196, 180), 9.5, 0.7))
         mid = [local(cx, cy, angle, 0, -(depth - 26) / 2), local(cx, cy, angle, 0, (depth - 26) / 2)]
         grounds.append(Mark(mid, (190, 196, 180), 9.5, 0.7))
     else:
@@ -281,19 +280,12 @@ def crowns_in(rng: Rng, outline: Polygon, spacing: float, radius: tuple[float, f
     x, y = np.meshgrid(gx, gy)
     x = x + (np.arange(len(gy)) % 2 * spacing / 2)[:, None] + rng.normal(0, spacing * 0.2, x.shape)
     y = y + rng.normal(0, spacing * 0.2, y.shape)
-    x, y = x.ravel(), y.ravel()
-    keep = inside(x, y, outline) & (rng.random(len(x)) < 0.96)
-    x, y = x[keep], y[keep]
-    n = len(x)
-    rows = np.column_stack(
-        [
-            x,
-            y,
-            rng.uniform(radius[0], radius[1], n),
-            rng.integers(CROWN_SHAPES, size=n),
-            np.clip(rng.normal(1.5, 1.0, n).round(), 0, CROWN_HUES - 1),
-        ]
-    )
+    spots = np.stack([x.ravel(), y.ravel()])
+    spots = spots[:, inside(spots[0], spots[1], outline) & (rng.random(spots.shape[1]) < 0.96)]
+    n = spots.shape[1]
+    radii, shapes = rng.uniform(radius[0], radius[1], n), rng.integers(CROWN_SHAPES, size=n)
+    tints = np.clip(np.rint(rng.normal(1.5, 1.0, n)), 0, CROWN_HUES - 1)
+    rows = np.column_stack([spots[0], spots[1], radii, shapes, tints])
     return rows[np.argsort(rows[:, 2])]
 
 
@@ -309,8 +301,8 @@ def inside(x: np.ndarray, y: np.ndarray, polygon: Polygon) -> np.ndarray:
 
 def forest(rng: Rng, outline: Polygon) -> Thing:
     """Build a wood of single crowns over undergrowth."""
-    big = rng.uniform(5.2, 7.0)
-    trees = crowns_in(rng, grown(outline, 0.96), big * 1.35, (big * 0.72, big * 1.12))
+    big = rng.uniform(4.4, 6.4)
+    trees = crowns_in(rng, grown(outline, 0.97), big * 1.38, (big * 0.62, big * 1.18))
     state = State(grounds=[Area(outline, Material.UNDERGROWTH, 4.0)], trees=[trees])
     return Thing("forest", [grown(outline, 1.08)], state, count=None)
 
@@ -379,11 +371,8 @@ def cul_de_sac(x: float, y: float, width: float) -> tuple[list[Area | Strip | Ma
     """Return the turning circle at the end of a road, and its outline."""
 
     def circle(radius: float) -> Polygon:
-        turn: Callable[[int], Point] = lambda i: (  # noqa: E731
-            x + radius * math.cos(i * math.pi / 12),
-            y + radius * math.sin(i * math.pi / 12),
-        )
-        return [turn(i) for i in range(24)]
+        turns = [i * math.pi / 12 for i in range(24)]
+        return [(x + radius * math.cos(turn), y + radius * math.sin(turn)) for turn in turns]
 
     return [
         Area(circle(width + 3.5), Material.CONCRETE, 8.0, 0.92),
@@ -393,5 +382,6 @@ def cul_de_sac(x: float, y: float, width: float) -> tuple[list[Area | Strip | Ma
 
 def wild_blob(rng: Rng, material: Material) -> Area:
     """Return a large irregular patch of another ground, as backdrop."""
-    outline = blob(rng, *rng.uniform(0, FRAME, 2), rng.uniform(45, 120), rng.uniform(30, 90), 0.3)
+    x, y, rx, ry = rng.uniform((0, 0, 45, 30), (FRAME, FRAME, 120, 90)).tolist()
+    outline = blob(rng, x, y, rx, ry, 0.3)
     return Area(rough_edge(rng, outline, 4, 3), material, 1.0 + rng.random() * 0.5, float(rng.uniform(0.9, 1.1)))

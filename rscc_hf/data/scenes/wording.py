@@ -13,11 +13,12 @@ from rscc_hf.data.scenes.words import COUNT_WORDS, NOUNS, PLACE_WORDS
 Record = dict[str, Any]
 Event = dict[str, Any]
 
-# {N} the thing, {O} what it replaces, {P} where; {be}, {have}, {s}, {es} agree with {N}, {obe}, {ohave}, {os} with {O}.
+# {N} the thing, {O} what it replaces, {P} where; {be}, {have}, {s}, {es} agree with {N}, {obe}, {ohave}, {os} with
+# {O}.
 SHAPES: dict[str, tuple[tuple[float, str], ...]] = {
     "appear": (
-        (30, "{N} {be} {built} {P}"),
-        (24, "{N} appear{s} {P}"),
+        (25, "{N} {be} {built} {P}"),
+        (21, "{N} appear{s} {P}"),
         (9, "{N} {have} been {built} {P}"),
         (6, "{N} {have} appeared {P}"),
         (4, "{N} show{s} up {P}"),
@@ -28,8 +29,8 @@ SHAPES: dict[str, tuple[tuple[float, str], ...]] = {
         (2, "{P} {N} appear{s}"),
     ),
     "disappear": (
-        (28, "{N} {P} {be} {removed}"),
-        (24, "{N} {P} disappear{s}"),
+        (24, "{N} {P} {be} {removed}"),
+        (21, "{N} {P} disappear{s}"),
         (9, "{N} {P} {have} been {removed}"),
         (6, "{N} {P} {have} disappeared"),
         (4, "{N} {be} {removed} {P}"),
@@ -39,8 +40,8 @@ SHAPES: dict[str, tuple[tuple[float, str], ...]] = {
         (2, "{N} {P} no longer exist{s}"),
     ),
     "replace": (
-        (26, "{O} {P} {obe} replaced by {N}"),
-        (20, "{N} replace{s} {O} {P}"),
+        (24, "{O} {P} {obe} replaced by {N}"),
+        (18, "{N} replace{s} {O} {P}"),
         (11, "{O} {obe} {removed} and {N} {be} {built} {P}"),
         (8, "{O} {P} {ohave} been replaced by {N}"),
         (5, "{O} {P} {obe} turned into {N}"),
@@ -77,8 +78,8 @@ JOINTS: tuple[tuple[float, str], ...] = ((30, "{} and {}"), (6, "{} while {}"), 
 
 # How often a caption of several events tells two of them, and how often the place is left out.
 TWO_EVENTS = 0.55
-NO_PLACE = 0.06
-SETTING = 0.28
+NO_PLACE = 0.09
+SETTING = 0.35
 
 
 def _choose(rng: np.random.Generator, options: "tuple[tuple[Any, float], ...]") -> Any:

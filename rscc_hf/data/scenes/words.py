@@ -19,7 +19,7 @@ class Noun:
     removed: tuple[tuple[str, float], ...]
 
 
-_BUILT = (("built", 8.0), ("constructed", 2.0))
+_BUILT = (("built", 7.0), ("constructed", 2.5), ("erected", 0.5))
 _DEMOLISHED = (("removed", 6.0), ("demolished", 3.0), ("torn down", 1.0))
 
 NOUNS: dict[str, Noun] = {
@@ -82,7 +82,7 @@ COUNT_WORDS: dict[str, CountWord] = {
     "four": CountWord(4, 4, 0.0),
     "five": CountWord(5, 5, 0.0),
     "six": CountWord(6, 6, 0.0),
-    "several": CountWord(4, 5, 4.0),
+    "several": CountWord(4, 5, 3.0),
     "some": CountWord(4, 5, 1.0),
     "many": CountWord(6, MANY, 1.0),
     "a row of": CountWord(3, 7, 1.0),
@@ -98,23 +98,26 @@ class PlaceWords:
 
 
 def _corner(vertical: str, upper: str, side: str) -> PlaceWords:
-    return PlaceWords(((f"in the {vertical} {side} corner", 8.0), (f"on the {upper} {side}", 2.0)))
+    return PlaceWords(((f"in the {vertical} {side} corner", 7.0), (f"on the {upper} {side}", 3.0)))
 
 
 PLACE_WORDS: dict[str, PlaceWords] = {
     "top left": _corner("top", "upper", "left"),
-    "top": PlaceWords((("at the top", 8.0), ("at the top of the scene", 2.0))),
+    "top": PlaceWords((("at the top", 7.0), ("at the top of the scene", 3.0))),
     "top right": _corner("top", "upper", "right"),
-    "left": PlaceWords((("on the left", 8.0), ("on the left side", 2.0))),
-    "center": PlaceWords((("in the center", 8.0), ("in the middle", 2.0))),
-    "right": PlaceWords((("on the right", 8.0), ("on the right side", 2.0))),
+    "left": PlaceWords((("on the left", 7.0), ("on the left side", 3.0))),
+    "center": PlaceWords((("in the center", 7.0), ("in the middle", 3.0))),
+    "right": PlaceWords((("on the right", 7.0), ("on the right side", 3.0))),
     "bottom left": _corner("bottom", "lower", "left"),
-    "bottom": PlaceWords((("at the bottom", 8.0), ("at the bottom of the scene", 2.0))),
+    "bottom": PlaceWords((("at the bottom", 7.0), ("at the bottom of the scene", 3.0))),
     "bottom right": _corner("bottom", "lower", "right"),
-    "across": PlaceWords((("across the scene", 8.0), ("through the scene", 2.0))),
+    "across": PlaceWords((("across the scene", 7.0), ("through the scene", 3.0))),
 }
 
 GROUNDS: tuple[str, ...] = ("bareland", "grass")
 
 # Words that come before "the road", "a new road", "the bareland" and make them a setting, not a thing that changed.
-SETTINGS = r"\b(?:along|beside|near|by|on|next to|around) (?:the |a |an |both sides of (?:the |a ))?(?:new )?(?:roads?|bareland|grass|roadside)\b"
+SETTINGS = (
+    r"\b(?:along|beside|near|by|on|next to|around) (?:the |a |an |both sides of (?:the |a ))?(?:new )?"
+    r"(?:roads?|bareland|grass|roadside)\b"
+)
