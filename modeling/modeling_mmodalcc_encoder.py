@@ -60,7 +60,7 @@ def eager_attention_forward(
     Returns:
         Output `(batch, queries, heads, head_dim)` and weights `(batch, heads, queries, cells)` (dropped out as used).
     """
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
@@ -101,7 +101,7 @@ class MModalCCAttention(nn.Module):
         self.num_heads = num_heads
         self.head_dim = embed_dim // num_heads
         self.scaling = self.head_dim**-0.5
-        self.dropout = config.dropout
+        self.dropout = config.attention_dropout
         self.is_causal = is_causal
         self.q_proj = nn.Linear(embed_dim, embed_dim)
         self.k_proj = nn.Linear(memory_dim, embed_dim)

@@ -183,3 +183,14 @@ def test_wrong_configurations(
 ) -> None:
     with pytest.raises((StrictDataclassError, ValueError), match=message):
         make_config(**changes)
+
+
+def test_defaults_follow_from_few_fields(make_config: Callable[..., MModalCCConfig]) -> None:
+    config = make_config(d_model=24, encoder_ffn_dim=None, decoder_ffn_dim=None, dropout=0.3)
+    assert (config.encoder_ffn_dim, config.decoder_hidden_size, config.decoder_ffn_dim) == (96, 48, 192)
+    assert (config.attention_dropout, config.decoder_start_token_id) == (0.3, 1)
+    assert make_config(attention_dropout=0.0).attention_dropout == 0.0
+    resnet = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+    config = make_config(rgb_backbone_config=resnet, backbone_stages=2)
+    assert config.backbone_configs["rgb"].hidden_sizes == [8, 16]
+    assert resnet["depths"] == [1, 1, 1, 1]
