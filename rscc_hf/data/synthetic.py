@@ -9,9 +9,12 @@ import io
 import json
 import math
 import multiprocessing
+import multiprocessing.context
 import os
 import shutil
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -203,8 +206,9 @@ def synthesize(
         out: The folder to make.
         pairs: Pairs in all splits together, at least 3.
         seed: At least 0.
-        workers: Processes; by default the number of cores this process may use. They are started afresh ("spawn"), so
-            a script that calls this with more than one needs the usual `if __name__ == "__main__":`.
+        workers: Processes; by default the number of cores this process may use. Where they cannot be forked (not on
+            Linux, or beside other threads), a script that asks for more than one needs the usual
+            `if __name__ == "__main__":`.
         options: The defaults of `SceneOptions` when None.
         overwrite: Whether an existing `out` is replaced.
         progress: Called with the number of pairs done so far.
@@ -277,15 +281,30 @@ def _features() -> Any:
     return Features({**FEATURES, "record": Value("string")})
 
 
+def _context() -> multiprocessing.context.BaseContext:
+    """Return how workers start.
+
+    A fork is at once there, but copies locks that other threads hold: it is for Linux, and for a process whose only
+    Python thread is the caller's (idle pools of BLAS and torch do no harm, and workers use neither). Elsewhere workers
+    come from a fresh process, which takes the time of importing the package.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    if sys.platform == "linux" and threading.active_count() == 1:
+        return multiprocessing.get_context("fork")
+    if "forkserver" in methods:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        return context
+    return multiprocessing.get_context("spawn")
+
+
 def _all_rows(pairs: int, seed: int, options: SceneOptions, workers: int) -> Iterator[dict[str, Any]]:
     jobs = [(start, min(start + _BATCH, pairs), seed, options) for start in range(0, pairs, _BATCH)]
     if workers == 1 or len(jobs) == 1:
         for job in jobs:
             yield from _rows(job)
         return
-    # Fresh processes: a fork of a process with threads (torch, arrow) may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=_context()) as pool:
         for rows in pool.map(_rows, jobs):
             yield from rows
 

@@ -178,11 +178,10 @@ class Canvas:
             return
         first, new, share = style.traffic
         rng, other = np.random.default_rng(first), np.random.default_rng(new)
-        n = len(state.cars)
-        taken, colours = rng.random(n) < 0.55, rng.integers(len(style.cars), size=n)
-        renewed = other.random(n) < share
-        taken = np.where(renewed, other.random(n) < 0.55, taken)
-        colours = np.where(renewed, other.integers(len(style.cars), size=n), colours)
+        # A row for each place: cars that are in both states draw the same numbers in both.
+        numbers, anew = rng.random((len(state.cars), 2)), other.random((len(state.cars), 3))
+        numbers = np.where(anew[:, 2:] < share, anew[:, :2], numbers)
+        taken, colours = numbers[:, 0] < 0.55, (numbers[:, 1] * len(style.cars)).astype(int)
         away = style.sun + math.pi
         dx, dy = 1.6 * style.shadow * math.cos(away), 1.6 * style.shadow * math.sin(away)
         for i in np.flatnonzero(taken).tolist():

@@ -300,8 +300,8 @@ def make_styles(rng: np.random.Generator, nuisances: Nuisances) -> tuple[Style, 
     shade = rng.uniform(0.50, 0.68)
     exposure = rng.uniform(0.98, 1.30)
     gain_step, gamma_step, cast_step = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(-1, 1, 3)
-    blurs, blurred = rng.uniform(0, 1), int(rng.integers(2))
-    reduction, reduced = rng.uniform(0, 1), int(rng.integers(2))
+    blurs, blurred = rng.uniform(0.4, 1), int(rng.integers(2))
+    reduction, reduced = rng.uniform(0.4, 1), int(rng.integers(2))
     lean_angles, lean_sizes = rng.uniform(0, 2 * math.pi, 2), rng.uniform(0.2, 1, 2)
     shift, turn, scale = rng.uniform(-1, 1, 2), rng.uniform(-1, 1), rng.uniform(-1, 1)
     cars = [int(v) for v in rng.integers(2**31, size=2)]
