@@ -4,8 +4,8 @@
     python benchmarks/evaluate_levir_cc.py PREDICTIONS.jsonl --write    # also into benchmarks/results/
 
 How long one set takes without METEOR, with a METEOR process started for it and with one that is already there, and
-how long the whole report takes as `rscc evaluate` runs it (whole set, changed, unchanged, best constant caption and its
-parts): seconds, and seconds of processor time with Java's in them, which a busy machine changes less.
+how long the whole report takes as `rscc evaluate` runs it (whole set, changed, unchanged, best constant caption and
+its parts): seconds, and seconds of processor time with Java's in them, which a busy machine changes less.
 """
 
 import argparse
@@ -36,7 +36,7 @@ TOLERANCE = 0.002
 
 
 def timed(call: Callable[[], Any]) -> tuple[dict[str, float], Any]:
-    """Return the seconds that a call took, those of the processor (processes that ended in it included), its result."""
+    """Return the seconds that a call took, those of the processor (ended child processes included), its result."""
     before, started = os.times(), time.perf_counter()
     result = call()
     wall, after = time.perf_counter() - started, os.times()
