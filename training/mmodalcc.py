@@ -242,7 +242,7 @@ class MModalCCTask(Task):
 
         def batch(indices: Any) -> Batch:
             images, maps, present = pixels.get(indices)
-            inputs = dict(self.processor(images=images, semantic_maps=maps, return_tensors="pt"))
+            inputs = dict(self.processor(images, semantic_maps=maps, return_tensors="pt", white_to_void=False))
             if maps is not None:
                 inputs["semantic_present"] = present
             return inputs

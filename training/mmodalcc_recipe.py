@@ -81,7 +81,7 @@ class MModalCCRecipe(LoopRecipe):
     data_revision: str | None = option(None, "Branch, tag or commit of Hub data.")
     semantic_coverage: Literal["full", "changed"] = option("full", "changed: blank the maps outside of changes.")
     streaming: bool = option(False, "Read the training data as it goes, shuffled by shard.")
-    stream_shuffle_buffer: int = option(0, "Examples of a shard that a stream shuffles; resuming replays the shard.")
+    stream_shuffle_buffer: int = option(0, "Size of the blocks that a stream shuffles within a shard; 0: none.")
     cache: Literal["none", "memory"] = option("none", "memory: decode and resize every image once, keep it in RAM.")
     captions: Literal["flatten", "random_choice"] = option(
         "flatten", "flatten: each caption is a sample; random_choice: one of each pair's an epoch."

@@ -59,7 +59,15 @@ class BatchMaker:
             if maps is not None:
                 maps = torch.stack([sample[1] for sample in moved if sample[1] is not None])
             captions = [str(sample[2]) for sample in moved]
-        batch = dict(self.processor(images=images, semantic_maps=maps, text=list(captions), return_tensors="pt"))
+        batch = dict(
+            self.processor(
+                images=images,
+                semantic_maps=maps,
+                text=list(captions),
+                return_tensors="pt",
+                white_to_void=False,  # done when they were read
+            )
+        )
         if maps is not None:
             batch["semantic_values"][~present] = 0
             batch["semantic_present"] = present

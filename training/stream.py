@@ -1,9 +1,9 @@
 """Which samples a step takes: a stream, shuffled by shard, that goes on exactly where it stopped.
 
 The order of the shards follows from (seed, epoch); a shard is read from its start. A position is a place in that order
-and a number of examples in that shard: going on skips those examples without decoding them. A shuffle buffer, if
-asked for, works within a shard and is seeded from (seed, epoch, shard), so that going on replays the shard up to the
-position. (The state that `datasets` 5.2 keeps of a shuffle buffer loses and doubles examples.)
+and a number of examples in that shard: going on skips those examples without decoding them. If asked for, the examples
+of a shard are shuffled block by block, from (seed, epoch, shard, block), so that going on reads one block again. (The
+state that `datasets` 5.2 keeps of its own shuffle buffer loses and doubles examples.)
 
 Processes share the shards where these divide by the number of processes; else each reads all of them and keeps its own
 examples. The streams of two processes need not be equally long: the last steps of an epoch are then smaller global
@@ -13,6 +13,7 @@ batches, normalised by their own target tokens, and no example is lost or repeat
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ class Example(NamedTuple):
     Attributes:
         epoch: Pass over the stream.
         shard: Index of the shard in the data set.
-        number: Index of the example in the shard.
+        number: Index of the example in the shard, after shuffling.
         row: The row; images are still encoded (`{"bytes": ..., "path": ...}`) where the stream allows.
     """
 
@@ -35,6 +36,9 @@ class Example(NamedTuple):
     shard: int
     number: int
     row: dict[str, Any]
+
+
+NumberedRow = tuple[int, dict[str, Any]]
 
 
 class StreamBatches:
@@ -49,7 +53,7 @@ class StreamBatches:
         process: Index of this process, and
         processes: their number.
         num_workers: Threads that prepare micro-batches; the order stays the same.
-        shuffle_buffer: Examples of a shard that are shuffled together; 0: a shard is read in its order.
+        shuffle_buffer: Size of the blocks of a shard that are shuffled, each by itself; 0: none.
         usable: Tells rows that are left out; None: all are used.
     """
 
@@ -154,14 +158,25 @@ class StreamBatches:
         for place in range(first, len(order)):
             index = order[place]
             shard = self.dataset.shard(num_shards=shards, index=index)
-            if self.shuffle_buffer:
-                seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
-                shard = shard.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
-            start = done if place == first else 0
-            for number, row in enumerate(shard.skip(start), start=start):
+            for number, row in self._rows(shard, epoch, index, start=done if place == first else 0):
                 mine = whole_shards or (index + number) % self.processes == self.process
                 if mine and (self.usable is None or self.usable(row)):
                     yield Example(epoch, index, number, row), [place, number + 1]
+
+    def _rows(self, shard: IterableDataset, epoch: int, index: int, start: int) -> Iterator[NumberedRow]:
+        """The rows of a shard from a number on, shuffled within blocks if the recipe says so."""
+        size = self.shuffle_buffer
+        if size == 0:
+            yield from enumerate(shard.skip(start), start=start)
+            return
+        first = start // size * size
+        rows = iter(shard.skip(first))
+        while block := list(islice(rows, size)):
+            order = np.random.default_rng([self.seed, epoch, index, first]).permutation(len(block))
+            for number, chosen in enumerate(order.tolist(), start=first):
+                if number >= start:
+                    yield number, block[chosen]
+            first += len(block)
 
 
 def _is_shuffled(dataset: IterableDataset) -> bool:
