@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError  # HTTPError: of whichever client it uses
 from safetensors import SafetensorError
 from transformers import AutoModel, AutoProcessor
 from transformers.utils import cached_file
@@ -109,7 +111,7 @@ def load_checkpoint(
     """
     name = os.fspath(path_or_id)
     chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
-    _check_folder(name)
+    _check_there_is(name, revision)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     try:
         # Only safetensors: a pickle from elsewhere may run anything when it is opened.
@@ -134,15 +136,26 @@ def load_checkpoint(
     )
 
 
-def _check_folder(name: str) -> None:
+def _check_there_is(name: str, revision: str | None) -> None:
+    """Refuses at once what could only fail later: transformers asks a Hub that is out of reach for a minute."""
     path = Path(name)
     if path.is_file():
         raise ValueError(f"{name} is a file; give the folder that save_pretrained wrote.")
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ValueError(f"{name} holds no config.json; give the folder that save_pretrained wrote.")
-    elif not _HUB_ID.fullmatch(name):
+        return
+    if not _HUB_ID.fullmatch(name):
         raise ValueError(f"there is no folder {name}; give the folder that save_pretrained wrote, or a Hub id.")
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        return  # was downloaded before: needs no network
+    try:
+        HfApi().model_info(name, revision=revision, timeout=10)
+    except RepositoryNotFoundError as error:
+        raise ValueError(f"there is neither a folder {name} nor a public model of that name on the Hub.") from error
+    except (HTTPError, OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"there is no folder {name}, and the Hub cannot be asked for it ({reason}).") from error
 
 
 def _loading_error(name: str, error: Exception) -> str:
@@ -152,8 +165,6 @@ def _loading_error(name: str, error: Exception) -> str:
             f"{name} needs the Python code that ships with it; if you trust its author, allow it with"
             " trust_remote_code=True (--trust-remote-code)."
         )
-    if not Path(name).is_dir():
-        return f"there is no folder {name}, and the Hub gave no model of that name ({type(error).__name__})."
     return f"{name} cannot be loaded: {reason}"
 
 

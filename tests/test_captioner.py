@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
+from huggingface_hub.errors import HTTPError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -247,6 +248,15 @@ def test_what_is_no_checkpoint_is_told_in_a_sentence(tiny_checkpoints, tmp_path)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="copy cannot be loaded"):
         load(folder)
+
+
+def test_a_hub_that_is_out_of_reach_is_told_at_once(monkeypatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise HTTPError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    with pytest.raises(ValueError, match=r"no folder nobody/nothing, and the Hub cannot be asked .*not known"):
+        ChangeCaptioner.from_pretrained("nobody/nothing")
 
 
 def test_pickled_weights_are_not_opened(tiny_checkpoints, tmp_path) -> None:

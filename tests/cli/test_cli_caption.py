@@ -108,10 +108,10 @@ def test_what_cannot_be_captioned_is_one_line(model, tiny_checkpoints, folder, t
 
 def test_wrong_use_is_told_as_such(folder) -> None:
     before = folder / "A/x1.png"
-    assert "BEFORE and AFTER" in refused("caption", code=2)
-    assert "BEFORE and AFTER" in refused("caption", before, code=2)
+    assert "BEFORE AFTER: give both" in refused("caption", code=2)
+    assert "BEFORE AFTER: give both" in refused("caption", before, code=2)
     assert "not both" in refused("caption", before, before, "--pairs", folder, "--output", "o.jsonl", code=2)
-    assert "needs --output" in refused("caption", "--pairs", folder, code=2)
+    assert "it needs --output" in refused("caption", "--pairs", folder, code=2)
     assert "belongs to --pairs" in refused("caption", before, before, "--output", "o.jsonl", code=2)
     assert "name its --split" in refused(
         "caption", "--pairs", folder, "--output", "o.jsonl", "--semantic-coverage", "changed", code=2
@@ -138,7 +138,7 @@ def test_a_folder_becomes_lines_that_can_be_scored(model, folder, expected, tmp_
     result = run("caption", "--pairs", folder, "--output", output, "--model", model, "--batch-size", 2)
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
-    assert "1 without a partner, left out:\n  A/alone.png\n" in result.stderr
+    assert "1 file without a partner, left out:\n  A/alone.png\n" in result.stderr
     assert result.stderr.endswith(f"5 captions written to {output}.\n")
     rows = rows_of(output)
     assert {row["pair_id"]: row["prediction"] for row in rows} == expected
@@ -183,13 +183,13 @@ def test_skipped_pairs_are_listed_and_tried_again(model, folder, expected, tmp_p
     result = run(*command, "--on-error", "skip")
     assert result.exit_code == 0, result.output
     skipped = tmp_path / "out.skipped.jsonl"
-    assert f"1 pairs skipped, listed in {skipped}:" in result.stderr
+    assert f"1 pair skipped, listed in {skipped}:" in result.stderr
     (row,) = rows_of(skipped)
     assert row["pair_id"] == "x2" and "x2.png" in row["error"]
     assert [row["pair_id"] for row in rows_of(output)] == ["x0", "x1", "x3", "x4"]
     (folder / "B/x2.png").write_bytes(good)
     result = run(*command)
-    assert "1 captions written" in result.stderr and "4 were there before" in result.stderr
+    assert "1 caption written" in result.stderr and "4 were there before" in result.stderr
     assert {row["pair_id"]: row["prediction"] for row in rows_of(output)} == expected
     assert not skipped.exists()
 
@@ -303,7 +303,7 @@ def test_without_a_name_the_demos_model_answers_and_says_so(model, folder, expec
     result = run("caption", *pair)
     assert result.stdout == f"{expected['x1']}\n"
     first = result.stderr.splitlines()[0]
-    assert "demo_output/model (mmodalcc) answers" in first and "synthetic scenes only" in first
+    assert "demo_output/model (MModalCC) answers" in first and "synthetic scenes only" in first
     assert run("caption", *pair, "--model", trained).stderr == first.replace("demo_output", str(trained.parent)) + "\n"
 
     (tmp_path / "other").mkdir()
@@ -312,7 +312,7 @@ def test_without_a_name_the_demos_model_answers_and_says_so(model, folder, expec
     remember_demo_model(trained)
     assert str(trained) in run("caption", *pair).stderr
     monkeypatch.setenv("RSCC_MODEL", str(model))
-    assert run("caption", *pair).stderr == f"{model} (mmodalcc) answers.\n"
+    assert run("caption", *pair).stderr == f"{model} (MModalCC) answers.\n"
 
 
 def test_where_the_model_of_the_demo_is_looked_for(model, tmp_path, monkeypatch) -> None:
