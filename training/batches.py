@@ -123,7 +123,7 @@ class IndexedBatches:
             batch_size=None,  # a "sample" of the loader is a whole micro-batch
             sampler=[keys for step in steps for keys in step],  # type: ignore[arg-type]
             num_workers=self.num_workers,
-            collate_fn=_unchanged,
+            collate_fn=unchanged,  # type: ignore[arg-type]
         )
         batches = iter(loader)
         for number, step in enumerate(steps, start=done + 1):
@@ -146,5 +146,6 @@ class _ByKeys(Dataset):
         return self.samples.batch(keys)
 
 
-def _unchanged(batch: Batch) -> Batch:
+def unchanged(batch: Batch) -> Batch:
+    """For a `DataLoader` whose data set gives whole batches."""
     return batch

@@ -70,7 +70,9 @@ class MModalCCTask(Task):
             self.tokenizer = self._tokenizer()
         self.processor = MModalCCProcessor(self._image_processor(), self.tokenizer)
         self.model = self._model()
-        self.maker = BatchMaker(self.processor, recipe.augmentation, recipe.semantic_dropout, recipe.seed)
+        self.maker = BatchMaker(
+            self.processor, recipe.augmentation, recipe.semantic_dropout, recipe.seed, recipe.coverage
+        )
         self.captions = CaptionFilter(self.tokenizer, recipe.max_caption_length)
         self.samples = None if isinstance(self.training, IterableDataset) else self._samples(self.training)
         if recipe.eval_unit != "never":
@@ -110,7 +112,8 @@ class MModalCCTask(Task):
         if self.samples is not None:
             return IndexedBatches(self.samples, **common)
         assert isinstance(self.training, IterableDataset)
-        streamed = StreamedSamples(self._reader(self.training, str(recipe.train_data)), self.captions, self.maker)
+        reader = self._reader(self.training, str(recipe.train_data), bool(recipe.coverage))
+        streamed = StreamedSamples(reader, self.captions, self.maker)
         return StreamBatches(
             self.training,
             streamed.batch,
@@ -186,7 +189,8 @@ class MModalCCTask(Task):
                 f"normalize_images uses ImageNet's three channels and num_channels is {recipe.num_channels}: set "
                 "normalize_images to false."
             )
-        return MModalCCImageProcessor(
+        processor: Any = MModalCCImageProcessor  # its settings are keywords that no signature lists
+        return processor(
             size={"height": recipe.image_size, "width": recipe.image_size},
             do_normalize=recipe.normalize_images,
             semantic_resample={"nearest": 0, "bilinear": 2}[recipe.semantic_resample],
@@ -200,6 +204,7 @@ class MModalCCTask(Task):
             len(tokenizer), tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
         )
         model = MModalCCForConditionalGeneration(config)
+        model.set_attn_implementation(recipe.attn_implementation)
         load_backbone_weights(model, rgb=recipe.backbone_weights_rgb, semantic=recipe.backbone_weights_semantic)
         frozen = [stage for stage in recipe.frozen_stages if stage != "none"]
         if frozen:
@@ -208,7 +213,7 @@ class MModalCCTask(Task):
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
 
-    def _reader(self, dataset: Dataset | IterableDataset, where: str) -> PixelReader:
+    def _reader(self, dataset: Dataset | IterableDataset, where: str, masks: bool) -> PixelReader:
         recipe = self.recipe
         maps = recipe.modalities != "rgb"
         missing = [name for name in MAPS if name not in (dataset.column_names or MAPS)]
@@ -217,10 +222,10 @@ class MModalCCTask(Task):
                 f"{where} has no column {missing[0]}: set modalities to rgb, or semantics_optional to true."
             )
         image_processor = self.processor.image_processor
-        return PixelReader(image_processor, maps, recipe.semantics_optional, where)
+        return PixelReader(image_processor, maps, recipe.semantics_optional, where, masks)
 
-    def _pixels(self, dataset: Dataset, where: str) -> PixelSource:
-        pixels = FromDisk(undecoded(dataset), self._reader(dataset, where))
+    def _pixels(self, dataset: Dataset, where: str, masks: bool = False) -> PixelSource:
+        pixels = FromDisk(undecoded(dataset), self._reader(dataset, where, masks))
         return InMemory(pixels) if self.recipe.cache == "memory" else pixels
 
     def _samples(self, dataset: Dataset) -> IndexedSamples:
@@ -229,7 +234,7 @@ class MModalCCTask(Task):
         unusable = sum(not texts for texts in captions)
         if unusable:
             logger.warning("%d of %d training pairs have no usable caption: left out", unusable, len(captions))
-        pixels = self._pixels(dataset, str(recipe.train_data))
+        pixels = self._pixels(dataset, str(recipe.train_data), masks=bool(recipe.coverage))
         if recipe.captions == "flatten":
             return FlattenedSamples(pixels, captions, self.maker, recipe.captions_per_pair)
         return ChosenSamples(pixels, captions, self.maker)
@@ -241,7 +246,7 @@ class MModalCCTask(Task):
         pixels = self._pixels(chosen, where)
 
         def batch(indices: Any) -> Batch:
-            images, maps, present = pixels.get(indices)
+            images, maps, present, _ = pixels.get(indices)
             inputs = dict(self.processor(images, semantic_maps=maps, return_tensors="pt", white_to_void=False))
             if maps is not None:
                 inputs["semantic_present"] = present

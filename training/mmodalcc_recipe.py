@@ -5,13 +5,14 @@ comment in `recipes/mmodalcc_second_cc.yaml` says otherwise.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import ResNetConfig
 
 from rscc_hf.data.augmentation import Augmentation
 from rscc_hf.modeling.configuration_mmodalcc import MModalCCConfig
 from rscc_hf.training.recipe import LoopRecipe, RecipeError, option
+from rscc_hf.training.samples import Coverage
 
 
 @dataclass
@@ -58,6 +59,7 @@ class MModalCCRecipe(LoopRecipe):
     decoder_attention_heads: int = option(8, "Its heads.")
     decoder_ffn_dim: int | None = option(None, "Its feed-forward width; null: 4 * decoder_hidden_size.")
     dropout: float = option(0.5, "Dropout of attention, feed-forward nets and the output.")
+    attn_implementation: Literal["sdpa", "eager"] = option("sdpa", "eager is faster for small heads on CPUs.")
     position_dropout: float = option(0.1, "Dropout of embedded words.")
     backbone_weights_rgb: str | None = option(None, "ResNet that Encoder1 starts from, folder or id; null: nothing.")
     backbone_weights_semantic: str | None = option(None, "The same for the maps' Encoder2.")
@@ -80,6 +82,8 @@ class MModalCCRecipe(LoopRecipe):
     validation_split: str = option("validation", "Its split.")
     data_revision: str | None = option(None, "Branch, tag or commit of Hub data.")
     semantic_coverage: Literal["full", "changed"] = option("full", "changed: blank the maps outside of changes.")
+    changed_coverage_epochs: int = option(0, "Epochs at the start with maps of changed pixels only; coverage full.")
+    changed_coverage_share: float = option(0.0, "Share of the samples after that with maps of changed pixels only.")
     streaming: bool = option(False, "Read the training data as it goes, shuffled by shard.")
     stream_shuffle_buffer: int = option(0, "Size of the blocks that a stream shuffles within a shard; 0: none.")
     cache: Literal["none", "memory"] = option("none", "memory: decode and resize every image once, keep it in RAM.")
@@ -101,6 +105,11 @@ class MModalCCRecipe(LoopRecipe):
         return self.semantics_optional
 
     @property
+    def coverage(self) -> Coverage:
+        """Which samples' maps show changed pixels only."""
+        return Coverage(self.changed_coverage_epochs, self.changed_coverage_share)
+
+    @property
     def augmentation(self) -> Augmentation | None:
         """The augmentation of training samples; None: there is none."""
         if not (self.mirror_horizontal or self.mirror_vertical or self.rotate or self.colour_jitter):
@@ -120,7 +129,7 @@ class MModalCCRecipe(LoopRecipe):
             1, "image_size num_channels semantic_num_channels vocabulary_min_frequency captions_per_pair "
             "max_caption_length",
         )  # fmt: skip
-        self.require_at_least(0, "stream_shuffle_buffer")
+        self.require_at_least(0, "stream_shuffle_buffer changed_coverage_epochs")
         for name in ("encoder_learning_rate", "enhancement_learning_rate", "decoder_learning_rate"):
             self.require_at_least(0, name)
         if self.gradient_clamp is not None and not self.gradient_clamp > 0:
@@ -130,6 +139,13 @@ class MModalCCRecipe(LoopRecipe):
                 raise RecipeError(f"{name} is {getattr(self, name)}: give a number between 0 and 1.")
         if not 0 <= self.semantic_dropout <= 1:
             raise RecipeError(f"semantic_dropout is {self.semantic_dropout}: give a number between 0 and 1.")
+        if not 0 <= self.changed_coverage_share <= 1:
+            raise RecipeError(f"changed_coverage_share is {self.changed_coverage_share}: give a number from 0 to 1.")
+        if self.coverage and (self.semantic_coverage != "full" or self.modalities == "rgb"):
+            raise RecipeError(
+                "changed_coverage_epochs and _share need whole maps: set semantic_coverage to full and modalities to "
+                "rgb_semantic, or both of them to 0."
+            )
         if self.semantic_dropout and not self.semantics_optional:
             raise RecipeError("semantic_dropout leaves maps out: set semantics_optional to true, or the dropout to 0.")
         if self.backbone_weights_semantic is not None and self.modalities == "rgb":
@@ -155,7 +171,7 @@ class MModalCCRecipe(LoopRecipe):
         Raises:
             ValueError: The model's fields contradict each other; the message names them.
         """
-        backbones = {
+        backbones: dict[str, Any] = {
             f"{stream}_backbone_config": ResNetConfig(
                 num_channels=channels,
                 embedding_size=self.embedding_size,

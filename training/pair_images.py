@@ -1,11 +1,12 @@
 """Images and maps of pairs, decoded and resized to uint8, read row by row or once for all and kept in memory."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import PIL.Image
 import torch
 from datasets import Dataset, Image, IterableDataset
 
@@ -13,6 +14,7 @@ from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
 
 IMAGES = ("image_before", "image_after")
 MAPS = ("semantic_before", "semantic_after")
+MASK = "change_mask"
 _CHUNK = 32
 
 
@@ -23,11 +25,18 @@ class Pixels(NamedTuple):
         images: (pairs, 2, C, H, W) uint8.
         maps: The same for semantic maps, zeros where there are none; None where the model reads none.
         present: (pairs,) bool, which pairs have maps.
+        changes: (pairs, 1, 1, H, W) bool, the change masks; None where they are not asked for.
     """
 
     images: torch.Tensor
     maps: torch.Tensor | None
     present: torch.Tensor
+    changes: torch.Tensor | None = None
+
+    def of(self, make: Callable[[torch.Tensor], torch.Tensor]) -> "Pixels":
+        """What `make` makes of every tensor that is there."""
+        maps, changes = (None if part is None else make(part) for part in (self.maps, self.changes))
+        return Pixels(make(self.images), maps, make(self.present), changes)
 
 
 def undecoded(dataset: Any) -> Any:
@@ -48,10 +57,12 @@ class PixelReader:
         maps: Whether the model reads semantic maps.
         optional: Whether pairs may lack them.
         where: The data set's name, for errors.
+        masks: Whether change masks are read as well.
     """
 
-    def __init__(self, processor: MModalCCImageProcessor, maps: bool, optional: bool, where: str):
+    def __init__(self, processor: MModalCCImageProcessor, maps: bool, optional: bool, where: str, masks: bool = False):
         self.processor, self.maps, self.optional, self.where = processor, maps, optional, where
+        self.masks = masks
 
     def read(self, rows: Sequence[dict[str, Any]]) -> Pixels:
         """Reads rows.
@@ -63,7 +74,8 @@ class PixelReader:
         maps = None
         if self.maps:
             maps = [self._maps_of(row) for row in rows]
-        batch = self.processor(
+        processor: Any = self.processor  # transformers declares narrower arguments for every image processor
+        batch = processor(
             [[_source(row[name]) for name in IMAGES] for row in rows],
             semantic_maps=maps,
             pair_ids=[str(row["pair_id"]) for row in rows],
@@ -74,7 +86,18 @@ class PixelReader:
         present = batch.get("semantic_present")
         if present is None:
             present = torch.zeros(len(rows), dtype=torch.bool)
-        return Pixels(batch["pixel_values"], batch.get("semantic_values"), present)
+        images = batch["pixel_values"]
+        changes = torch.stack([self._changes_of(row, images.shape[-2:]) for row in rows]) if self.masks else None
+        return Pixels(images, batch.get("semantic_values"), present, changes)
+
+    def _changes_of(self, row: dict[str, Any], size: Sequence[int]) -> torch.Tensor:
+        """The change mask of a row, (1, 1, H, W) bool, by nearest neighbour as classes are resized."""
+        value = row.get(MASK)
+        if value is None:
+            raise ValueError(f"{self.where}: pair {row['pair_id']!r} has no {MASK}: the recipe's coverage needs one.")
+        mask = value if isinstance(value, PIL.Image.Image) else Image().decode_example(_source(value))
+        resized = mask.convert("L").resize((size[1], size[0]), PIL.Image.Resampling.NEAREST)
+        return torch.from_numpy(np.asarray(resized) > 127)[None, None]
 
     def _maps_of(self, row: dict[str, Any]) -> list[Any] | None:
         maps = [row.get(name) for name in MAPS]
@@ -110,7 +133,7 @@ class FromDisk:
     """Reads from the data set each time."""
 
     def __init__(self, dataset: Dataset, reader: PixelReader):
-        names = [name for name in ("pair_id", *IMAGES, *MAPS) if name in dataset.column_names]
+        names = [name for name in ("pair_id", *IMAGES, *MAPS, MASK) if name in dataset.column_names]
         self.dataset, self.reader = dataset.select_columns(names), reader
 
     def __len__(self) -> int:
@@ -137,7 +160,7 @@ class InMemory:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for start, pixels in pool.map(read, starts):
                 if first is None:
-                    first = Pixels(*(None if part is None else _room(part, len(source)) for part in pixels))
+                    first = pixels.of(lambda part: _room(part, len(source)))
                 for room, part in zip(first, pixels, strict=True):
                     if room is not None and part is not None:
                         room[start : start + len(part)] = part
@@ -151,8 +174,7 @@ class InMemory:
     def get(self, indices: Sequence[int]) -> Pixels:
         """See `PixelSource`."""
         chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
-        images, maps, present = self.pixels
-        return Pixels(images[chosen], None if maps is None else maps[chosen], present[chosen])
+        return self.pixels.of(lambda part: part[chosen])
 
 
 def _room(part: torch.Tensor, rows: int) -> torch.Tensor:

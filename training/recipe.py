@@ -12,7 +12,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import yaml
 from transformers import HfArgumentParser
@@ -160,7 +160,7 @@ def parse_recipe(recipe_class: type[R], arguments: Sequence[str] | None = None) 
         RecipeError: An unknown key or flag (with the closest ones that exist), a value of a wrong type or range, or
             a file that cannot be read.
     """
-    parser = _Parser(recipe_class, allow_abbrev=False, description=recipe_class.__doc__)
+    parser = _Parser(cast(Any, recipe_class), allow_abbrev=False, description=recipe_class.__doc__)
     parser.add_argument("--config", help="YAML file with any of these keys.")
     given = list(sys.argv[1:] if arguments is None else arguments)
     hints = typing.get_type_hints(recipe_class)

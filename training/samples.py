@@ -5,7 +5,7 @@ has a state of its own, so that nothing about samples needs to be saved for resu
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,27 @@ from rscc_hf.training.batches import Batch, Key
 from rscc_hf.training.pair_images import PixelReader, Pixels, PixelSource
 from rscc_hf.training.stream import Example
 
+LABEL_MULTIPLE = 8
+"""Labels are padded to a multiple of this: kernels of CPUs and compilers are made anew for every new shape."""
+
+
+class Coverage(NamedTuple):
+    """When maps show changed pixels only (as SECOND's do) although the data has whole ones.
+
+    Where something changed is easy to see on such maps. A model from nothing learns on them to say where, and then
+    finds it far sooner on whole maps, where it must compare the dates cell by cell.
+
+    Attributes:
+        epochs: In this many epochs at the start every map is such.
+        share: Afterwards this share of the samples.
+    """
+
+    epochs: int = 0
+    share: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.epochs > 0 or self.share > 0
+
 
 class BatchMaker:
     """Augments samples and hands the micro-batch as a whole to the processor.
@@ -26,30 +47,52 @@ class BatchMaker:
         augmentation: Of pixels, maps and words together; None: none.
         semantic_dropout: Probability that a sample's maps are left out.
         seed: Of all randomness.
+        coverage: Which samples' maps show changed pixels only.
     """
 
     def __init__(
-        self, processor: MModalCCProcessor, augmentation: Augmentation | None, semantic_dropout: float, seed: int
+        self,
+        processor: MModalCCProcessor,
+        augmentation: Augmentation | None,
+        semantic_dropout: float,
+        seed: int,
+        coverage: Coverage | None = None,
     ):
         self.processor, self.augmentation = processor, augmentation
-        self.semantic_dropout, self.seed = semantic_dropout, seed
+        self.semantic_dropout, self.seed, self.coverage = semantic_dropout, seed, coverage or Coverage()
 
     def generator(self, *place: int) -> np.random.Generator:
         """The generator of a sample: `place` is its epoch and its index or indices."""
         return np.random.default_rng([self.seed, *place])
 
-    def make(self, pixels: Pixels, captions: Sequence[str], generators: Sequence[np.random.Generator]) -> Batch:
+    def make(
+        self,
+        pixels: Pixels,
+        captions: Sequence[str],
+        generators: Sequence[np.random.Generator],
+        epochs: Sequence[int],
+    ) -> Batch:
         """A micro-batch of n samples: `pixel_values`, `labels` and, with maps, `semantic_values`, `semantic_present`.
 
         Args:
             pixels: Of n pairs; not changed.
             captions: n captions.
             generators: n generators, from which augmentation and dropout draw.
+            epochs: The epoch of each sample.
         """
-        images, maps, present = pixels
+        images, maps, present, changes = pixels
         if self.semantic_dropout and maps is not None:
             dropped = [generator.random() < self.semantic_dropout for generator in generators]
             present = present & ~torch.tensor(dropped)
+        if self.coverage and maps is not None and changes is not None:
+            draws = [generator.random() for generator in generators]
+            whole = torch.tensor(
+                [
+                    epoch >= self.coverage.epochs and draw >= self.coverage.share
+                    for epoch, draw in zip(epochs, draws, strict=True)
+                ]
+            )
+            maps = maps * (changes | whole[:, None, None, None, None])  # black is void here
         if self.augmentation is not None:
             moved = [
                 self.augmentation(images[row], None if maps is None else maps[row], captions[row], generator)
@@ -68,6 +111,8 @@ class BatchMaker:
                 white_to_void=False,  # done when they were read
             )
         )
+        padding = -batch["labels"].shape[1] % LABEL_MULTIPLE
+        batch["labels"] = torch.nn.functional.pad(batch["labels"], (0, padding), value=-100)
         if maps is not None:
             batch["semantic_values"][~present] = 0
             batch["semantic_present"] = present
@@ -121,7 +166,8 @@ class FlattenedSamples:
     def batch(self, keys: Sequence[Key]) -> Batch:
         """See `IndexedSamples`."""
         pairs, captions = zip(*(self.samples[index] for _, index in keys), strict=True)
-        return self.maker.make(self.pixels.get(pairs), captions, [self.maker.generator(*key) for key in keys])
+        generators = [self.maker.generator(*key) for key in keys]
+        return self.maker.make(self.pixels.get(pairs), captions, generators, [epoch for epoch, _ in keys])
 
 
 class ChosenSamples:
@@ -147,7 +193,7 @@ class ChosenSamples:
         captions = [
             choices[generator.integers(len(choices))] for choices, generator in zip(texts, generators, strict=True)
         ]
-        return self.maker.make(self.pixels.get(pairs), captions, generators)
+        return self.maker.make(self.pixels.get(pairs), captions, generators, [epoch for epoch, _ in keys])
 
 
 class StreamedSamples:
@@ -173,4 +219,5 @@ class StreamedSamples:
         for item, generator in zip(examples, generators, strict=True):
             choices = self.captions(item.row["captions"])
             captions.append(choices[generator.integers(len(choices))])
-        return self.maker.make(self.reader.read([item.row for item in examples]), captions, generators)
+        pixels = self.reader.read([item.row for item in examples])
+        return self.maker.make(pixels, captions, generators, [item.epoch for item in examples])

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from rscc_hf.data.captions import is_no_change
 from rscc_hf.evaluation import ChangeCaptionScorer, corpus_scores
-from rscc_hf.training.batches import Batch
+from rscc_hf.training.batches import Batch, unchanged
 
 
 @dataclass
@@ -82,12 +82,16 @@ class Validator:
         indices = list(range(len(self.pairs.pair_ids)))[accelerator.process_index :: accelerator.num_processes]
         chunks = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
         loader = DataLoader(
-            _Chunks(self.pairs, chunks), batch_size=None, num_workers=self.num_workers, collate_fn=_unchanged
+            _Chunks(self.pairs, chunks),
+            batch_size=None,
+            num_workers=self.num_workers,
+            collate_fn=unchanged,  # type: ignore[arg-type]
         )
         answers: list[tuple[int, str]] = []
+        generator: Any = model  # a PreTrainedModel need not generate, as far as its type says
         with torch.no_grad(), accelerator.autocast():
             for chunk, batch in zip(chunks, loader, strict=True):
-                sequences = model.generate(**send_to_device(batch, accelerator.device), **self.generate_options)
+                sequences = generator.generate(**send_to_device(batch, accelerator.device), **self.generate_options)
                 answers += zip(chunk, self.decode(sequences), strict=True)
         captions: dict[int, str] = {}
         for index, caption in gather_object(answers):
@@ -136,7 +140,3 @@ class _Chunks(Dataset):
 
     def __getitem__(self, number: int) -> Batch:
         return self.pairs.batch(self.chunks[number])
-
-
-def _unchanged(batch: Batch) -> Batch:
-    return batch

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from toy_killed import run
-from toy_pairs import toy_pairs_recipe, write_pairs
+from toy_pairs import SIDE, toy_pairs_recipe, write_pairs
 
 from rscc_hf.captioner import ChangeCaptioner
 from rscc_hf.data.loading import load_pairs
@@ -244,7 +245,7 @@ class NoPixels:
 
 
 class Recorder(BatchMaker):
-    def make(self, pixels, captions, generators):
+    def make(self, pixels, captions, generators, epochs):
         return list(zip(pixels, captions, strict=True))
 
 
@@ -274,6 +275,27 @@ def test_maps_are_left_out_as_often_as_asked(pairs, tmp_path):
     assert not torch.equal(present[0], present[1])
     values = batches[0]["semantic_values"]
     assert not values[~present[0]].any() and values[present[0]].flatten(1).any(dim=1).all()
+
+
+def test_maps_of_changed_pixels_only_at_the_start(tmp_path):
+    """In the first epoch maps are black outside of the mask; later a share of them is."""
+
+    def masked(row):
+        mask = Image.new("L", (SIDE, SIDE))
+        mask.paste(255, (0, 0, SIDE // 2, SIDE))
+        return {**row, "change_mask": mask}
+
+    data = write_pairs(tmp_path / "data", 12, 3, change=masked)
+    recipe = toy_pairs_recipe(
+        data, tmp_path / "run", changed_coverage_epochs=1, changed_coverage_share=0.3, cache="memory", max_steps=1
+    )
+    samples = train_mmodalcc(recipe).task.samples
+    keys = range(len(samples))
+    first = samples.batch([(0, index) for index in keys])["semantic_values"]
+    assert not first[..., SIDE // 2 :].any() and first[..., : SIDE // 2].flatten(1).any(dim=1).all()
+    later = torch.cat([samples.batch([(epoch, index) for index in keys])["semantic_values"] for epoch in range(1, 9)])
+    restricted = ~later[..., SIDE // 2 :].flatten(1).any(dim=1)
+    assert 0.15 < restricted.float().mean() < 0.45
 
 
 def test_mistakes_are_one_sentence(pairs, tmp_path):
