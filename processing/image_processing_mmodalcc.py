@@ -170,6 +170,11 @@ class MModalCCImageProcessor(PilBackend):
             data = {name: tensor.cpu().numpy() for name, tensor in data.items()}
         if return_notes:
             data["notes"] = reader.notes
+        elif reader.notes:
+            logger.warning_once(
+                "The images of some pairs differ in size (resolution mismatch): they were resized. "
+                "return_notes=True tells which."
+            )
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["notes"])
 
 
@@ -253,11 +258,6 @@ class _PairReader:
             present.append(has_maps)
             done_maps.append(
                 self._read_pair(pair_maps, name, semantic=True, original=original)[0] if has_maps else None
-            )
-        if self.notes:
-            logger.warning_once(
-                "The images of some pairs differ in size (resolution mismatch): they were resized. "
-                "return_notes=True tells which."
             )
         pixel_values = _stack(done, names)
         if maps is None:

@@ -7,6 +7,7 @@ Works with every checkpoint that answers the four lines of the public API (`Auto
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor | Mapping[str, Any]
     ImageInputs = ImageInput | Sequence[ImageInput]
     MapInputs = ImageInput | Sequence[ImageInput | None]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ class ChangeCaptioner:
 
         Returns:
             One answer for one pair, a list in the order of the pairs for lists: strings, or :class:`CaptionResult`
-            with `on_error="skip"`.
+            with `on_error="skip"`. What there is to note about the images is in the latter, else it is logged.
 
         Raises:
             ValueError: Lists of unequal length, a map for one date only, maps for a checkpoint that takes none, none
@@ -234,6 +237,9 @@ class ChangeCaptioner:
             **generate_kwargs,
         )
         results = [result for batch in batches for result in batch]
+        noted = [note for result in results for note in result.notes] if on_error == "raise" else []
+        if noted:  # strings have no place for them
+            logger.warning("%s%s", noted[0], f" (and {len(noted) - 1} more such notes)" if len(noted) > 1 else "")
         answers: list[Any] = list(results) if on_error == "skip" else [result.caption for result in results]
         return answers[0] if single else answers
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from rscc_hf.cli_data import data
-from rscc_hf.terminal import OneLineErrors, count, progress_bar, quiet_loading, quiet_reading, tell, tell_some
+from rscc_hf.terminal import OneLineErrors, count, progress_bar, quiet_models, quiet_reading, tell, tell_some
 
 if TYPE_CHECKING:
     from rscc_hf.captioner import ChangeCaptioner
@@ -168,14 +168,15 @@ def caption(
     generate = {name: value for name, value in wanted.items() if value is not None}
     if listed is None or output is None:
         assert before is not None and after is not None
-        (result,) = captioner.in_batches(
-            [before],
-            [after],
-            None if semantic_before is None else [semantic_before],
-            None if semantic_after is None else [semantic_after],
-            pair_ids=[before.name if before.name == after.name else f"{before.name}, {after.name}"],
-            **generate,
-        )
+        with quiet_models():
+            (result,) = captioner.in_batches(
+                [before],
+                [after],
+                None if semantic_before is None else [semantic_before],
+                None if semantic_after is None else [semantic_after],
+                pair_ids=[before.name if before.name == after.name else f"{before.name}, {after.name}"],
+                **generate,
+            )
         for note in result[0].notes:
             tell(f"Note: {note}")
         print(result[0].caption)
@@ -233,7 +234,7 @@ def _load(named: str | None, device: str, dtype: str, trust_remote_code: bool) -
     from rscc_hf.default_model import model_to_use
 
     name = model_to_use(named)
-    with quiet_loading():
+    with quiet_models():
         from rscc_hf.captioner import ChangeCaptioner
 
         captioner = ChangeCaptioner.from_pretrained(
@@ -252,7 +253,7 @@ def _caption_many(
     from rscc_hf.captioning_run import caption_to_file
 
     try:
-        with progress_bar("Captioning") as on_progress:
+        with quiet_models(), progress_bar("Captioning") as on_progress:
             summary = caption_to_file(captioner, listed, output, settings=settings, on_progress=on_progress, **options)
     except KeyboardInterrupt:
         tell(f"Stopped. {output} keeps what is done; the same command continues.")

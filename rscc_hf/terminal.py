@@ -74,8 +74,11 @@ def progress_bar(title: str) -> Iterator[Any]:
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
-    """No bars and advice of the libraries while a checkpoint is loaded; their settings come back afterwards."""
+def quiet_models() -> Iterator[None]:
+    """No bars and advice of the libraries while a model is loaded or answers; their settings come back afterwards.
+
+    What a user has to know about a pair (that a date was resized) is told by its notes.
+    """
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 

@@ -101,12 +101,15 @@ def test_skipping_gives_every_pair_its_caption_or_its_reason(captioner, files, t
     assert captioner(before[1], after[1], on_error="skip") == CaptionResult(expected[1])
 
 
-def test_another_size_of_the_same_shape_is_noted(captioner, files, tmp_path, write_image) -> None:
+def test_another_size_of_the_same_shape_is_noted(captioner, files, tmp_path, write_image, caplog) -> None:
     before, after = files
     after[1] = write_image(tmp_path / "coarse.png", size=(16, 16))
     results = captioner(before, after, on_error="skip")
     assert [bool(result.notes) for result in results] == [False, True, False, False, False]
     assert "coarse.png" in results[1].notes[0]
+    assert not caplog.records, "what is returned is not logged as well"
+    captioner(before, after)
+    assert len(caplog.records) == 1 and "coarse.png" in caplog.text
     assert all(result.caption for result in results)
 
 

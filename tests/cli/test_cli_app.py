@@ -1,5 +1,6 @@
 """The command as a whole: help, version, the demo's options, and how errors are shown."""
 
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -84,3 +85,15 @@ def test_the_demo_says_which_package_it_lacks(monkeypatch) -> None:
     result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 1
     assert result.stderr == "Error: the demo needs jinja2; install it with `pip install 'rscc_hf[demo,eval]'`.\n"
+
+
+def test_the_command_line_itself_imports_nothing_heavy() -> None:
+    """Help and completion must not wait for torch; the package around the command line is not judged here."""
+    code = (
+        "import sys, types; package = types.ModuleType('rscc_hf'); package.__path__ = [sys.argv[1]]; "
+        "sys.modules['rscc_hf'] = package; import rscc_hf.cli; "
+        "print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
+    )
+    folder = str(Path(rscc_hf.__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
