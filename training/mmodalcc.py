@@ -113,7 +113,7 @@ class MModalCCTask(Task):
             return IndexedBatches(self.samples, **common)
         assert isinstance(self.training, IterableDataset)
         reader = self._reader(self.training, str(recipe.train_data), bool(recipe.coverage))
-        streamed = StreamedSamples(reader, self.captions, self.maker)
+        streamed = StreamedSamples(reader, self.captions, self.maker, recipe.captions_per_sample)
         return StreamBatches(
             self.training,
             streamed.batch,
@@ -237,7 +237,7 @@ class MModalCCTask(Task):
         pixels = self._pixels(dataset, str(recipe.train_data), masks=bool(recipe.coverage))
         if recipe.captions == "flatten":
             return FlattenedSamples(pixels, captions, self.maker, recipe.captions_per_pair)
-        return ChosenSamples(pixels, captions, self.maker)
+        return ChosenSamples(pixels, captions, self.maker, recipe.captions_per_sample)
 
     def _validator(self, dataset: Dataset) -> Validator:
         recipe = self.recipe

@@ -87,10 +87,12 @@ class MModalCCRecipe(LoopRecipe):
     streaming: bool = option(False, "Read the training data as it goes, shuffled by shard.")
     stream_shuffle_buffer: int = option(0, "Size of the blocks that a stream shuffles within a shard; 0: none.")
     cache: Literal["none", "memory"] = option("none", "memory: decode and resize every image once, keep it in RAM.")
-    captions: Literal["flatten", "random_choice"] = option(
-        "flatten", "flatten: each caption is a sample; random_choice: one of each pair's an epoch."
+    captions: Literal["flatten", "random_choice", "together"] = option(
+        "flatten",
+        "flatten: each caption is a sample; random_choice: one of each pair's an epoch; together: a sample is a pair "
+        "with several captions, for which it is encoded once.",
     )
-    captions_per_pair: int = option(5, "flatten: captions of a pair, drawn with repetition where it has fewer.")
+    captions_per_pair: int = option(5, "Captions of a pair in flatten and together; repeated where it has fewer.")
     max_caption_length: int = option(50, "Longer captions (in tokens) are dropped; also the limit of generation.")
 
     mirror_horizontal: float = option(0.0, "Probability of swapping left and right, in the words too.")
@@ -103,6 +105,11 @@ class MModalCCRecipe(LoopRecipe):
     def find_unused_parameters(self) -> bool:
         """A micro-batch without any map, or without a missing one, leaves parameters out."""
         return self.semantics_optional
+
+    @property
+    def captions_per_sample(self) -> int:
+        """How many captions a pair is trained on at once."""
+        return self.captions_per_pair if self.captions == "together" else 1
 
     @property
     def coverage(self) -> Coverage:

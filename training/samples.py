@@ -68,7 +68,7 @@ class BatchMaker:
     def make(
         self,
         pixels: Pixels,
-        captions: Sequence[str],
+        captions: Sequence[Sequence[str]],
         generators: Sequence[np.random.Generator],
         epochs: Sequence[int],
     ) -> Batch:
@@ -76,7 +76,7 @@ class BatchMaker:
 
         Args:
             pixels: Of n pairs; not changed.
-            captions: n captions.
+            captions: Those of each pair, as many for each; `labels` has them pair by pair.
             generators: n generators, from which augmentation and dropout draw.
             epochs: The epoch of each sample.
         """
@@ -95,18 +95,18 @@ class BatchMaker:
             maps = maps * (changes | whole[:, None, None, None, None])  # black is void here
         if self.augmentation is not None:
             moved = [
-                self.augmentation(images[row], None if maps is None else maps[row], captions[row], generator)
+                self.augmentation(images[row], None if maps is None else maps[row], tuple(captions[row]), generator)
                 for row, generator in enumerate(generators)
             ]
             images = torch.stack([sample[0] for sample in moved])
             if maps is not None:
                 maps = torch.stack([sample[1] for sample in moved if sample[1] is not None])
-            captions = [str(sample[2]) for sample in moved]
+            captions = [sample[2] for sample in moved]
         batch = dict(
             self.processor(
                 images=images,
                 semantic_maps=maps,
-                text=list(captions),
+                text=[text for texts in captions for text in texts],
                 return_tensors="pt",
                 white_to_void=False,  # done when they were read
             )
@@ -167,20 +167,30 @@ class FlattenedSamples:
         """See `IndexedSamples`."""
         pairs, captions = zip(*(self.samples[index] for _, index in keys), strict=True)
         generators = [self.maker.generator(*key) for key in keys]
-        return self.maker.make(self.pixels.get(pairs), captions, generators, [epoch for epoch, _ in keys])
+        texts = [[caption] for caption in captions]
+        return self.maker.make(self.pixels.get(pairs), texts, generators, [epoch for epoch, _ in keys])
+
+
+def choose(captions: Sequence[str], count: int, generator: np.random.Generator) -> list[str]:
+    """`count` of the captions by chance; some come again only where there are fewer."""
+    if count == 1:
+        return [captions[generator.integers(len(captions))]]
+    order = generator.permutation(len(captions))
+    return [captions[order[number % len(captions)]] for number in range(count)]
 
 
 class ChosenSamples:
-    """Every pair is a sample, with one of its captions, chosen anew each epoch.
+    """Every pair is a sample, with some of its captions, chosen anew each epoch.
 
     Args:
         pixels: The pairs.
         captions: The usable captions of each pair; a pair without any gives no sample.
         maker: Makes the micro-batches.
+        count: Captions of a sample. The model encodes the pair once for all of them.
     """
 
-    def __init__(self, pixels: PixelSource, captions: Sequence[Sequence[str]], maker: BatchMaker):
-        self.pixels, self.maker = pixels, maker
+    def __init__(self, pixels: PixelSource, captions: Sequence[Sequence[str]], maker: BatchMaker, count: int = 1):
+        self.pixels, self.maker, self.count = pixels, maker, count
         self.samples = [(pair, texts) for pair, texts in enumerate(captions) if texts]
 
     def __len__(self) -> int:
@@ -191,22 +201,23 @@ class ChosenSamples:
         generators = [self.maker.generator(*key) for key in keys]
         pairs, texts = zip(*(self.samples[index] for _, index in keys), strict=True)
         captions = [
-            choices[generator.integers(len(choices))] for choices, generator in zip(texts, generators, strict=True)
+            choose(choices, self.count, generator) for choices, generator in zip(texts, generators, strict=True)
         ]
         return self.maker.make(self.pixels.get(pairs), captions, generators, [epoch for epoch, _ in keys])
 
 
 class StreamedSamples:
-    """The samples of a stream: each row with one of its captions, chosen anew each epoch.
+    """The samples of a stream: each row with some of its captions, chosen anew each epoch.
 
     Args:
         reader: Reads images and maps.
         captions: Leaves the usable captions of a row.
         maker: Makes the micro-batches.
+        count: Captions of a sample, as for `ChosenSamples`.
     """
 
-    def __init__(self, reader: PixelReader, captions: CaptionFilter, maker: BatchMaker):
-        self.reader, self.captions, self.maker = reader, captions, maker
+    def __init__(self, reader: PixelReader, captions: CaptionFilter, maker: BatchMaker, count: int = 1):
+        self.reader, self.captions, self.maker, self.count = reader, captions, maker, count
 
     def usable(self, row: dict[str, Any]) -> bool:
         """Whether a row has a caption to train on."""
@@ -217,7 +228,6 @@ class StreamedSamples:
         generators = [self.maker.generator(item.epoch, item.shard, item.number) for item in examples]
         captions = []
         for item, generator in zip(examples, generators, strict=True):
-            choices = self.captions(item.row["captions"])
-            captions.append(choices[generator.integers(len(choices))])
+            captions.append(choose(self.captions(item.row["captions"]), self.count, generator))
         pixels = self.reader.read([item.row for item in examples])
         return self.maker.make(pixels, captions, generators, [item.epoch for item in examples])

@@ -14,6 +14,7 @@ import torch
 from rscc_hf.data.place_words import Move, move_words
 
 Pixels = TypeVar("Pixels", np.ndarray, torch.Tensor)
+Words = TypeVar("Words", str | None, tuple[str, ...])
 Generator = np.random.Generator | torch.Generator
 
 _TURNS = {1: Move.ROTATE_90, 2: Move.ROTATE_180, 3: Move.ROTATE_270}
@@ -113,8 +114,8 @@ class Augmentation:
                 raise ValueError(f"{field.name} is {value}: it must be between 0 and 1")
 
     def __call__(
-        self, images: Pixels, semantics: Pixels | None, caption: str | None, generator: Generator
-    ) -> tuple[Pixels, Pixels | None, str | None]:
+        self, images: Pixels, semantics: Pixels | None, caption: Words, generator: Generator
+    ) -> tuple[Pixels, Pixels | None, Words]:
         """Augments one sample.
 
         The same state of the generator gives the same result, and each call takes the same number of draws from it,
@@ -123,7 +124,7 @@ class Augmentation:
         Args:
             images: (2, C, H, W) uint8, numpy or torch (on the CPU).
             semantics: (2, C, H, W) uint8 maps of the same height and width, or None.
-            caption: The caption in English, or None.
+            caption: The caption in English, a tuple of several, or None.
             generator: numpy's or torch's.
 
         Returns:
@@ -157,12 +158,17 @@ class Augmentation:
         return images, _apply_optional(semantics, flip, turns), caption
 
 
-def _try_words(caption: str | None, move: Move) -> tuple[str | None] | None:
-    """The moved caption in a tuple (None stays None), or None where the caption forbids the move."""
+def _try_words(caption: Words, move: Move) -> tuple[Words] | None:
+    """The moved caption or captions in a tuple (None stays None), or None where one of them forbids the move."""
     if caption is None:
-        return (None,)
-    moved = move_words(caption, move)
-    return None if moved is None else (moved,)
+        return (caption,)
+    if isinstance(caption, str):
+        moved = move_words(caption, move)
+        return None if moved is None else (moved,)
+    several = [move_words(text, move) for text in caption]
+    if any(text is None for text in several):
+        return None
+    return (tuple(text for text in several if text is not None),)
 
 
 def _words(caption: str | None, move: Move) -> str | None:
