@@ -46,7 +46,7 @@ class MModalCCProcessor(ProcessorMixin):
         Args:
             images: List of pairs `[before, after]` (paths, bytes, PIL, numpy, torch), or one pair, or an array
                 (batch, 2, C, H, W).
-            text: A caption for each pair (a string for a single pair).
+            text: A caption for each pair (a string for a single pair), or several for each, as many and pair by pair.
             semantic_maps: As `images`, None in place of a pair without maps.
             pair_ids: Names of the pairs in errors and notes.
             return_tensors: "pt", "np", or None (arrays and lists).
@@ -56,8 +56,8 @@ class MModalCCProcessor(ProcessorMixin):
 
         Returns:
             `pixel_values` (batch, 2, C, H, W) float32; with maps `semantic_values` of the same layout, zeros where a
-            pair has none, and `semantic_present` (batch,) bool; with text `labels` (batch, T): `w1..wn <end>`, padded
-            with -100.
+            pair has none, and `semantic_present` (batch,) bool; with text `labels` (captions, T): `w1..wn <end>`,
+            padded with -100.
 
         Raises:
             PairError: A pair cannot be used; it names the pair and the file.
@@ -81,8 +81,11 @@ class MModalCCProcessor(ProcessorMixin):
             )
         if text is not None:
             captions = [text] if isinstance(text, str) else list(text)
-            if images is not None and len(captions) != len(data["pixel_values"]):
-                raise ValueError(f"text has {len(captions)} captions for {len(data['pixel_values'])} pairs")
+            pairs = len(captions) if images is None else len(data["pixel_values"])
+            if not captions or len(captions) % pairs:
+                raise ValueError(
+                    f"text has {len(captions)} captions for {pairs} pairs: give each pair as many, pair by pair."
+                )
             data["labels"] = self._labels(captions, max_length)
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["notes"])
 

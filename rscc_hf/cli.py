@@ -326,7 +326,8 @@ def demo(
         raise typer.Exit(1) from error
     from rscc_hf.default_model import remember_demo_model
 
-    result = run_demo(output, seed=seed, overwrite=overwrite)
+    with quiet_models(), quiet_reading():
+        result = run_demo(output, seed=seed, overwrite=overwrite)
     remember_demo_model(result.model)
     print(f"\nOpen {result.report} to look at it. `rscc caption BEFORE AFTER` now answers with {result.model}.")
 

@@ -1,0 +1,108 @@
+"""What the demo's model says about the test split, and how right it is.
+
+Every condition is captioned through `ChangeCaptioner`, the way a user would, and scored by the package's one scorer.
+Beside the n-gram scores stands the content: a caption that calls a lake a building scores well and is wrong, so on
+changed pairs the stated kind of change, object, place and count are compared with the generator's own record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Dataset
+
+from rscc_hf.captioner import ChangeCaptioner
+from rscc_hf.data.caption_facts import judge
+from rscc_hf.data.synthetic import plain_sentence
+from rscc_hf.evaluation import ChangeCaptionScorer
+
+#: What is looked up in the record, in the order of the table.
+CONTENT = ("kind", "object", "place", "count")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the model gets: `maps` is the semantic coverage, None for no maps."""
+
+    key: str
+    name: str
+    maps: str | None
+
+
+CONDITIONS = (
+    Condition("maps", "MModalCC, RGB and maps", "full"),
+    Condition("rgb", "MModalCC, RGB alone", None),
+    Condition("changed_maps", "MModalCC, RGB and maps of changed pixels only", "changed"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the demo's table; every number is in per cent or a score times 100."""
+
+    name: str
+    scores: dict[str, float]
+    accuracy: dict[str, float | None] = field(default_factory=dict)
+    content: dict[str, float | None] = field(default_factory=dict)
+    ours: bool = False
+
+
+def captions_of_split(
+    captioner: ChangeCaptioner, pairs: Dataset, *, with_maps: bool, batch_size: int = 60, **generate_kwargs: Any
+) -> list[str]:
+    """Caption every pair of `pairs` (columns of the schema), with or without its semantic maps."""
+    maps: dict[str, list[Any]] = {}
+    if with_maps:
+        maps = {"semantic_before": list(pairs["semantic_before"]), "semantic_after": list(pairs["semantic_after"])}
+    captions = captioner(
+        list(pairs["image_before"]), list(pairs["image_after"]), batch_size=batch_size, **maps, **generate_kwargs
+    )
+    return [str(caption) for caption in captions]
+
+
+def content_shares(predictions: Sequence[str], records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Per cent of captions that state the right kind, object, place and count.
+
+    Args:
+        predictions: Captions of changed pairs.
+        records: The generator's record of each pair, in the same order.
+
+    Returns:
+        A share for each of `CONTENT`, and `invented`, the share that states an event the pair does not have. The count
+        is judged only where the record has one; `None` where nothing was judged.
+    """
+    verdicts = [judge(caption, record) for caption, record in zip(predictions, records, strict=True)]
+    shares: dict[str, float | None] = {}
+    for key in (*CONTENT, "invented"):
+        judged = [verdict[key] for verdict in verdicts if verdict[key] is not None]
+        shares[key] = 100.0 * sum(map(bool, judged)) / len(judged) if judged else None
+    return shares
+
+
+def score_row(
+    name: str, predictions: Sequence[str], pairs: Dataset, scorer: ChangeCaptionScorer, *, ours: bool = False
+) -> Row:
+    """Score one list of captions of `pairs` against its references and its records."""
+    changed = list(pairs["changed"])
+    result = scorer.score(list(predictions), list(pairs["captions"]), changed=changed, baseline=False).to_dict()
+    records = [json.loads(record) for record in pairs["record"]]
+    content = content_shares(
+        [caption for caption, is_changed in zip(predictions, changed, strict=True) if is_changed],
+        [record for record, is_changed in zip(records, changed, strict=True) if is_changed],
+    )
+    return Row(name, result["all"], result["accuracy"], content, ours)
+
+
+def reference_rows(pairs: Dataset, scorer: ChangeCaptionScorer) -> list[Row]:
+    """The three yardsticks: the best constant caption, each reference against the other four, the oracle."""
+    references = list(pairs["captions"])
+    constant = [scorer.best_constant(references)] * len(pairs)
+    oracle = [plain_sentence(json.loads(record)) for record in pairs["record"]]
+    return [
+        score_row("best constant caption", constant, pairs, scorer),
+        Row("each reference against the other four", scorer.leave_one_out(references)),
+        score_row("oracle (the record in one plain sentence)", oracle, pairs, scorer),
+    ]
