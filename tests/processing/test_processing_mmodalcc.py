@@ -95,7 +95,7 @@ def test_model_input_names(processor):
     [
         ({}, "give images, text, or both"),
         ({"semantic_maps": [None], "text": ["a"]}, "without images"),
-        ({"images": [pair()], "text": CAPTIONS}, "2 captions for 1 pairs"),
+        ({"images": [pair(), pair()], "text": [*CAPTIONS, "a"]}, "3 captions for 2 pairs"),
         ({"text": []}, "text must be"),
         ({"text": [CAPTIONS]}, "text must be"),
         ({"images": [pair()], "pair_ids": ["x", "y"]}, "pair_ids has 2 ids"),
