@@ -337,9 +337,9 @@ class Canvas:
         if style.reduction < 1:
             small = max(8, round(self.side * style.reduction))
             picture = picture.resize((small, small), Image.Resampling.BILINEAR)
-            picture = picture.resize((self.side, self.side), Image.Resampling.BICUBIC)
+            picture = picture.resize((self.side, self.side), Image.Resampling.BILINEAR)
         if style.blur:
-            picture = picture.filter(ImageFilter.GaussianBlur(style.blur * self.scale))
+            picture = picture.filter(ImageFilter.BoxBlur(style.blur * self.scale))
         return picture
 
     def frame(self, picture: Image.Image, style: Style | None = None) -> Image.Image:
@@ -352,5 +352,5 @@ class Canvas:
         centre_in, centre_out = self.side / 2, self.size / 2
         x0 = centre_in - c * centre_out + s * centre_out - dx * self.scale
         y0 = centre_in - s * centre_out - c * centre_out - dy * self.scale
-        how = Image.Resampling.BICUBIC if picture.mode == "RGB" else Image.Resampling.NEAREST
+        how = Image.Resampling.BILINEAR if picture.mode == "RGB" else Image.Resampling.NEAREST
         return picture.transform((self.size, self.size), Image.Transform.AFFINE, (c, -s, x0, s, c, y0), resample=how)

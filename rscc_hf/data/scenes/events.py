@@ -85,7 +85,7 @@ def _residential(
     """Houses on both sides of a new road that comes from the border; on the place of a forest or a field."""
     for _ in range(14):
         cell = cells[int(rng.integers(len(cells)))]
-        x, y = spot(rng, cell, 56)
+        x, y = spot(rng, layout, cell, 56)
         k, spacing = int(rng.choice([2, 3])), float(rng.uniform(31, 34))
         toward = float(rng.integers(4) * math.pi / 2 + rng.normal(0, 0.06))
         width, length = 14.0, k * spacing
@@ -213,7 +213,7 @@ def _widen_lake(rng: Rng, layout: Layout, cells: list[tuple[int, int]], number: 
     for _ in range(10):
         cell = cells[int(rng.integers(len(cells)))]
         r = rng.uniform(26, 34, 2)
-        small = blob(rng, *spot(rng, cell, 52), r[0], r[1], 0.12)
+        small = blob(rng, *spot(rng, layout, cell, 52), r[0], r[1], 0.12)
         big = rough_edge(rng, grown(small, float(rng.uniform(1.6, 1.8))), 8, 1.0)
         if cell_of(big) not in cells or not in_frame(big, 10) or not layout.is_free(big):
             continue

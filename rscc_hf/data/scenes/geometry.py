@@ -6,10 +6,12 @@ borders.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 FRAME = 256.0
 MARGIN = 8.0
@@ -104,28 +106,27 @@ class Path:
 
     def __init__(self, points: Sequence[Point]) -> None:
         self.points = [(float(x), float(y)) for x, y in points]
-        array = np.asarray(self.points)
-        self._array = array
-        self._length = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(array, axis=0).T))])
+        steps = [math.dist(a, b) for a, b in pairwise(self.points)]
+        self._stops = list(accumulate(steps, initial=0.0))
 
     @property
     def length(self) -> float:
         """Length in units."""
-        return float(self._length[-1])
+        return self._stops[-1]
 
     def at(self, s: float) -> tuple[float, float, float]:
-        """Return x, y and the direction (radians) at arc length `s`."""
-        i = int(np.clip(np.searchsorted(self._length, s) - 1, 0, len(self._array) - 2))
+        """Return x, y and the direction (radians) at arc length `s`; beyond the ends, on the prolonged last piece."""
+        i = min(max(bisect_left(self._stops, s) - 1, 0), len(self.points) - 2)
         (x0, y0), (x1, y1) = self.points[i], self.points[i + 1]
-        part = (s - self._length[i]) / max(1e-9, self._length[i + 1] - self._length[i])
+        part = (s - self._stops[i]) / max(1e-9, self._stops[i + 1] - self._stops[i])
         return x0 + (x1 - x0) * part, y0 + (y1 - y0) * part, math.atan2(y1 - y0, x1 - x0)
 
     def strip(self, start: float, end: float, near: float, far: float) -> Polygon:
         """Return the area between `start` and `end` along the path and `near` and `far` across it."""
-        stops = np.linspace(start, end, max(2, int((end - start) / 12) + 1))
+        pieces = max(1, int((end - start) / 12))
         sides: list[Polygon] = [[], []]
-        for s in stops.tolist():
-            x, y, angle = self.at(s)
+        for i in range(pieces + 1):
+            x, y, angle = self.at(start + (end - start) * i / pieces)
             sides[0].append(local(x, y, angle, 0, near))
             sides[1].append(local(x, y, angle, 0, far))
         return sides[0] + sides[1][::-1]
@@ -167,8 +168,12 @@ class Occupancy:
         mask = Image.new("L", (x1 - x0, y1 - y0))
         moved = [v - (y0 if i % 2 else x0) for i, v in enumerate(cells)]
         ImageDraw.Draw(mask).polygon(moved, fill=255)
-        taken = np.asarray(self._image.crop((x0, y0, x1, y1)))
-        return not bool((taken & np.asarray(mask)).any())
+        return ImageChops.darker(self._image.crop((x0, y0, x1, y1)), mask).getbbox() is None
+
+    def free_square(self, x: float, y: float, half: float) -> bool:
+        """Tell whether no cell of an upright square around a point is taken."""
+        edges = [round((v + MARGIN) / self.CELL) for v in (x - half, y - half, x + half, y + half)]
+        return self._image.crop((edges[0], edges[1], edges[2], edges[3])).getbbox() is None
 
     def taken_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return for each point whether its cell is taken; points off the raster count as taken."""

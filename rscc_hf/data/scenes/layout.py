@@ -96,11 +96,19 @@ def cell_of(outline: Polygon) -> tuple[int, int] | None:
     return third(x / FRAME), third(y / FRAME)
 
 
-def spot(rng: Rng, cell: tuple[int, int], reach: float) -> tuple[float, float]:
-    """Return a point in a cell whose surroundings up to `reach` mostly lie in the frame."""
-    spans = ((min(76.0, max(28.0, reach - 8)), 82.0), (108.0, 148.0), (174.0, max(180.0, min(228.0, 264 - reach))))
-    x, y = (rng.uniform(*spans[i]) for i in cell)
-    return float(x), float(y)
+def spot(rng: Rng, layout: Layout, cell: tuple[int, int], reach: float) -> tuple[float, float]:
+    """Return a point in a cell whose surroundings up to `reach` mostly lie in the frame.
+
+    Of six tries it is the first around which some ground is free; whether the thing fits is for its outline to tell.
+    """
+    low = min(76.0, max(28.0, reach - 8))
+    spans = ((low, 82.0), (108.0, 148.0), (174.0, max(180.0, min(228.0, 264 - reach))))
+    x = y = 0.0
+    for _ in range(6):
+        x, y = (float(rng.uniform(*spans[i])) for i in cell)
+        if all(each.free_square(x, y, 0.4 * reach) for each in (layout.taken, layout.paved)):
+            break
+    return x, y
 
 
 def in_frame(outline: Polygon, slack: float = 5.0) -> bool:
@@ -190,7 +198,7 @@ Builder = Callable[[Rng, Layout, tuple[int, int]], Thing | None]
 
 def group(rng: Rng, layout: Layout, cell: tuple[int, int]) -> Thing | None:
     n = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.22, 0.2, 0.18, 0.15, 0.1, 0.15]))
-    return things.house_group(rng, *spot(rng, cell, 24 + 8 * n), road_angle(rng, layout), n)
+    return things.house_group(rng, *spot(rng, layout, cell, 24 + 8 * n), road_angle(rng, layout), n)
 
 
 def _houses(rng: Rng, layout: Layout, cell: tuple[int, int]) -> Thing | None:
@@ -201,30 +209,31 @@ def _houses(rng: Rng, layout: Layout, cell: tuple[int, int]) -> Thing | None:
 
 def _villas(rng: Rng, layout: Layout, cell: tuple[int, int]) -> Thing | None:
     n = int(rng.choice([1, 2, 3], p=[0.45, 0.33, 0.22]))
-    return things.villas(rng, *spot(rng, cell, 30 + 20 * n), road_angle(rng, layout), n)
+    return things.villas(rng, *spot(rng, layout, cell, 30 + 20 * n), road_angle(rng, layout), n)
 
 
 def _large(rng: Rng, layout: Layout, cell: tuple[int, int]) -> Thing | None:
     n = 1 if rng.random() < 0.7 else 2
-    return things.large_buildings(rng, *spot(rng, cell, 52), road_angle(rng, layout), n)
+    return things.large_buildings(rng, *spot(rng, layout, cell, 52), road_angle(rng, layout), n)
 
 
 def _parking(rng: Rng, layout: Layout, cell: tuple[int, int]) -> Thing | None:
-    return things.parking_lot(rng, *spot(rng, cell, 50), road_angle(rng, layout))
+    return things.parking_lot(rng, *spot(rng, layout, cell, 50), road_angle(rng, layout))
 
 
 def _playground(rng: Rng, layout: Layout, cell: tuple[int, int]) -> Thing | None:
-    return things.playground(rng, *spot(rng, cell, 52), road_angle(rng, layout))
+    return things.playground(rng, *spot(rng, layout, cell, 52), road_angle(rng, layout))
 
 
 def _forest(rng: Rng, layout: Layout, cell: tuple[int, int]) -> Thing | None:
     r = rng.uniform(36, 56, 2)
-    return things.forest(rng, rough_edge(rng, blob(rng, *spot(rng, cell, 48), r[0], r[1]), 7, 2.5))
+    outline = rough_edge(rng, blob(rng, *spot(rng, layout, cell, 48), r[0], r[1]), 7, 2.5)
+    return things.forest(rng, outline) if layout.is_free(outline) else None  # its crowns take time
 
 
 def _lake(rng: Rng, layout: Layout, cell: tuple[int, int]) -> Thing | None:
     r = rng.uniform(34, 52, 2)
-    return things.lake(rng, blob(rng, *spot(rng, cell, 46), r[0], r[1], 0.13))
+    return things.lake(rng, blob(rng, *spot(rng, layout, cell, 46), r[0], r[1], 0.13))
 
 
 BUILDERS: dict[str, Builder] = {
@@ -319,7 +328,7 @@ def furnish(rng: Rng, layout: Layout, plenty: int) -> None:
 def _field(rng: Rng, layout: Layout, cell: tuple[int, int]) -> Thing | None:
     angle = road_angle(rng, layout)
     w, d = rng.uniform(60, 110), rng.uniform(50, 90)
-    outline = things.rectangle(*spot(rng, cell, 45), w, d, angle)
+    outline = things.rectangle(*spot(rng, layout, cell, 45), w, d, angle)
     return things.farm_field(rng, outline, angle)
 
 

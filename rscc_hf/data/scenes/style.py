@@ -78,7 +78,7 @@ class Nuisances:
         illumination: Brightness, contrast and colour cast.
         shadow_direction: Azimuth and height of the sun: where shadows fall, and how long they are.
         season: Green or dry plants, paler or darker soil and water.
-        blur: Gaussian blur of one of the dates, up to about 1.2 pixels at 256x256.
+        blur: One of the dates is out of focus (box blur), by a radius of up to 1.5 pixels at 256x256.
         resolution: One of the dates is reduced, down to half, and enlarged again.
         viewpoint: Buildings lean away by their height, up to a quarter of it.
         registration: The later date is shifted (up to 3 pixels at 256x256), turned and scaled a little.
@@ -170,7 +170,7 @@ class Style:
         shade: How dark shadows are, 0..1.
         lean: Displacement of a roof per unit of height (x, y).
         gain, gamma, cast: Illumination: a factor, an exponent, a factor for each channel (3,).
-        blur: Radius of the Gaussian blur in units.
+        blur: Radius of the box blur in units.
         reduction: Factor of the reduced resolution, 1 for none.
         warp: Shift in x and y (units), turn (radians) and scale of the whole picture.
         traffic: Seed of the cars of the first date, seed of those that are new, and the share of new ones.
@@ -339,7 +339,7 @@ def make_styles(rng: np.random.Generator, nuisances: Nuisances) -> tuple[Style, 
     )
     dates = [before, after]
     if n.blur:
-        dates[blurred] = replace(dates[blurred], blur=float(1.2 * n.blur * blurs))
+        dates[blurred] = replace(dates[blurred], blur=float(1.5 * n.blur * blurs))
     if n.resolution:
         dates[reduced] = replace(dates[reduced], reduction=float(1 - 0.5 * n.resolution * reduction))
     if n.viewpoint:

@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 
 _BANK_SIDE = 640
-CROWN_SHAPES = 6
+CROWN_SHAPES = 5
 CROWN_HUES = 4
-SUN_STEPS = 16
+SUN_STEPS = 12
 
 
 def _octave(rng: np.random.Generator, cell: int) -> np.ndarray:
@@ -77,20 +77,9 @@ def sun_step(azimuth: float) -> int:
     return round(azimuth / (2 * math.pi) * SUN_STEPS) % SUN_STEPS
 
 
-@lru_cache(maxsize=4096)
-def crown(radius: int, shape: int, hue: int, step: int) -> tuple[Image.Image, Image.Image]:
-    """Draw a tree crown.
-
-    Args:
-        radius: In half pixels, at least 2.
-        shape: Which of the outlines, 0..5.
-        hue: Which of the tints, 0..3.
-        step: Direction towards the sun in steps of 22.5 degrees; the outline does not depend on it.
-
-    Returns:
-        The crown as RGB (R: light; G: light times tint; B: 255, which adds up to the coverage when it is pasted) and
-        its mask (L), both of `2 * ceil(radius / 2) + 3` pixels a side.
-    """
+@lru_cache(maxsize=2048)
+def _lit(radius: int, shape: int, step: int) -> tuple[Image.Image, Image.Image]:
+    """Return the light on a crown and its mask (both L)."""
     rng = np.random.default_rng([radius, shape, 77])
     r = radius / 2
     half = math.ceil(r) + 1
@@ -113,10 +102,27 @@ def crown(radius: int, shape: int, hue: int, step: int) -> tuple[Image.Image, Im
     slope = -(gx * math.cos(sun) + gy * math.sin(sun)) / np.sqrt(1 + gx**2 + gy**2)
     rim = 0.78 + 0.22 * np.clip(height / r, 0, 1)
     light = np.clip(0.50 + 0.36 * slope, 0.10, 0.92) * rim * (0.86 + 0.28 * rng.random(distance.shape))
-    tint = hue / (CROWN_HUES - 1)
-    rgb = np.stack([light * 200, light * 200 * tint, np.full_like(light, 255)], axis=-1)
-    sprite = Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
-    return sprite, Image.fromarray((alpha * 255).astype(np.uint8))
+    lit = Image.fromarray(np.clip(light * 200, 0, 255).astype(np.uint8))
+    return lit, Image.fromarray((alpha * 255).astype(np.uint8))
+
+
+@lru_cache(maxsize=8192)
+def crown(radius: int, shape: int, hue: int, step: int) -> tuple[Image.Image, Image.Image]:
+    """Draw a tree crown.
+
+    Args:
+        radius: In half pixels, at least 2.
+        shape: Which of the outlines, 0..4.
+        hue: Which of the tints, 0..3.
+        step: Direction towards the sun in steps of 30 degrees; the outline does not depend on it.
+
+    Returns:
+        The crown as RGB (R: light; G: light times tint; B: 255, which adds up to the coverage when it is pasted) and
+        its mask (L), both of `2 * ceil(radius / 2) + 3` pixels a side.
+    """
+    light, mask = _lit(radius, shape, step)
+    tinted = light.point([level * hue // (CROWN_HUES - 1) for level in range(256)])
+    return Image.merge("RGB", (light, tinted, Image.new("L", light.size, 255))), mask
 
 
 @lru_cache(maxsize=256)
