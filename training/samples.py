@@ -174,7 +174,7 @@ class FlattenedSamples:
 def choose(captions: Sequence[str], count: int, generator: np.random.Generator) -> list[str]:
     """`count` of the captions by chance; some come again only where there are fewer."""
     if count == 1:
-        return [captions[generator.integers(len(captions))]]
+        return [captions[int(generator.integers(len(captions)))]]
     order = generator.permutation(len(captions))
     return [captions[order[number % len(captions)]] for number in range(count)]
 

@@ -54,13 +54,12 @@ def captions_of_split(
     captioner: ChangeCaptioner, pairs: Dataset, *, with_maps: bool, batch_size: int = 60, **generate_kwargs: Any
 ) -> list[str]:
     """Caption every pair of `pairs` (columns of the schema), with or without its semantic maps."""
-    maps: dict[str, list[Any]] = {}
+    maps: list[Sequence[Any] | None] = [None, None]
     if with_maps:
-        maps = {"semantic_before": list(pairs["semantic_before"]), "semantic_after": list(pairs["semantic_after"])}
-    captions = captioner(
-        list(pairs["image_before"]), list(pairs["image_after"]), batch_size=batch_size, **maps, **generate_kwargs
+        maps = [list(pairs["semantic_before"]), list(pairs["semantic_after"])]
+    return captioner(
+        list(pairs["image_before"]), list(pairs["image_after"]), *maps, batch_size=batch_size, **generate_kwargs
     )
-    return [str(caption) for caption in captions]
 
 
 def content_shares(predictions: Sequence[str], records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
