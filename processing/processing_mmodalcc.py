@@ -81,8 +81,8 @@ class MModalCCProcessor(ProcessorMixin):
             )
         if text is not None:
             captions = [text] if isinstance(text, str) else list(text)
-            pairs = len(captions) if images is None else len(data["pixel_values"])
-            if not captions or len(captions) % pairs:
+            pairs = 1 if images is None else len(data["pixel_values"])
+            if len(captions) % pairs or (images is not None and not captions):
                 raise ValueError(
                     f"text has {len(captions)} captions for {pairs} pairs: give each pair as many, pair by pair."
                 )

@@ -1,11 +1,12 @@
 """Tiny MModalCC checkpoints with random weights, and small pairs of images, for what is built on top of a model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from rscc_hf import MModalCCConfig, MModalCCForConditionalGeneration, MModalCCImageProcessor, MModalCCProcessor
@@ -45,6 +46,14 @@ def save_tiny_checkpoint(folder: Path, seed: int = 0, **config: object) -> Path:
     image_processor = MModalCCImageProcessor(size={"height": 32, "width": 32}, max_image_pixels=100 * 100)
     MModalCCProcessor(image_processor, tokenizer).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_accelerator_left() -> Iterator[None]:
+    """Forgets the process-wide state of accelerate that a test (a `transformers.Trainer`, say) leaves behind."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 @pytest.fixture(scope="session")

@@ -57,11 +57,14 @@ def build_schedule(optimizer: Optimizer, recipe: LoopRecipe, total_steps: int | 
         raise RecipeError(f"warmup_steps is {warmup}, but the run has {total_steps} steps: lower it.")
     if recipe.schedule == "one_cycle":
         assert total_steps is not None
+        if total_steps < 3:
+            raise RecipeError(f"one_cycle needs 3 steps or more to rise and fall, the run has {total_steps}.")
+        rise = warmup or round(_ONE_CYCLE_RISE * total_steps)
         return OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=total_steps,
-            pct_start=warmup / total_steps if warmup else _ONE_CYCLE_RISE,
+            pct_start=min(max(rise, 2), total_steps - 1) / total_steps,  # torch divides by the length of each part
             cycle_momentum=False,
         )
     name = "constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule

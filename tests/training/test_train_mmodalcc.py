@@ -246,7 +246,7 @@ class NoPixels:
 
 class Recorder(BatchMaker):
     def make(self, pixels, captions, generators, epochs):
-        return list(zip(pixels, captions, strict=True))
+        return [(pair, text) for pair, texts in zip(pixels, captions, strict=True) for text in texts]
 
 
 def test_choice_of_captions():
@@ -264,6 +264,25 @@ def test_choice_of_captions():
     assert [pair for pair, _ in epochs[0]] == [0, 2, 3]
     assert {text for epoch in epochs for pair, text in epoch if pair == 0} == {"a", "b", "c"}
     assert epochs[3] == [one.batch([(3, index)])[0] for index in range(len(one))]  # whatever else is in the batch
+
+    together = ChosenSamples(NoPixels(), captions, maker, count=4).batch([(0, 0), (0, 1), (0, 2)])
+    assert [pair for pair, _ in together] == [0] * 4 + [2] * 4 + [3] * 4
+    assert {text for pair, text in together if pair == 0} == {"a", "b", "c"}  # one of them twice
+    assert len({text for pair, text in together if pair == 3}) == 4
+
+
+def test_pairs_with_several_captions_lose_as_each_caption_alone(pairs, tmp_path):
+    task = train_mmodalcc(
+        toy_pairs_recipe(pairs, tmp_path, captions="together", captions_per_pair=3, max_steps=1)
+    ).task
+    task.model.eval()
+    batch = task.samples.batch([(0, 0), (0, 5)])
+    assert len(batch["labels"]) == 3 * len(batch["pixel_values"])
+    logits = task.model(**batch).logits
+    for row in range(6):
+        alone = {name: value[row // 3 : row // 3 + 1] for name, value in batch.items() if name != "labels"}
+        expected = task.model(**alone, labels=batch["labels"][row : row + 1]).logits
+        torch.testing.assert_close(logits[row : row + 1], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_maps_are_left_out_as_often_as_asked(pairs, tmp_path):
