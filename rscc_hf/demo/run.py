@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -33,17 +34,17 @@ from rscc_hf.training.recipe import read_recipe
 
 RECIPE = "mmodalcc_synthetic.yaml"
 #: Pairs of all three splits together (80 / 10 / 10 per cent).
-PAIRS = 3750
+PAIRS = 3000
 #: Test pairs on the page: the first of each kind in the order of the split, so that nobody picked them.
 GALLERY_CHANGED, GALLERY_UNCHANGED = 12, 4
 #: What a demo leaves in its folder; anything else there stops it.
 WRITTEN = ("data", "model", "predictions_*.jsonl", "results.json", "report.html")
 NOTES = (
     "Best constant caption: the frequent reference that scores highest when said of every pair.",
-    "Each reference against the other four: what a perfect describer with another's words would get; four references "
-    "a pair instead of five, so slightly low.",
+    "One reference in five: each reference scored against the other four of its pair, as another person's description "
+    "would be; four references instead of five, so slightly low.",
     "Oracle: the generator's own record of the events, said in one plain sentence shape.",
-    "Maps of changed pixels only (SECOND's way) give away whether and where something changed.",
+    "RGB, maps of changes: the maps show changed pixels only, SECOND's way, which gives away whether and where something changed.",
     "Changed, unchanged: share of such pairs of which the caption says so.",
     "Kind, object, place and count: share of the captions of changed pairs that state it as the record has it; "
     "the count is judged where there is something to count.",
@@ -139,14 +140,14 @@ def run_demo(
 
 
 def score_tables(rows: list[Row]) -> list[Table]:
-    """The demo's table for a terminal, cut in two so that it fits 100 columns: scores, then what is right."""
+    """The demo's table for a terminal, cut in two so that it fits 80 columns: scores, then what is right."""
     half = COLUMNS.index("S*m") + 1
     tables = []
     for title, part in (
         ("Scores on the test split", slice(0, half)),
-        ("Right, per cent (kind, object, place and count: of changed pairs)", slice(half, None)),
+        ("Right, per cent (kind, object, place, count: of changed pairs)", slice(half, None)),
     ):
-        table = Table(title=f"\n{title}", title_justify="left", show_edge=False, pad_edge=False)
+        table = Table(title=f"\n{title}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         table.add_column("", no_wrap=True)
         for column in COLUMNS[part]:
             table.add_column(column, justify="right")
