@@ -44,7 +44,8 @@ NOTES = (
     "One reference in five: each reference scored against the other four of its pair, as another person's description "
     "would be; four references instead of five, so slightly low.",
     "Oracle: the generator's own record of the events, said in one plain sentence shape.",
-    "RGB, maps of changes: the maps show changed pixels only, SECOND's way, which gives away whether and where something changed.",
+    "RGB, maps of changes: the maps show changed pixels only, SECOND's way, which gives away whether and where something "
+    "changed.",
     "Changed, unchanged: share of such pairs of which the caption says so.",
     "Kind, object, place and count: share of the captions of changed pairs that state it as the record has it; "
     "the count is judged where there is something to count.",
