@@ -44,8 +44,8 @@ NOTES = (
     "One reference in five: each reference scored against the other four of its pair, as another person's description "
     "would be; four references instead of five, so slightly low.",
     "Oracle: the generator's own record of the events, said in one plain sentence shape.",
-    "RGB, maps of changes: the maps show changed pixels only, SECOND's way, which gives away whether and where something "
-    "changed.",
+    "RGB, maps of changes: the maps show changed pixels only (SECOND's way), which gives away whether and where "
+    "something changed.",
     "Changed, unchanged: share of such pairs of which the caption says so.",
     "Kind, object, place and count: share of the captions of changed pairs that state it as the record has it; "
     "the count is judged where there is something to count.",
@@ -270,7 +270,7 @@ def _texts(captioner: ChangeCaptioner, test: Dataset, recipe: MModalCCRecipe, se
         "training_text": (
             f"About {samples:,} samples in {seconds:.0f} seconds, images of {recipe.image_size} pixels, "
             f"{recipe.mixed_precision} autocast; recipe: training/recipes/{RECIPE}, resolved in model/recipe.yaml. "
-            "The loss jumps where the maps of changed pixels, which the first epochs see, give way to whole maps."
+            f"In the first {recipe.changed_coverage_epochs} epochs the maps show changed pixels only."
         ),
         "gallery_text": (
             "The first changed and unchanged pairs of the test split, picked by nobody. The marks compare the caption "
