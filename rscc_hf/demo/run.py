@@ -276,6 +276,6 @@ def _texts(captioner: ChangeCaptioner, test: Dataset, recipe: MModalCCRecipe, se
             "The first changed and unchanged pairs of the test split, picked by nobody. The marks compare the caption "
             "(with maps) with the generator's record of what really changed."
         ),
-        "predictions_file": "demo_output/predictions_maps.jsonl",
+        "predictions_file": str(Path(recipe.output_dir).parent / "predictions_maps.jsonl"),
         "footer": f"rscc_hf {__version__}, {platform.platform()}, Python {platform.python_version()}.",
     }
