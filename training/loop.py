@@ -28,7 +28,13 @@ from tqdm.auto import tqdm
 
 from rscc_hf.training import checkpoints
 from rscc_hf.training.batches import Batch, Window
-from rscc_hf.training.optimisation import build_optimizer, build_schedule, decay_learning_rate, limit_gradients
+from rscc_hf.training.optimisation import (
+    build_optimizer,
+    build_schedule,
+    decay_learning_rate,
+    limit_gradients,
+    log_name,
+)
 from rscc_hf.training.output import RunFolder
 from rscc_hf.training.processes import open_accelerator
 from rscc_hf.training.recipe import LoopRecipe, recipe_to_yaml
@@ -143,7 +149,7 @@ class _Loop:
         self.parts = task.parts()
         if checkpoint is not None:
             checkpoints.load_weights(checkpoint, task.model)
-        optimizer = build_optimizer(self.parts, recipe)
+        optimizer = build_optimizer(self.parts, recipe, task.model)
         self.schedule = build_schedule(optimizer, recipe, self.total_steps)
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
         if checkpoint is not None:
@@ -184,7 +190,7 @@ class _Loop:
             bar.update()
             bar.set_postfix(loss=f"{loss:.4f}", epoch=self.state.epoch, refresh=False)
             if step % self.recipe.logging_steps == 0:
-                rates = {f"learning_rate/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+                rates = {f"learning_rate/{log_name(group)}": group["lr"] for group in self.optimizer.param_groups}
                 seconds = time.perf_counter() - started
                 self.folder.log({"step": step, "epoch": self.state.epoch, "loss": loss, **rates, "seconds": seconds})
                 started = time.perf_counter()

@@ -11,7 +11,7 @@ from transformers import ResNetConfig
 
 from rscc_hf.data.augmentation import Augmentation
 from rscc_hf.modeling.configuration_mmodalcc import MModalCCConfig
-from rscc_hf.training.recipe import LoopRecipe, RecipeError, option
+from rscc_hf.training.recipe import OPTIMIZER_HELP, LoopRecipe, RecipeError, option
 from rscc_hf.training.samples import Coverage
 
 
@@ -24,7 +24,7 @@ class MModalCCRecipe(LoopRecipe):
     per_device_batch_size: int = option(28, "Samples a forward pass on one device; accumulation follows from it.")
     max_epochs: int | None = option(30, "Stop after this many epochs.")
     patience: int | None = option(10, "Stop after this many evaluations in a row without improvement.")
-    optimizer: Literal["adam", "adamw"] = option("adam", "torch.optim.Adam or AdamW.")
+    optimizer: Literal["adam", "adamw", "muon"] = option("adam", OPTIMIZER_HELP)
     lr_decay: float = option(0.7, "Factor on the decoder's learning rate when validation stalls; 1: none.")
     encoder_learning_rate: float | None = option(None, "Of the ResNets; null: learning_rate.")
     enhancement_learning_rate: float | None = option(None, "Of the feature enhancement; null: learning_rate.")
@@ -61,6 +61,9 @@ class MModalCCRecipe(LoopRecipe):
     dropout: float = option(0.5, "Dropout of attention, feed-forward nets and the output.")
     attn_implementation: Literal["sdpa", "eager"] = option("sdpa", "eager is faster for small heads on CPUs.")
     position_dropout: float = option(0.1, "Dropout of embedded words.")
+    position_embedding_std: float | None = option(
+        None, "Deviation that the grid's position embedding starts with; null: the release's Xavier."
+    )
     backbone_weights_rgb: str | None = option(None, "ResNet that Encoder1 starts from, folder or id; null: nothing.")
     backbone_weights_semantic: str | None = option(None, "The same for the maps' Encoder2.")
     frozen_stages: list[str] = field(
@@ -207,6 +210,7 @@ class MModalCCRecipe(LoopRecipe):
             decoder_ffn_dim=self.decoder_ffn_dim,
             dropout=self.dropout,
             position_dropout=self.position_dropout,
+            position_embedding_std=self.position_embedding_std,
             vocab_size=vocab_size,
             max_caption_length=self.max_caption_length + 1,  # and <end>
             pad_token_id=pad,

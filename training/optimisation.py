@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
-from transformers import get_scheduler
+from transformers import PreTrainedModel, get_scheduler
 
 from rscc_hf.training.recipe import LoopRecipe, RecipeError
 from rscc_hf.training.task import Part
@@ -14,28 +14,91 @@ from rscc_hf.training.task import Part
 _ONE_CYCLE_RISE = 0.3  # torch's own default
 
 
-def build_optimizer(parts: Sequence[Part], recipe: LoopRecipe) -> Optimizer:
-    """Adam (weight decay, if any, is L2) or AdamW; one or two groups a part, named after it.
+class MuonWithAdamW(Optimizer):
+    """torch's Muon and AdamW as one optimiser, since Muon takes matrices only.
 
-    With weight decay, vectors (biases, norms, single embeddings) get a group without.
+    The two share the groups and the state of this one, so that schedules and checkpoints see a single optimiser.
+    Muon's updates are scaled to AdamW's size ("match_rms_adamw", arXiv 2502.16982): a learning rate means the same.
+
+    Args:
+        groups: parameter groups; those with `muon: True` hold matrices only and go to Muon.
+        betas: AdamW's.
+        eps: AdamW's.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float):
+        super().__init__(groups, {})
+        by_muon: list[dict[str, Any]] = [group for group in self.param_groups if group["muon"]]
+        others: list[dict[str, Any]] = [group for group in self.param_groups if not group["muon"]]
+        self.members: list[tuple[bool, Optimizer]] = []  # they add their defaults to the groups, which stay the same
+        if by_muon:
+            self.members.append((True, Muon(by_muon, adjust_lr_fn="match_rms_adamw")))
+        if others:
+            self.members.append((False, AdamW(others, betas=betas, eps=eps)))
+        self._share()
+
+    def _share(self) -> None:
+        for by_muon, member in self.members:
+            member.param_groups = [group for group in self.param_groups if group["muon"] == by_muon]
+            member.state = self.state
+
+    def step(self, closure: Any = None) -> Any:
+        """One step of both; see `torch.optim.Optimizer`."""
+        loss = None if closure is None else closure()
+        for _, member in self.members:
+            member.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `torch.optim.Optimizer`, which makes new groups and a new state here."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+
+def build_optimizer(parts: Sequence[Part], recipe: LoopRecipe, model: torch.nn.Module) -> Optimizer:
+    """Adam (weight decay, if any, is L2), AdamW, or Muon with AdamW; one to three groups a part, named after it.
+
+    With weight decay, vectors (biases, norms, single embeddings) get a group without. With muon, the weights of
+    linear layers get a group of Muon's; embeddings, the output projection and kernels stay with AdamW, as Muon's
+    authors advise.
+
+    Args:
+        parts: What learns.
+        recipe: Optimiser, its numbers, weight decay.
+        model: The bare model, asked which parameters are weights of linear layers.
 
     Raises:
         ValueError: Nothing is left to train, or a parameter is in two parts.
     """
+    hidden = _hidden_matrices(model) if recipe.optimizer == "muon" else frozenset()
     groups: list[dict[str, Any]] = []
     for part in parts:
-        shared = {"lr": part.learning_rate, "name": part.name}
-        if recipe.weight_decay == 0:
-            split = [(part.parameters, 0.0)]
-        else:
-            matrices = [parameter for parameter in part.parameters if parameter.ndim > 1]
-            vectors = [parameter for parameter in part.parameters if parameter.ndim <= 1]
-            split = [(matrices, recipe.weight_decay), (vectors, 0.0)]
-        groups += [{"params": chosen, "weight_decay": decay, **shared} for chosen, decay in split if chosen]
+        kinds: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
+        for parameter in part.parameters:
+            decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+            kinds.setdefault((id(parameter) in hidden, decay), []).append(parameter)
+        for (by_muon, decay), chosen in kinds.items():
+            rate = part.learning_rate * (recipe.muon_learning_rate_ratio if by_muon else 1.0)
+            groups.append({"params": chosen, "weight_decay": decay, "lr": rate, "name": part.name, "muon": by_muon})
     if not groups:
         raise ValueError("Nothing is left to train: every parameter is frozen.")
-    optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
-    return optimizer_class(groups, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon)
+    betas = (recipe.beta1, recipe.beta2)
+    if recipe.optimizer == "muon":
+        return MuonWithAdamW(groups, betas, recipe.epsilon)
+    return {"adam": Adam, "adamw": AdamW}[recipe.optimizer](groups, betas=betas, eps=recipe.epsilon)
+
+
+def log_name(group: dict[str, Any]) -> str:
+    """What a group of `build_optimizer` is called in logs: its part, with `/muon` for Muon's share of it."""
+    return f"{group['name']}/muon" if group["muon"] else str(group["name"])
+
+
+def _hidden_matrices(model: torch.nn.Module) -> frozenset[int]:
+    """Ids of the weights of linear layers, but for the one that gives the output."""
+    output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    return frozenset(
+        id(layer.weight) for layer in model.modules() if isinstance(layer, torch.nn.Linear) and layer is not output
+    )
 
 
 def build_schedule(optimizer: Optimizer, recipe: LoopRecipe, total_steps: int | None) -> LRScheduler:

@@ -20,6 +20,9 @@ from transformers import HfArgumentParser
 R = TypeVar("R", bound="LoopRecipe")
 
 
+OPTIMIZER_HELP = "torch.optim.Adam or AdamW; muon: Muon for the matrices of linear layers, AdamW for the rest."
+
+
 class RecipeError(ValueError):
     """A recipe that cannot be run: one sentence that names the key, the file and the remedy."""
 
@@ -54,8 +57,9 @@ class LoopRecipe:
     max_steps: int | None = option(None, "Stop after this many optimiser steps.")
     patience: int | None = option(None, "Stop after this many evaluations in a row without improvement.")
 
-    optimizer: Literal["adam", "adamw"] = option("adamw", "torch.optim.Adam or AdamW.")
+    optimizer: Literal["adam", "adamw", "muon"] = option("adamw", OPTIMIZER_HELP)
     learning_rate: float = option(5e-5, "Peak learning rate of every part that has none of its own.")
+    muon_learning_rate_ratio: float = option(1.0, "With muon: its learning rate by that of AdamW, for every part.")
     beta1: float = option(0.9, "Adam's decay rate of the gradient's mean.")
     beta2: float = option(0.999, "Adam's decay rate of the gradient's square.")
     epsilon: float = option(1e-8, "Adam's epsilon.")
@@ -112,7 +116,7 @@ class LoopRecipe:
             raise RecipeError("warmup_steps and warmup_ratio are both given: set one of them to 0.")
         if not 0 < self.lr_decay <= 1:
             raise RecipeError(f"lr_decay is {self.lr_decay}: give a factor in (0, 1]; 1 turns it off.")
-        for name in ("epsilon", "max_grad_norm"):
+        for name in ("epsilon", "max_grad_norm", "muon_learning_rate_ratio"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise RecipeError(f"{name} is {value}: give a positive number.")
