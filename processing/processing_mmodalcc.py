@@ -6,9 +6,10 @@ from typing import Any
 from transformers.image_processing_base import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-# Both are named here so that they travel with this file: transformers 5.6 copies from a local checkpoint what the file
+# All are named here so that they travel with this file: transformers 5.6 copies from a local checkpoint what the file
 # itself imports, and not (as 5.23 does) what those files import in turn.
 from .change_pair_images import PairError as PairError
+from .change_pair_reader import PairReader as PairReader
 from .image_processing_mmodalcc import MModalCCImageProcessor as MModalCCImageProcessor
 
 IGNORED = -100
