@@ -59,6 +59,10 @@ class MModalCCConfig(PreTrainedConfig):
         attention_dropout: probability in [0, 1), used on attention weights; `None` is `dropout` (paper and release).
             On a CPU, drawing it is a good part of training a small model, and 0 lets sdpa take its fast path.
         position_dropout: probability in [0, 1), used on words with their position added.
+        position_embedding_std: the learned position embedding of the grid starts from a normal distribution of this
+            deviation; `None` is the release's Xavier. Xavier's shrinks with the width and is small beside the
+            features, so that a model from nothing is long in learning to say where; 1 (as torch's `nn.Embedding`)
+            shortens that.
         vocab_size: number of words, special ones included.
         max_caption_length: tokens that `generate` makes at most (the release stops after 51 steps).
         pad_token_id: `<pad>`; never a target.
@@ -107,6 +111,7 @@ class MModalCCConfig(PreTrainedConfig):
     dropout: float | int = 0.5
     attention_dropout: float | int | None = None
     position_dropout: float | int = 0.1
+    position_embedding_std: float | int | None = None
     vocab_size: int = 500
     max_caption_length: int = 51
     pad_token_id: int | None = 0
@@ -204,7 +209,11 @@ class MModalCCConfig(PreTrainedConfig):
             )
 
     def validate_dropouts(self) -> None:
-        """Check that the dropouts are probabilities below one."""
+        """Check that the dropouts are probabilities below one, and the deviation of the positions positive."""
+        if self.position_embedding_std is not None and not self.position_embedding_std > 0:
+            raise ValueError(
+                f"position_embedding_std={self.position_embedding_std} must be positive; None is Xavier's start."
+            )
         for name in ("dropout", "attention_dropout", "position_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1).")

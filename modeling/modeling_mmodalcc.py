@@ -128,7 +128,10 @@ class MModalCCPreTrainedModel(PreTrainedModel):
         if not isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
             return
         gain, bound = getattr(module, "xavier_gain", None), getattr(module, "uniform_bound", None)
-        if gain is not None:
+        std = getattr(module, "normal_std", None)
+        if std is not None:
+            init.normal_(module.weight, std=std)
+        elif gain is not None:
             init.xavier_uniform_(module.weight, gain=gain)
         elif bound is not None:
             init.uniform_(module.weight, -bound, bound)

@@ -75,7 +75,8 @@ def init_as(*modules: nn.Module, **how: float | bool) -> None:
 
     Args:
         *modules: linear layers, convolutions or embeddings.
-        **how: `xavier_gain` (Xavier uniform), `uniform_bound` (uniform), `zero_bias`; torch's defaults otherwise.
+        **how: `xavier_gain` (Xavier uniform), `uniform_bound` (uniform), `normal_std` (normal), `zero_bias`; torch's
+            defaults otherwise.
     """
     for module in modules:
         for name, value in how.items():
@@ -278,6 +279,8 @@ class FeatureEnhancement(nn.Module):
         self.stages = nn.ModuleList(FeatureEnhancementStage(config) for _ in range(config.num_stages))
         self.blocks = nn.ModuleList(ConvolutionalBlock(config.d_model) for _ in range(config.num_stages))
         self.norms = nn.ModuleList(nn.LayerNorm(2 * config.d_model, eps=1e-5) for _ in range(config.num_stages))
+        if config.position_embedding_std is not None:
+            init_as(self.w_embedding, self.h_embedding, normal_std=config.position_embedding_std)
         for module in self.modules():  # the release: Xavier on every matrix, kernel and embedding in here
             if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding) and not hasattr(module, "xavier_gain"):
                 init_as(module, xavier_gain=1.0)

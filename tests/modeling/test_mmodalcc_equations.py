@@ -148,6 +148,15 @@ def test_initialisation(make_config: Callable[..., MModalCCConfig]) -> None:
 
 
 @torch.no_grad()
+def test_positions_may_start_larger(make_config: Callable[..., MModalCCConfig]) -> None:
+    config = make_config(d_model=64, grid_size=16, position_embedding_std=2.0)
+    enhancement = MModalCCForConditionalGeneration(config).encoder.enhancement
+    for embedding in (enhancement.w_embedding, enhancement.h_embedding):
+        assert 1.8 < embedding.weight.std() < 2.2
+    assert enhancement.stages[0].cross_attention.linear1.weight.std() < 0.2  # nothing else is touched
+
+
+@torch.no_grad()
 def test_streams_with_channels_of_their_own(make_model: Make) -> None:
     model = make_model(
         rgb_backbone_config={"num_channels": 10, "hidden_sizes": [8, 16], "depths": [1, 1], "embedding_size": 8},
@@ -176,6 +185,7 @@ def test_streams_with_channels_of_their_own(make_model: Make) -> None:
         ({"backbone_stages": 4}, "backbone_stages=4 must be among the stages of each backbone"),
         ({"eos_token_id": 23}, "eos_token_id=23"),
         ({"dropout": "0.5"}, "dropout"),
+        ({"position_embedding_std": 0}, "position_embedding_std=0 must be positive"),
     ],
 )
 def test_wrong_configurations(

@@ -1,4 +1,4 @@
-"""The optimiser that a recipe names: what goes to Muon and what to AdamW, and that a saved one goes on as if unbroken."""
+"""The optimiser of a recipe: what goes to Muon and what to AdamW, and that a saved one goes on as if unbroken."""
 
 import copy
 
