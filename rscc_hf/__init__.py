@@ -13,7 +13,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from rscc_hf.modeling import MModalCCConfig, MModalCCForConditionalGeneration
+from rscc_hf.processing.image_processing_ccexpert import CCExpertImageProcessor
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
+from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
 from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "CCExpertImageProcessor",
+    "CCExpertProcessor",
     "ChangeCaptioner",
     "MModalCCConfig",
     "MModalCCForConditionalGeneration",
