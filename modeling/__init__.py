@@ -1,6 +1,13 @@
 """What ships beside the weights: configurations and models."""
 
+from .configuration_ccexpert import CCExpertConfig
 from .configuration_mmodalcc import MModalCCConfig
+from .modeling_ccexpert import (
+    CCExpertForConditionalGeneration,
+    CCExpertImageOutput,
+    CCExpertOutput,
+    CCExpertPreTrainedModel,
+)
 from .modeling_mmodalcc import (
     MModalCCEncoderOutput,
     MModalCCExplanation,
@@ -11,6 +18,11 @@ from .modeling_mmodalcc import (
 )
 
 __all__ = [
+    "CCExpertConfig",
+    "CCExpertForConditionalGeneration",
+    "CCExpertImageOutput",
+    "CCExpertOutput",
+    "CCExpertPreTrainedModel",
     "MModalCCConfig",
     "MModalCCEncoderOutput",
     "MModalCCExplanation",

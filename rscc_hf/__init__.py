@@ -12,7 +12,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 # transformers before 5.18 hides this class at its top level where torchvision is absent, though it needs none
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from rscc_hf.modeling import MModalCCConfig, MModalCCForConditionalGeneration
+from rscc_hf.modeling import (
+    CCExpertConfig,
+    CCExpertForConditionalGeneration,
+    MModalCCConfig,
+    MModalCCForConditionalGeneration,
+)
 from rscc_hf.processing.image_processing_ccexpert import CCExpertImageProcessor
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
@@ -25,6 +30,10 @@ try:
     __version__ = version("rscc_hf")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
+
+AutoConfig.register("ccexpert", CCExpertConfig, exist_ok=True)
+AutoModel.register(CCExpertConfig, CCExpertForConditionalGeneration, exist_ok=True)
+AutoModelForImageTextToText.register(CCExpertConfig, CCExpertForConditionalGeneration, exist_ok=True)
 
 AutoConfig.register("mmodalcc", MModalCCConfig, exist_ok=True)
 AutoModel.register(MModalCCConfig, MModalCCForConditionalGeneration, exist_ok=True)
@@ -46,6 +55,8 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "CCExpertConfig",
+    "CCExpertForConditionalGeneration",
     "CCExpertImageProcessor",
     "CCExpertProcessor",
     "ChangeCaptioner",

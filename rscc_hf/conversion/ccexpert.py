@@ -1,0 +1,221 @@
+"""Names and configuration of the authors' CCExpert weights -> ours.
+
+The layout of the release is that of github.com/Meize0729/CCExpert (Apache-2.0); this file holds facts about its names
+and no code of it. Nothing is read from disk here: give `config.json` as a dict and the tensors by name.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from transformers import Qwen2Config, SiglipVisionConfig
+
+from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
+from rscc_hf.modeling.configuration_ccexpert import relative_levels, so400m_config
+
+MODEL_TYPE = "llava_qwen_cc"
+_VISION = "model.vision_tower.vision_tower.vision_model."
+_RESAMPLER = "model.vision_resampler."
+_EMBEDDING = "model.embed_tokens.weight"
+_SO400M = "siglip-so400m-patch14-384"
+
+# Present in released files, never used by the forward pass.
+_DEAD = re.compile(
+    r"model\.image_newline"
+    r"|model\.mm_cc_projector\..+"
+    r"|model\.vision_resampler\.ChangeAwareTokenReduce\.(change_for_key_proj|cross_attn)\..+"
+    r"|model\.vision_resampler\.layers\.\d+\.norm4\..+"
+    # comes after the last encoder layer, whose output no level is
+    r"|model\.vision_tower\.vision_tower\.vision_model\.(post_layernorm|head)\..+"
+)
+_VISION_LAYER = re.compile(re.escape(_VISION) + r"encoder\.layers\.(\d+)\..+")
+
+# Official -> ours, tried in this order; what none of them matches is unexpected.
+_EXPERT = r"integration.expert."
+_LAYER = _EXPERT + r"layers.\1."
+_RENAMES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"model\.vision_tower\.vision_tower\.vision_model\.(.+)", r"vision_tower.model.\1"),
+        (
+            r"model\.vision_resampler\.expert_change_feature_extractor_model\.(linear_mapping|proj)\.(.+)",
+            _EXPERT + r"change_feature_init.\1.\2",
+        ),
+        (r"model\.vision_resampler\.layers\.(\d+)\.change_self_attn\.(.+)", _LAYER + r"change_self_attention.\2"),
+        (
+            r"model\.vision_resampler\.layers\.(\d+)\.cross_attn_change_to_imageABC\.(.+)",
+            _LAYER + r"change_to_images.\2",
+        ),
+        (
+            r"model\.vision_resampler\.layers\.(\d+)\.cross_attn_imageAB_to_change\.(.+)",
+            _LAYER + r"images_to_change.\2",
+        ),
+        (r"model\.vision_resampler\.layers\.(\d+)\.(norm[123]|mlp\.lin[12])\.(.+)", _LAYER + r"\2.\3"),
+        (r"model\.vision_resampler\.layers\.(\d+)\.image_a_flag_embed\.weight", _LAYER + r"before_flag"),
+        (r"model\.vision_resampler\.layers\.(\d+)\.image_b_flag_embed\.weight", _LAYER + r"after_flag"),
+        (r"model\.vision_resampler\.layers\.(\d+)\.change_flag_embed\.weight", _LAYER + r"change_flag"),
+        (
+            r"model\.vision_resampler\.ChangeAwareTokenReduce\.feature_map_level_gate\.0\.(.+)",
+            r"integration.adjustment.linear_1.\1",
+        ),
+        (
+            r"model\.vision_resampler\.ChangeAwareTokenReduce\.feature_map_level_gate\.2\.(.+)",
+            r"integration.adjustment.linear_2.\1",
+        ),
+        (r"model\.mm_projector\.0\.(.+)", r"projector.linear_1.\1"),
+        (r"model\.mm_projector\.2\.(.+)", r"projector.linear_2.\1"),
+        (r"model\.((?:embed_tokens|layers|norm)\..+)", r"language_model.\1"),
+        (r"(lm_head\.weight)", r"\1"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class RenamedWeights:
+    """Weights under our names.
+
+    Attributes:
+        state_dict: loads into `CCExpertForConditionalGeneration` with `strict=True`; a tied `lm_head.weight` is the
+            embedding's tensor.
+        dropped: official names that are not carried on, sorted: weights that the release never uses, and encoder
+            layers above the highest level.
+    """
+
+    state_dict: dict[str, torch.Tensor]
+    dropped: list[str]
+
+
+def translate_config(
+    release: Mapping[str, Any], weights: Mapping[str, torch.Tensor], image_token_id: int = 151646
+) -> CCExpertConfig:
+    """Our configuration of a released checkpoint.
+
+    Args:
+        release: its `config.json`. A field `vision_tower_config` describes the tower where it is not so400m/14-384.
+        weights: its tensors by official name; they say how large the vocabulary is, whether the embeddings are tied
+            and how many layers the tower has.
+        image_token_id: id that is to hold the places of images; the release uses -200, which no tokenizer gives.
+
+    Raises:
+        ValueError: another kind of model, or a setting that CCExpert does not have.
+    """
+    if release.get("model_type") != MODEL_TYPE:
+        raise ValueError(f"config.json has model_type={release.get('model_type')!r}; give a released CCExpert's.")
+    if _EMBEDDING not in weights:
+        raise ValueError(f"{_EMBEDDING} is missing; give all weights of the release.")
+    if release.get("mm_projector_type") != "mlp2x_gelu":
+        raise ValueError(f"mm_projector_type={release.get('mm_projector_type')!r} is unknown; mlp2x_gelu is known.")
+    known = {field.name for field in fields(Qwen2Config)} | {"rope_theta", "rope_scaling"}
+    ours = {"dtype", "architectures", "transformers_version", "vocab_size", "tie_word_embeddings"}
+    text = {name: value for name, value in release.items() if name in known - ours and value is not None}
+    tied = "lm_head.weight" not in weights
+    vision = _vision_config(release, weights)
+    return CCExpertConfig(
+        vision_config=vision,
+        text_config=Qwen2Config(**text, vocab_size=weights[_EMBEDDING].shape[0], tie_word_embeddings=tied),
+        vision_levels=relative_levels(_select_layers(release), vision.num_hidden_layers),
+        image_token_id=image_token_id,
+        projector_bias="model.mm_projector.0.bias" in weights,
+        **_integration(release, vision),
+    )
+
+
+def rename_state_dict(state: Mapping[str, torch.Tensor], config: CCExpertConfig) -> RenamedWeights:
+    """Rename a released checkpoint's weights; none is copied.
+
+    Args:
+        state: tensors by official name.
+        config: of the model to be filled; every name and shape is checked against it.
+
+    Raises:
+        ValueError: a name that is unknown, or a weight that is missing or has another shape.
+    """
+    renamed: dict[str, torch.Tensor] = {}
+    dropped: list[str] = []
+    for name, tensor in state.items():
+        layer = _VISION_LAYER.fullmatch(name)
+        if _DEAD.fullmatch(name) or (layer and int(layer[1]) >= config.vision.num_hidden_layers):
+            dropped.append(name)
+        else:
+            ours = _rename(name)
+            renamed[ours] = tensor.squeeze(0) if ours.endswith("_flag") else tensor
+    if config.tie_word_embeddings and "language_model.embed_tokens.weight" in renamed:
+        renamed.setdefault("lm_head.weight", renamed["language_model.embed_tokens.weight"])
+    _check_complete(renamed, config)
+    return RenamedWeights(renamed, sorted(dropped))
+
+
+def _rename(name: str) -> str:
+    """Our name of one weight."""
+    for pattern, replacement in _RENAMES:
+        if match := pattern.fullmatch(name):
+            return match.expand(replacement)
+    raise ValueError(f"{name} is no weight of a released CCExpert; give the release's state dict.")
+
+
+def _vision_config(release: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> SiglipVisionConfig:
+    """The whole tower of the release."""
+    described = release.get("vision_tower_config")
+    name = str(release.get("mm_vision_tower", ""))
+    if described is None and _SO400M not in name:
+        raise ValueError(
+            f"mm_vision_tower={name!r} is not {_SO400M}; describe the tower in a field vision_tower_config."
+        )
+    vision = SiglipVisionConfig(**described) if described is not None else so400m_config()
+    layers = {int(match[1]) for weight in weights if (match := _VISION_LAYER.fullmatch(weight))}
+    if not layers:
+        raise ValueError(f"No weight begins with {_VISION}; give the checkpoint that holds the vision tower.")
+    vision.num_hidden_layers = max(layers) + 1
+    vision.vision_use_head = False
+    return vision
+
+
+def _select_layers(release: Mapping[str, Any]) -> list[int]:
+    """`mm_vision_select_layer`: a number, a list, or a list written as a string; negative."""
+    given = release.get("mm_vision_select_layer", -2)
+    try:
+        layers = json.loads(given) if isinstance(given, str) else given
+        layers = [layers] if isinstance(layers, int) else list(layers)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"mm_vision_select_layer={given!r} is no list of layers; write [-11,-8,-5,-2].") from error
+    if not layers or not all(isinstance(layer, int) and layer < 0 for layer in layers):
+        raise ValueError(f"mm_vision_select_layer={given!r} must be negative indices; write [-11,-8,-5,-2].")
+    return layers
+
+
+def _integration(release: Mapping[str, Any], vision: SiglipVisionConfig) -> dict[str, Any]:
+    """The module's settings."""
+    kind = release.get("mm_resampler_type")
+    if kind != "cc_expert":
+        if kind is not None:
+            raise ValueError(f"mm_resampler_type={kind!r} is unknown; cc_expert and none are known.")
+        return {"integration": False}
+    settings = dict(release.get("cc_expert_args") or {})
+    if settings.pop("downsample_ratio", 1) != 1:
+        raise ValueError("cc_expert_args has a downsample_ratio other than 1, which this model does not have.")
+    depth = settings.pop("per_expert_depth", 2)
+    width = settings.pop("embedding_dim", vision.hidden_size)
+    if width != vision.hidden_size:
+        raise ValueError(f"cc_expert_args has embedding_dim={width}; the vision tower's is {vision.hidden_size}.")
+    ffn = settings.pop("mlp_dim", None)
+    if settings:
+        raise ValueError(f"cc_expert_args has the unknown field {sorted(settings)[0]}; remove it if it is unused.")
+    return {"integration": True, "num_integration_layers": depth, "integration_ffn_dim": ffn}
+
+
+def _check_complete(renamed: Mapping[str, torch.Tensor], config: CCExpertConfig) -> None:
+    """Raise unless names and shapes are exactly those of the model of `config`."""
+    with torch.device("meta"):
+        expected = CCExpertForConditionalGeneration(config).state_dict()
+    if missing := sorted(set(expected) - set(renamed)):
+        raise ValueError(f"{len(missing)} weights are missing for this config, first {missing[0]}.")
+    if unexpected := sorted(set(renamed) - set(expected)):
+        raise ValueError(f"{len(unexpected)} weights do not belong to this config, first {unexpected[0]}.")
+    for name, tensor in renamed.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, this config needs {tuple(expected[name].shape)}."
+            )
