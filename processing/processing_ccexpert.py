@@ -5,7 +5,7 @@ Prompt and labels: arXiv 2411.11360 and its release, github.com/Meize0729/CCExpe
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers.image_processing_base import BatchFeature
 from transformers.processing_utils import ProcessorMixin
@@ -26,20 +26,16 @@ from .chat_templates_ccexpert import (
     has_token,
 )
 from .image_processing_ccexpert import CCExpertImageProcessor as CCExpertImageProcessor
-
-IGNORED = -100
-LABEL_POLICIES = ("assistant", "release")
-
-Span = tuple[int, int]
-"""Characters of a text: first, and one after the last."""
-
-
-class _Row(NamedTuple):
-    """One encoded conversation; `assistant` is 1 on what the assistant says, empty where nobody asked."""
-
-    ids: list[int]
-    assistant: list[int]
-    labels: list[int]
+from .token_rows_ccexpert import (
+    LABEL_POLICIES,
+    Span,
+    TokenRow,
+    grown_spans,
+    learnt,
+    overlapping,
+    pad_rows,
+    whole_turns,
+)
 
 
 class CCExpertProcessor(ProcessorMixin):
@@ -177,8 +173,16 @@ class CCExpertProcessor(ProcessorMixin):
 
         texts, spans = self._write(questions, answers, names)
         rows = self._encode(texts, spans, names, truncation, max_length, add_special_tokens)
-        side = padding_side or ("left" if answers is None else "right")
-        data.update(self._pad(rows, side, padding, max_length, pad_to_multiple_of, labels=answers is not None))
+        data |= pad_rows(
+            rows,
+            pad=self.tokenizer.pad_token_id,
+            side=padding_side or ("left" if answers is None else "right"),
+            padding=padding,
+            max_length=max_length,
+            multiple=pad_to_multiple_of,
+            labels=answers is not None,
+            masks=False,
+        )
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["notes"])
 
     def apply_chat_template(  # type: ignore[override]  # narrower: what is passed on is in kwargs
@@ -244,7 +248,9 @@ class CCExpertProcessor(ProcessorMixin):
             images = found
         names: list[str | int] = list(options.get("pair_ids") or range(len(texts)))
         encoding = {name: options.pop(name, None) for name in ("truncation", "max_length")}
-        padding = {name: options.pop(name, None) for name in ("padding", "padding_side", "pad_to_multiple_of")}
+        options_of_padding = {
+            name: options.pop(name, None) for name in ("padding", "padding_side", "pad_to_multiple_of")
+        }
         rows = self._encode(
             texts, spans, names, **encoding, add_special_tokens=options.pop("add_special_tokens", False)
         )
@@ -253,13 +259,17 @@ class CCExpertProcessor(ProcessorMixin):
             data.update(self.image_processor(images, return_tensors=return_tensors, **options))
             if len(data["pixel_values"]) != len(texts):
                 raise ValueError(f"{len(data['pixel_values'])} pairs are given for {len(texts)} conversations.")
-        side = padding["padding_side"] or ("right" if want_spans else "left")
-        how = True if padding["padding"] is None else padding["padding"]
-        made = self._pad(
-            rows, side, how, encoding["max_length"], padding["pad_to_multiple_of"], return_labels,
-            return_assistant_tokens_mask,
-        )  # fmt: skip
-        batch = BatchFeature({**data, **made}, tensor_type=return_tensors, skip_tensor_conversion=["notes"])
+        data |= pad_rows(
+            rows,
+            pad=self.tokenizer.pad_token_id,
+            side=options_of_padding["padding_side"] or ("right" if want_spans else "left"),
+            padding=True if options_of_padding["padding"] is None else options_of_padding["padding"],
+            max_length=encoding["max_length"],
+            multiple=options_of_padding["pad_to_multiple_of"],
+            labels=return_labels,
+            masks=return_assistant_tokens_mask,
+        )
+        batch = BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["notes"])
         return batch if return_dict or return_labels else batch["input_ids"]
 
     def batch_decode(self, sequences: Any, *args: Any, skip_prompt: bool = True, **kwargs: Any) -> list[str]:
@@ -386,7 +396,11 @@ class CCExpertProcessor(ProcessorMixin):
             complete.append(messages)
         return complete, batched
 
-    # --- encoding
+    def _marks(self) -> set[int]:
+        """What the release learns wherever it stands: the marks of turns, and the newline where it is one token."""
+        newline = self.tokenizer("\n", add_special_tokens=False)["input_ids"]
+        marks = set(self.tokenizer.convert_tokens_to_ids([TURN_START, TURN_END]))
+        return marks | set(newline) if len(newline) == 1 else marks
 
     def _encode(
         self,
@@ -396,7 +410,7 @@ class CCExpertProcessor(ProcessorMixin):
         truncation: bool | None,
         max_length: int | None,
         add_special_tokens: bool,
-    ) -> list[_Row]:
+    ) -> list[TokenRow]:
         """Expands the placeholders, tokenises and cuts."""
         for text, name in zip(texts, names, strict=True):
             if not isinstance(text, str):
@@ -417,6 +431,7 @@ class CCExpertProcessor(ProcessorMixin):
         )
         limit = max_length if truncation or truncation is None else None
         header, _ = self._header()
+        marks = self._marks() if self.label_policy == "release" else ()
         rows = []
         for row, (text, name) in enumerate(zip(texts, names, strict=True)):
             ids = list(encoded["input_ids"][row])
@@ -437,68 +452,16 @@ class CCExpertProcessor(ProcessorMixin):
             assistant: list[int] = []
             labels: list[int] = []
             if spans is not None:
-                grown = len(image) - len(IMAGE_TOKEN)
-                offsets = encoded["offset_mapping"][row]
-                assistant = _overlapping(offsets, _shifted(spans[row], text, grown))
-                labels = self._labels(ids, assistant, offsets, spans[row], text, grown)
-            rows.append(_Row(ids[:limit], assistant[:limit], labels[:limit]))
+                offsets, growth = encoded["offset_mapping"][row], len(image) - len(IMAGE_TOKEN)
+                assistant = overlapping(offsets, grown_spans(spans[row], text, IMAGE_TOKEN, growth))
+                if self.label_policy == "release":
+                    turns = whole_turns(spans[row], text, header)
+                    turns = grown_spans(turns, text, IMAGE_TOKEN, growth)
+                    labels = learnt(ids, overlapping(offsets, turns), marks)
+                else:
+                    labels = learnt(ids, assistant)
+            rows.append(TokenRow(ids[:limit], assistant[:limit], labels[:limit]))
         return rows
-
-    def _labels(
-        self, ids: list[int], assistant: list[int], offsets: Any, spans: list[Span], text: str, grown: int
-    ) -> list[int]:
-        """The ids that are learnt, -100 elsewhere."""
-        if self.label_policy == "assistant":
-            return [number if learnt else IGNORED for number, learnt in zip(ids, assistant, strict=True)]
-        header, _ = self._header()
-        turns = []
-        for start, end in spans:
-            opened = start - len(header) if text[:start].endswith(header) else start
-            turns.append((opened, end + 1 if text[end : end + 1] == "\n" else end))
-        whole = _overlapping(offsets, _shifted(turns, text, grown))
-        newline = self.tokenizer("\n", add_special_tokens=False)["input_ids"]
-        marks = set(self.tokenizer.convert_tokens_to_ids([TURN_START, TURN_END]))
-        marks |= set(newline) if len(newline) == 1 else set()
-        return [number if learnt or number in marks else IGNORED for number, learnt in zip(ids, whole, strict=True)]
-
-    def _pad(
-        self,
-        rows: list[_Row],
-        side: str,
-        padding: bool | str,
-        max_length: int | None,
-        multiple: int | None,
-        labels: bool = False,
-        masks: bool = False,
-    ) -> dict[str, list[list[int]]]:
-        """`input_ids`, `attention_mask` and what else is asked for, of one length each."""
-        if side not in ("left", "right"):
-            raise ValueError(f"padding_side is {side!r}: there are left and right.")
-        if padding not in (True, False, "longest", "max_length"):
-            raise ValueError(f"padding is {padding!r}: there are True, False, longest and max_length.")
-        pad = self.tokenizer.pad_token_id
-        length = max(len(row.ids) for row in rows)
-        if padding == "max_length":
-            if max_length is None:
-                raise ValueError("padding is max_length: give max_length.")
-            length = max(length, max_length)
-        length += -length % (multiple or 1)
-
-        def padded(values: list[int], filler: int) -> list[int]:
-            missing = [filler] * (length - len(values)) if padding is not False else []
-            return missing + values if side == "left" else values + missing
-
-        if pad is None and any(len(row.ids) < length for row in rows):
-            raise ValueError("the tokenizer has no padding token: prepare_tokenizer adds one.")
-        data = {
-            "input_ids": [padded(row.ids, pad) for row in rows],
-            "attention_mask": [padded([1] * len(row.ids), 0) for row in rows],
-        }
-        if labels:
-            data["labels"] = [padded(row.labels, IGNORED) for row in rows]
-        if masks:
-            data["assistant_masks"] = [padded(row.assistant, 0) for row in rows]
-        return data
 
 
 # arguments of a call that `apply_chat_template` takes as its own, so that they do not go to the template
@@ -529,17 +492,6 @@ def _parts(text: str) -> list[dict[str, str]]:
 def _images_of(messages: list[dict[str, Any]]) -> list[Any]:
     parts = [part for message in messages for part in message["content"] if part["type"] == "image"]
     return [part[key] for part in parts for key in ("image", "url", "path") if key in part]
-
-
-def _shifted(spans: list[Span], text: str, grown: int) -> list[Span]:
-    """Where spans lie once each placeholder before them has grown by so many characters."""
-    before = {place: text.count(IMAGE_TOKEN, 0, place) for span in spans for place in span}
-    return [(start + grown * before[start], end + grown * before[end]) for start, end in spans]
-
-
-def _overlapping(offsets: Any, spans: list[Span]) -> list[int]:
-    """1 for each token that shares a character with a span."""
-    return [int(any(first < end and last > start for start, end in spans)) for first, last in offsets]
 
 
 CCExpertProcessor.register_for_auto_class("AutoProcessor")
