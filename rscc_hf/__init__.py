@@ -34,6 +34,8 @@ except PackageNotFoundError:  # a source tree that was never installed
 AutoConfig.register("ccexpert", CCExpertConfig, exist_ok=True)
 AutoModel.register(CCExpertConfig, CCExpertForConditionalGeneration, exist_ok=True)
 AutoModelForImageTextToText.register(CCExpertConfig, CCExpertForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(CCExpertConfig, CCExpertProcessor, exist_ok=True)
+AutoImageProcessor.register(CCExpertConfig, image_processor_classes={"pil": CCExpertImageProcessor}, exist_ok=True)
 
 AutoConfig.register("mmodalcc", MModalCCConfig, exist_ok=True)
 AutoModel.register(MModalCCConfig, MModalCCForConditionalGeneration, exist_ok=True)
