@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rscc_hf.captioner import CaptionResult, ChangeCaptioner
+from rscc_hf.files import write_text
 from rscc_hf.pairs import PairItem, PairList
 
 _REMEDY = "choose another output or overwrite it."
@@ -119,7 +120,7 @@ def caption_to_file(
             if on_progress is not None:
                 on_progress(len(finished) + start + len(batch), len(ids))
     if skipped:
-        _write_whole(skipped_path(output), "".join(_json(row) for row in skipped))
+        write_text(skipped_path(output), "".join(_json(row) for row in skipped))
     return RunSummary(
         written=written,
         already=len(finished),
@@ -217,12 +218,3 @@ def _check_row(row: Any, where: str, pairs: PairList, places: Mapping[str, int],
     names = pairs.names_of(index)
     if names is not None and names != (row.get("before"), row.get("after")):
         raise ValueError(f"{where}: pair {row['pair_id']!r} has other images in the list of pairs; {_REMEDY}")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

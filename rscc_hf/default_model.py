@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from rscc_hf.files import write_text
+
 ENVIRONMENT = "RSCC_MODEL"
 DEMO_MODEL = Path("demo_output") / "model"
 
@@ -23,11 +25,7 @@ def remember_demo_model(model: str | os.PathLike[str]) -> None:
     Raises:
         OSError: The note cannot be written.
     """
-    record = _record()
-    record.parent.mkdir(parents=True, exist_ok=True)
-    part = record.with_name(f"{record.name}.{os.getpid()}.part")
-    part.write_text(f"{Path(model).resolve()}\n", encoding="utf-8")
-    part.replace(record)
+    write_text(_record(), f"{Path(model).resolve()}\n")
 
 
 def find_demo_model() -> str | None:

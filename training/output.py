@@ -14,6 +14,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from rscc_hf.files import write_text
 from rscc_hf.training import checkpoints
 from rscc_hf.training.recipe import LoopRecipe, RecipeError, recipe_to_yaml, trajectory_difference
 from rscc_hf.training.task import Task
@@ -52,7 +53,7 @@ class RunFolder:
         self.accelerator.wait_for_everyone()
         if main:
             self.path.mkdir(parents=True, exist_ok=True)
-            _write(self.path / checkpoints.RECIPE, recipe_to_yaml(recipe))
+            write_text(self.path / checkpoints.RECIPE, recipe_to_yaml(recipe))
             if checkpoint is None:
                 (self.path / LOG).unlink(missing_ok=True)
         if recipe.tracker != "none":
@@ -132,19 +133,13 @@ class RunFolder:
                 continue  # the last line of a killed process
             if entry["step"] <= step:
                 kept.append(line + "\n")
-        _write(path, "".join(kept))
+        write_text(path, "".join(kept))
 
     def close(self) -> None:
         """Closes the log."""
         if self._log is not None:
             self._log.close()
             self._log = None
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _flat(value: Any) -> Any:

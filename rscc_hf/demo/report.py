@@ -22,6 +22,7 @@ from rscc_hf.data.captions import is_no_change
 from rscc_hf.data.palette import CLASSES
 from rscc_hf.data.synthetic import plain_sentence
 from rscc_hf.demo.answers import CONTENT, Row
+from rscc_hf.files import write_text
 
 COLUMNS = (
     "BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D", "S*m",
@@ -163,6 +164,4 @@ def write_report(
         loss_plot=Markup(loss_plot(log, batch_size)),  # our own SVG: no text of a user is in it
         **texts,
     )
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, page)

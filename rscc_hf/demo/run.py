@@ -29,6 +29,7 @@ from rscc_hf.data.synthetic import synthesize
 from rscc_hf.demo.answers import CONDITIONS, Row, captions_of_split, reference_rows, score_row
 from rscc_hf.demo.report import COLUMNS, NOTHING, cells_of, gallery_entry, read_log, write_report
 from rscc_hf.evaluation import ChangeCaptionScorer
+from rscc_hf.files import write_text
 from rscc_hf.training.mmodalcc import MModalCCRecipe, train_mmodalcc
 from rscc_hf.training.recipe import read_recipe
 
@@ -133,7 +134,7 @@ def run_demo(
             report, rows=rows, log=read_log(model_folder), batch_size=recipe.global_batch_size, pairs=gallery, **texts
         )
         result = {"rows": [asdict(row) for row in rows], "seconds": watch.seconds, "seed": seed, "pairs": pairs}
-        (out / "results.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_text(out / "results.json", json.dumps(result, indent=1) + "\n")
     for table in score_tables(rows):
         console.print(table)
     console.print(f"{sum(watch.seconds.values()):.0f} seconds in all.")
@@ -232,7 +233,7 @@ def _write_predictions(out: Path, test: Dataset, answers: dict[str, list[str]]) 
                 columns["pair_id"], captions, columns["captions"], columns["changed"], strict=True
             )
         ]
-        (out / f"predictions_{key}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(out / f"predictions_{key}.jsonl", "\n".join(lines) + "\n")
 
 
 def _score(test: Dataset, answers: dict[str, list[str]]) -> list[Row]:

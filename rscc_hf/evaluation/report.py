@@ -1,8 +1,6 @@
 """A report: what was measured, as JSON and as a table."""
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rscc_hf.evaluation.corpus import SCORE_KEYS, Scores
+from rscc_hf.files import write_text
 
 _HEADERS = ("B-1", "B-2", "B-3", "B-4", "METEOR", "ROUGE-L", "CIDEr-D", "S*m")
 
@@ -70,20 +69,7 @@ def write_json(report: Report, path: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)  # mkstemp's files are for their owner only
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_text(Path(path), json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _per_cent(value: float | None) -> str:
