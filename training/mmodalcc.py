@@ -30,7 +30,14 @@ from rscc_hf.training.loop import OnEvaluation, OnStep, TrainingResult, train
 from rscc_hf.training.mmodalcc_recipe import MModalCCRecipe
 from rscc_hf.training.pair_images import MAPS, FromDisk, InMemory, PixelReader, PixelSource, undecoded
 from rscc_hf.training.recipe import RecipeError, parse_recipe
-from rscc_hf.training.samples import BatchMaker, CaptionFilter, ChosenSamples, FlattenedSamples, StreamedSamples
+from rscc_hf.training.samples import (
+    BatchMaker,
+    CaptionFilter,
+    ChosenSamples,
+    FewerUnchanged,
+    FlattenedSamples,
+    StreamedSamples,
+)
 from rscc_hf.training.stream import StreamBatches
 from rscc_hf.training.task import Part, Task
 from rscc_hf.training.validation import ValidationPairs, Validator, spread
@@ -235,9 +242,17 @@ class MModalCCTask(Task):
         if unusable:
             logger.warning("%d of %d training pairs have no usable caption: left out", unusable, len(captions))
         pixels = self._pixels(dataset, str(recipe.train_data), masks=bool(recipe.coverage))
+        samples: FlattenedSamples | ChosenSamples
         if recipe.captions == "flatten":
-            return FlattenedSamples(pixels, captions, self.maker, recipe.captions_per_pair)
-        return ChosenSamples(pixels, captions, self.maker, recipe.captions_per_sample)
+            samples = FlattenedSamples(pixels, captions, self.maker, recipe.captions_per_pair)
+        else:
+            samples = ChosenSamples(pixels, captions, self.maker, recipe.captions_per_sample)
+        if recipe.unchanged_share == 1:
+            return samples
+        changed = dataset["changed"]
+        return FewerUnchanged(
+            samples, [changed[pair] for pair, _ in samples.samples], recipe.unchanged_share, recipe.seed
+        )
 
     def _validator(self, dataset: Dataset) -> Validator:
         recipe = self.recipe

@@ -96,6 +96,7 @@ class MModalCCRecipe(LoopRecipe):
         "with several captions, for which it is encoded once.",
     )
     captions_per_pair: int = option(5, "Captions of a pair in flatten and together; repeated where it has fewer.")
+    unchanged_share: float = option(1.0, "Share of the unchanged pairs that an epoch sees, others each time.")
     max_caption_length: int = option(50, "Longer captions (in tokens) are dropped; also the limit of generation.")
 
     mirror_horizontal: float = option(0.0, "Probability of swapping left and right, in the words too.")
@@ -164,6 +165,10 @@ class MModalCCRecipe(LoopRecipe):
             raise RecipeError(
                 "captions flatten would put a pair's captions side by side in a stream: set captions to random_choice."
             )
+        if not 0 < self.unchanged_share <= 1:
+            raise RecipeError(f"unchanged_share is {self.unchanged_share}: give a share above 0, at most 1.")
+        if self.streaming and self.unchanged_share < 1:
+            raise RecipeError("A stream's pairs come as they are: set unchanged_share to 1, or streaming to false.")
         if self.streaming and self.cache != "none":
             raise RecipeError("A stream cannot be kept in memory: set cache to none, or streaming to false.")
         if self.stream_shuffle_buffer and not self.streaming:

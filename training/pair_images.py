@@ -10,6 +10,7 @@ import PIL.Image
 import torch
 from datasets import Dataset, Image, IterableDataset
 
+from rscc_hf.processing.image_processing_ccexpert import CCExpertImageProcessor
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
 
 IMAGES = ("image_before", "image_after")
@@ -54,13 +55,20 @@ class PixelReader:
 
     Args:
         processor: Its reading and resizing is used; its normalisation is left for later.
-        maps: Whether the model reads semantic maps.
+        maps: Whether the model reads semantic maps (CCExpert reads none).
         optional: Whether pairs may lack them.
         where: The data set's name, for errors.
         masks: Whether change masks are read as well.
     """
 
-    def __init__(self, processor: MModalCCImageProcessor, maps: bool, optional: bool, where: str, masks: bool = False):
+    def __init__(
+        self,
+        processor: MModalCCImageProcessor | CCExpertImageProcessor,
+        maps: bool,
+        optional: bool,
+        where: str,
+        masks: bool = False,
+    ):
         self.processor, self.maps, self.optional, self.where = processor, maps, optional, where
         self.masks = masks
 
@@ -71,14 +79,12 @@ class PixelReader:
             PairError: An image or a map cannot be used; it names the pair and the file.
             ValueError: A pair has no maps although the model cannot do without.
         """
-        maps = None
-        if self.maps:
-            maps = [self._maps_of(row) for row in rows]
+        maps = {"semantic_maps": [self._maps_of(row) for row in rows]} if self.maps else {}
         processor: Any = self.processor  # transformers declares narrower arguments for every image processor
         batch = processor(
             [[_source(row[name]) for name in IMAGES] for row in rows],
-            semantic_maps=maps,
             pair_ids=[str(row["pair_id"]) for row in rows],
+            **maps,
             do_rescale=False,
             do_normalize=False,
             return_tensors="pt",
@@ -94,7 +100,7 @@ class PixelReader:
         """The change mask of a row, (1, 1, H, W) bool, by nearest neighbour as classes are resized."""
         value = row.get(MASK)
         if value is None:
-            raise ValueError(f"{self.where}: pair {row['pair_id']!r} has no {MASK}: the recipe's coverage needs one.")
+            raise ValueError(f"{self.where}: pair {row['pair_id']!r} has no {MASK}: the recipe needs one.")
         mask = value if isinstance(value, PIL.Image.Image) else Image().decode_example(_source(value))
         resized = mask.convert("L").resize((size[1], size[0]), PIL.Image.Resampling.NEAREST)
         return torch.from_numpy(np.asarray(resized) > 127)[None, None]

@@ -1,9 +1,11 @@
-"""Samples of MModalCC: which caption, which augmentation, which maps are left out; and the micro-batch they make.
+"""Samples: which caption, which augmentation, which maps are left out; and the micro-batch they make.
 
 All randomness of a sample comes from a generator seeded with (recipe's seed, epoch, index): no worker and no process
 has a state of its own, so that nothing about samples needs to be saved for resuming.
 """
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rscc_hf.data.augmentation import Augmentation
 from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
-from rscc_hf.training.batches import Batch, Key
+from rscc_hf.training.batches import Batch, IndexedSamples, Key
 from rscc_hf.training.pair_images import PixelReader, Pixels, PixelSource
 from rscc_hf.training.stream import Example
 
@@ -39,8 +41,67 @@ class Coverage(NamedTuple):
         return self.epochs > 0 or self.share > 0
 
 
-class BatchMaker:
-    """Augments samples and hands the micro-batch as a whole to the processor.
+class SampleMaker(ABC):
+    """Makes micro-batches of pixels and captions.
+
+    Args:
+        seed: Of all randomness.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def generator(self, *place: int) -> np.random.Generator:
+        """The generator of a sample: `place` is its epoch and its index or indices."""
+        return np.random.default_rng([self.seed, *place])
+
+    @abstractmethod
+    def make(
+        self,
+        pixels: Pixels,
+        captions: Sequence[Sequence[str]],
+        generators: Sequence[np.random.Generator],
+        epochs: Sequence[int],
+    ) -> Batch:
+        """A micro-batch of n samples.
+
+        Args:
+            pixels: Of n pairs; not changed.
+            captions: Those of each pair, as many for each.
+            generators: n generators, from which augmentation and dropout draw.
+            epochs: The epoch of each sample.
+        """
+
+
+def augment(
+    augmentation: Augmentation,
+    images: torch.Tensor,
+    maps: torch.Tensor | None,
+    captions: Sequence[Sequence[str]],
+    generators: Sequence[np.random.Generator],
+) -> tuple[torch.Tensor, torch.Tensor | None, list[Sequence[str]]]:
+    """Augments the samples of a micro-batch, each with its own generator.
+
+    Args:
+        augmentation: Of one sample.
+        images: (n, 2, C, H, W) uint8.
+        maps: Whatever moves along without a change of colour, (n, 2, C', H, W) uint8; None: nothing.
+        captions: Those of each sample.
+        generators: n generators.
+
+    Returns:
+        New images, maps and captions.
+    """
+    moved = [
+        augmentation(images[row], None if maps is None else maps[row], tuple(captions[row]), generator)
+        for row, generator in enumerate(generators)
+    ]
+    moved_maps = None if maps is None else torch.stack([sample[1] for sample in moved if sample[1] is not None])
+    return torch.stack([sample[0] for sample in moved]), moved_maps, [sample[2] for sample in moved]
+
+
+class BatchMaker(SampleMaker):
+    """Augments samples and hands the micro-batch as a whole to MModalCC's processor.
 
     Args:
         processor: Normalises, and tokenises captions.
@@ -58,12 +119,9 @@ class BatchMaker:
         seed: int,
         coverage: Coverage | None = None,
     ):
+        super().__init__(seed)
         self.processor, self.augmentation = processor, augmentation
-        self.semantic_dropout, self.seed, self.coverage = semantic_dropout, seed, coverage or Coverage()
-
-    def generator(self, *place: int) -> np.random.Generator:
-        """The generator of a sample: `place` is its epoch and its index or indices."""
-        return np.random.default_rng([self.seed, *place])
+        self.semantic_dropout, self.coverage = semantic_dropout, coverage or Coverage()
 
     def make(
         self,
@@ -72,14 +130,7 @@ class BatchMaker:
         generators: Sequence[np.random.Generator],
         epochs: Sequence[int],
     ) -> Batch:
-        """A micro-batch of n samples: `pixel_values`, `labels` and, with maps, `semantic_values`, `semantic_present`.
-
-        Args:
-            pixels: Of n pairs; not changed.
-            captions: Those of each pair, as many for each; `labels` has them pair by pair.
-            generators: n generators, from which augmentation and dropout draw.
-            epochs: The epoch of each sample.
-        """
+        """`pixel_values`, `labels` (pair by pair) and, with maps, `semantic_values`, `semantic_present`."""
         images, maps, present, changes = pixels
         if self.semantic_dropout and maps is not None:
             dropped = [generator.random() < self.semantic_dropout for generator in generators]
@@ -94,14 +145,7 @@ class BatchMaker:
             )
             maps = maps * (changes | whole[:, None, None, None, None])  # black is void here
         if self.augmentation is not None:
-            moved = [
-                self.augmentation(images[row], None if maps is None else maps[row], tuple(captions[row]), generator)
-                for row, generator in enumerate(generators)
-            ]
-            images = torch.stack([sample[0] for sample in moved])
-            if maps is not None:
-                maps = torch.stack([sample[1] for sample in moved if sample[1] is not None])
-            captions = [sample[2] for sample in moved]
+            images, maps, captions = augment(self.augmentation, images, maps, captions, generators)
         batch = dict(
             self.processor(
                 images=images,
@@ -134,17 +178,18 @@ class CaptionFilter:
 
 
 class FlattenedSamples:
-    """Every caption is a sample: exactly `captions_per_pair` of each pair, which are drawn once.
+    """Every caption is a sample: all, or exactly `captions_per_pair` of each pair, which are drawn once.
 
     Args:
         pixels: The pairs.
         captions: The usable captions of each pair; a pair without any gives no sample.
         maker: Makes the micro-batches.
-        captions_per_pair: As the release: fewer are filled up by drawing with repetition, more are drawn without.
+        captions_per_pair: As MModalCC's release: fewer are filled up by drawing with repetition, more are drawn
+            without. None: all captions there are, as CCExpert's.
     """
 
     def __init__(
-        self, pixels: PixelSource, captions: Sequence[Sequence[str]], maker: BatchMaker, captions_per_pair: int
+        self, pixels: PixelSource, captions: Sequence[Sequence[str]], maker: SampleMaker, captions_per_pair: int | None
     ):
         self.pixels, self.maker = pixels, maker
         self.samples: list[tuple[int, str]] = []
@@ -152,7 +197,7 @@ class FlattenedSamples:
             if not texts:
                 continue
             generator = np.random.default_rng([maker.seed, pair])
-            missing = captions_per_pair - len(texts)
+            missing = 0 if captions_per_pair is None else captions_per_pair - len(texts)
             if missing >= 0:
                 chosen = [*texts, *(texts[number] for number in generator.integers(len(texts), size=missing))]
             else:
@@ -189,7 +234,7 @@ class ChosenSamples:
         count: Captions of a sample. The model encodes the pair once for all of them.
     """
 
-    def __init__(self, pixels: PixelSource, captions: Sequence[Sequence[str]], maker: BatchMaker, count: int = 1):
+    def __init__(self, pixels: PixelSource, captions: Sequence[Sequence[str]], maker: SampleMaker, count: int = 1):
         self.pixels, self.maker, self.count = pixels, maker, count
         self.samples = [(pair, texts) for pair, texts in enumerate(captions) if texts]
 
@@ -206,6 +251,39 @@ class ChosenSamples:
         return self.maker.make(self.pixels.get(pairs), captions, generators, [epoch for epoch, _ in keys])
 
 
+class FewerUnchanged:
+    """All samples of changed pairs, and each epoch other ones of unchanged pairs, until these have had their turn.
+
+    Half of the pairs of change-captioning sets are unchanged and share five sentences, which are learned at once:
+    seeing fewer of them leaves more of a budget for the changes.
+
+    Args:
+        samples: The samples to take from.
+        changed: Whether the pair of each sample changed.
+        share: Share of the samples of unchanged pairs that an epoch sees, in (0, 1].
+        seed: Of the order in which unchanged ones take turns.
+    """
+
+    def __init__(self, samples: IndexedSamples, changed: Sequence[bool], share: float, seed: int):
+        self.samples = samples
+        marks = np.asarray(changed, dtype=bool)
+        self.always = np.flatnonzero(marks)
+        self.in_turn = np.random.default_rng([seed, len(marks)]).permutation(np.flatnonzero(~marks))
+        self.a_turn = math.ceil(share * len(self.in_turn))
+
+    def __len__(self) -> int:
+        return len(self.always) + self.a_turn
+
+    def batch(self, keys: Sequence[Key]) -> Batch:
+        """See `IndexedSamples`."""
+        return self.samples.batch([(epoch, self._place(epoch, index)) for epoch, index in keys])
+
+    def _place(self, epoch: int, index: int) -> int:
+        if index < len(self.always):
+            return int(self.always[index])
+        return int(self.in_turn[(epoch * self.a_turn + index - len(self.always)) % len(self.in_turn)])
+
+
 class StreamedSamples:
     """The samples of a stream: each row with some of its captions, chosen anew each epoch.
 
@@ -216,7 +294,7 @@ class StreamedSamples:
         count: Captions of a sample, as for `ChosenSamples`.
     """
 
-    def __init__(self, reader: PixelReader, captions: CaptionFilter, maker: BatchMaker, count: int = 1):
+    def __init__(self, reader: PixelReader, captions: CaptionFilter, maker: SampleMaker, count: int = 1):
         self.reader, self.captions, self.maker, self.count = reader, captions, maker, count
 
     def usable(self, row: dict[str, Any]) -> bool:
