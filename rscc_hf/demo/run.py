@@ -35,7 +35,7 @@ from rscc_hf.training.recipe import read_recipe
 
 RECIPE = "mmodalcc_synthetic.yaml"
 #: Pairs of all three splits together (80 / 10 / 10 per cent).
-PAIRS = 3400
+PAIRS = 3750
 #: Test pairs on the page: the first of each kind in the order of the split, so that nobody picked them.
 GALLERY_CHANGED, GALLERY_UNCHANGED = 12, 4
 #: What a demo leaves in its folder; anything else there stops it.
