@@ -140,6 +140,11 @@ def test_accumulation_follows_from_the_batch_sizes():
         ({"semantic_dropout": 0.3}, "semantic_dropout leaves maps out: set semantics_optional"),
         ({"streaming": True}, "captions flatten would put a pair's captions side by side"),
         ({"streaming": True, "captions": "random_choice", "cache": "memory"}, "stream cannot be kept in memory"),
+        ({"unchanged_share": 0.0}, r"unchanged_share is 0\.0: give a share above 0"),
+        (
+            {"streaming": True, "captions": "random_choice", "unchanged_share": 0.5},
+            "A stream's pairs come as they are: set unchanged_share to 1",
+        ),
         ({"stream_shuffle_buffer": 5}, "stream_shuffle_buffer is for streams"),
         ({"mirror_vertical": 1.5}, r"mirror_vertical is 1\.5: give a number between 0 and 1"),
         ({"modalities": "rgb", "backbone_weights_semantic": "x"}, "backbone_weights_semantic is given"),

@@ -1,14 +1,18 @@
 """Training of a tiny MModalCC on tiny pairs, from the recipe to a folder that loads."""
 
 import json
+import math
 import multiprocessing
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from toy_killed import run
 from toy_pairs import SIDE, toy_pairs_recipe, write_pairs
@@ -21,7 +25,7 @@ from rscc_hf.training import checkpoints
 from rscc_hf.training.loop import train
 from rscc_hf.training.mmodalcc import MModalCCRecipe, MModalCCTask, main, train_mmodalcc
 from rscc_hf.training.recipe import RecipeError, read_recipe, recipe_to_yaml
-from rscc_hf.training.samples import BatchMaker, ChosenSamples, FlattenedSamples
+from rscc_hf.training.samples import BatchMaker, ChosenSamples, FewerUnchanged, FlattenedSamples
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERYTHING_RANDOM = {
@@ -269,6 +273,41 @@ def test_choice_of_captions():
     assert [pair for pair, _ in together] == [0] * 4 + [2] * 4 + [3] * 4
     assert {text for pair, text in together if pair == 0} == {"a", "b", "c"}  # one of them twice
     assert len({text for pair, text in together if pair == 3}) == 4
+
+
+class Indices:
+    """Samples that are their own index."""
+
+    def batch(self, keys):
+        return [index for _, index in keys]
+
+
+@given(changed=st.lists(st.booleans(), min_size=1, max_size=40), share=st.floats(0.01, 1), epochs=st.integers(1, 9))
+def test_unchanged_samples_take_turns(changed, share, epochs):
+    """Each changed sample once an epoch; of the unchanged ones the share, none a second time before all had one."""
+    samples = FewerUnchanged(Indices(), changed, share, seed=1)
+    unchanged = changed.count(False)
+    assert len(samples) == changed.count(True) + math.ceil(share * unchanged)
+    seen = Counter()
+    for epoch in range(epochs):
+        drawn = samples.batch([(epoch, index) for index in range(len(samples))])
+        assert len(set(drawn)) == len(drawn)
+        assert [index for index in range(len(changed)) if changed[index]] == sorted(
+            index for index in drawn if changed[index]
+        )
+        seen.update(index for index in drawn if not changed[index])
+    if unchanged:
+        turns = [seen[index] for index in range(len(changed)) if not changed[index]]
+        assert max(turns) - min(turns) <= 1
+
+
+def test_a_run_with_fewer_unchanged_pairs(pairs, tmp_path):
+    """Its epochs are shorter by what is left out, and hold every changed pair."""
+    task = train_mmodalcc(toy_pairs_recipe(pairs, tmp_path, unchanged_share=0.5, captions="random_choice")).task
+    changed = task.training["changed"]
+    assert 0 < sum(changed) < len(changed)
+    assert len(task.samples) == sum(changed) + math.ceil((len(changed) - sum(changed)) / 2)
+    assert [int(index) for index in task.samples.always] == [i for i, mark in enumerate(changed) if mark]
 
 
 def test_pairs_with_several_captions_lose_as_each_caption_alone(pairs, tmp_path):
