@@ -81,7 +81,7 @@ def loss_plot(log: Sequence[dict[str, Any]], batch_size: int) -> str:
     axes.set_xlabel("samples seen")
     axes.set_ylabel("loss (nats a word)", color="#2171b5")
     axes.set_ylim(bottom=0)
-    axes.spines[["top"]].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     scores = [(entry["step"] * batch_size, entry["validation"]["s_m"]) for entry in log if "validation" in entry]
     if scores:
         right = axes.twinx()
