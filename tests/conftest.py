@@ -1,5 +1,6 @@
 """Tiny MModalCC checkpoints with random weights, and small pairs of images, for what is built on top of a model."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from PIL import Image
 
 from rscc_hf import MModalCCConfig, MModalCCForConditionalGeneration, MModalCCImageProcessor, MModalCCProcessor
 from rscc_hf.data.vocabulary import build_word_tokenizer
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `toy_tokenizers`
 
 WORDS = ("two houses appear along the road", "a lake replaces the trees", "no change has occurred")
 
