@@ -125,6 +125,11 @@ class ChangeCaptioner:
             return "none"
         return "optional" if getattr(config, "semantics_optional", False) else "required"
 
+    @property
+    def takes_questions(self) -> bool:
+        """Whether this checkpoint is asked with a prompt, and so can be asked something else."""
+        return isinstance(getattr(self.processor, "prompt", None), str)
+
     @overload
     def __call__(
         self,
@@ -136,6 +141,7 @@ class ChangeCaptioner:
         batch_size: int = 8,
         on_error: Literal["raise"] = "raise",
         pair_ids: None = None,
+        text: str | None = None,
         **generate_kwargs: Any,
     ) -> str: ...
 
@@ -150,6 +156,7 @@ class ChangeCaptioner:
         batch_size: int = 8,
         on_error: Literal["raise"] = "raise",
         pair_ids: Sequence[str] | None = None,
+        text: str | None = None,
         **generate_kwargs: Any,
     ) -> list[str]: ...
 
@@ -164,6 +171,7 @@ class ChangeCaptioner:
         batch_size: int = 8,
         on_error: Literal["skip"],
         pair_ids: None = None,
+        text: str | None = None,
         **generate_kwargs: Any,
     ) -> CaptionResult: ...
 
@@ -178,6 +186,7 @@ class ChangeCaptioner:
         batch_size: int = 8,
         on_error: Literal["skip"],
         pair_ids: Sequence[str] | None = None,
+        text: str | None = None,
         **generate_kwargs: Any,
     ) -> list[CaptionResult]: ...
 
@@ -191,6 +200,7 @@ class ChangeCaptioner:
         batch_size: int = 8,
         on_error: Literal["raise", "skip"] = "raise",
         pair_ids: Sequence[str] | None = None,
+        text: str | None = None,
         **generate_kwargs: Any,
     ) -> str | list[str] | CaptionResult | list[CaptionResult]:
         """Says what changed from `before` to `after`.
@@ -208,6 +218,7 @@ class ChangeCaptioner:
             on_error: What a pair that cannot be read does: `"raise"` stops with its error; `"skip"` goes on and
                 returns a :class:`CaptionResult` for every pair, with the reason in place of the caption.
             pair_ids: Names of the pairs for error messages; their positions when omitted.
+            text: A question to ask instead of the checkpoint's own, for checkpoints that take questions.
             **generate_kwargs: Go to `model.generate` (`num_beams`, `max_new_tokens`, `do_sample`, ...); what is
                 not given is as the checkpoint's `generation_config.json` says.
 
@@ -216,8 +227,8 @@ class ChangeCaptioner:
             with `on_error="skip"`. What there is to note about the images is in the latter, else it is logged.
 
         Raises:
-            ValueError: Lists of unequal length, a map for one date only, maps for a checkpoint that takes none, none
-                for one that needs them, or (`"raise"`) a pair that cannot be read.
+            ValueError: Lists of unequal length, a map for one date only, maps or a question for a checkpoint that
+                takes none, no maps for one that needs them, or (`"raise"`) a pair that cannot be read.
         """
         single = not _is_many(before)
         if single and any(_is_many(other) for other in (after, semantic_before, semantic_after)):
@@ -234,6 +245,7 @@ class ChangeCaptioner:
             batch_size=batch_size,
             on_error=on_error,
             pair_ids=pair_ids,
+            text=text,
             **generate_kwargs,
         )
         results = [result for batch in batches for result in batch]
@@ -253,6 +265,7 @@ class ChangeCaptioner:
         batch_size: int = 8,
         on_error: Literal["raise", "skip"] = "raise",
         pair_ids: Sequence[str] | None = None,
+        text: str | None = None,
         **generate_kwargs: Any,
     ) -> Iterator[list[CaptionResult]]:
         """As calling the captioner with lists, a batch of results at a time; images are opened batch by batch.
@@ -260,6 +273,8 @@ class ChangeCaptioner:
         What is wrong with the call as a whole raises here, before the first batch.
         """
         count = self._check_call(before, after, semantic_before, semantic_after, pair_ids)
+        if text is not None and not self.takes_questions:
+            raise ValueError(f"{self.name} answers no questions; leave text out.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
         if on_error not in ("raise", "skip"):
@@ -281,7 +296,7 @@ class ChangeCaptioner:
                     )
                     for row in rows
                 ]
-                yield self._caption(pairs, on_error == "skip", generate_kwargs)
+                yield self._caption(pairs, text, on_error == "skip", generate_kwargs)
 
         return batches()
 
@@ -306,24 +321,26 @@ class ChangeCaptioner:
             )
         return lengths["before"]
 
-    def _caption(self, pairs: list[_Pair], skip: bool, generate_kwargs: dict[str, Any]) -> list[CaptionResult]:
+    def _caption(
+        self, pairs: list[_Pair], text: str | None, skip: bool, generate_kwargs: dict[str, Any]
+    ) -> list[CaptionResult]:
         """Captions one batch; with `skip` the pairs that cannot be prepared get their reason."""
         errors: dict[int, str] = {}
         try:
-            inputs, notes = self._prepare(pairs)
+            inputs, notes = self._prepare(pairs, text)
         except (ValueError, OSError):
             if not skip:
                 raise
             # The processor takes a batch whole or not at all: ask it about each pair, then take the good ones.
             for index, pair in enumerate(pairs):
                 try:
-                    self._prepare([pair])
+                    self._prepare([pair], text)
                 except (ValueError, OSError) as error:
                     errors[index] = " ".join(str(error).split())
             good = [pair for index, pair in enumerate(pairs) if index not in errors]
             if not good:
                 return [CaptionResult(None, error=error) for error in errors.values()]
-            inputs, notes = self._prepare(good)
+            inputs, notes = self._prepare(good, text)
         captions = self._generate(inputs, generate_kwargs)
         answers = iter(zip(captions, notes, strict=True))
         results = []
@@ -335,7 +352,7 @@ class ChangeCaptioner:
                 results.append(CaptionResult(caption, notes=noted))
         return results
 
-    def _prepare(self, pairs: list[_Pair]) -> tuple[Any, list[tuple[str, ...]]]:
+    def _prepare(self, pairs: list[_Pair], text: str | None) -> tuple[Any, list[tuple[str, ...]]]:
         """The model's inputs for these pairs, and what there is to note about each."""
         for pair in pairs:
             if (pair.maps[0] is None) != (pair.maps[1] is None):
@@ -346,6 +363,8 @@ class ChangeCaptioner:
         arguments: dict[str, Any] = {"images": [pair.images for pair in pairs], "return_tensors": "pt"}
         if any(pair.maps[0] is not None for pair in pairs):
             arguments["semantic_maps"] = [None if pair.maps[0] is None else list(pair.maps) for pair in pairs]
+        if text is not None:
+            arguments["text"] = text
         if "pair_ids" in self._processor_accepts:
             arguments["pair_ids"] = [pair.id for pair in pairs]
         if "return_notes" in self._processor_accepts:
