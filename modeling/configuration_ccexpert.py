@@ -92,7 +92,7 @@ class CCExpertConfig(PreTrainedConfig):
         initializer_range: deviation of the normal distribution that the module's flags start from.
 
     Raises:
-        ValueError: (`StrictDataclassError` when constructed) naming the field and the remedy.
+        ValueError: naming the field and the remedy.
     """
 
     model_type = "ccexpert"
@@ -120,6 +120,7 @@ class CCExpertConfig(PreTrainedConfig):
         vision = _child(self.vision_config, so400m_config, "vision_config", "siglip_vision_model")
         text = _child(self.text_config, lambda: qwen2_config("0.5b"), "text_config", "qwen2")
         self.vision_config, self.text_config = vision, text
+        self.validate_vision_config()
         self.trim_vision()
         width: int = vision.hidden_size
         if self.integration_attention_heads is None:
@@ -129,6 +130,9 @@ class CCExpertConfig(PreTrainedConfig):
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(text.tie_word_embeddings)
         text.tie_word_embeddings = self.tie_word_embeddings
+        # here too: what `strict` calls by itself raises no ValueError
+        self.validate_integration()
+        self.validate_image_token_id()
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -216,16 +220,16 @@ class CCExpertConfig(PreTrainedConfig):
 
     def validate_integration(self) -> None:
         """Check the module's sizes."""
-        heads, ffn = self.integration_attention_heads or 0, self.integration_ffn_dim or 0
+        heads = self.integration_attention_heads
         for name, value in (
             ("num_integration_layers", self.num_integration_layers),
             ("integration_attention_heads", heads),
-            ("integration_ffn_dim", ffn),
+            ("integration_ffn_dim", self.integration_ffn_dim),
         ):
-            if value < 1:
+            if value is None or value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
         width = self.vision.hidden_size
-        if width % heads:
+        if heads is not None and width % heads:
             raise ValueError(f"integration_attention_heads={heads} must divide the vision tower's width {width}.")
         if self.integration and width % 4:
             raise ValueError(

@@ -1,8 +1,8 @@
 """CCExpert: change captioning by a vision language model with a Difference-aware Integration Module.
 
-Paper: arXiv 2411.11360. Original repository: github.com/Meize0729/CCExpert (Apache-2.0 for code; weights: see its model
-cards). This implementation is Apache-2.0 and built from the paper's equations and the release's behaviour; no code is
-copied. Vision tower and language model are transformers' own classes.
+Paper: arXiv 2411.11360. Original repository: github.com/Meize0729/CCExpert (Apache-2.0). This implementation is
+Apache-2.0 and built from the paper's equations and the release's behaviour; no code is copied. Vision tower and
+language model are transformers' own classes.
 """
 
 import os
@@ -99,7 +99,7 @@ class CCExpertVisionTower(nn.Module):
             states = layer(states, None)
             if index in levels:
                 kept.append(states[:, extra:])
-        return kept
+        return [level.to(states.device) for level in kept]  # a tower may lie on several devices
 
 
 class CCExpertProjector(nn.Module):
@@ -316,7 +316,8 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
                 f"There are {image_embeds.shape[0]} pairs of images for {input_ids.shape[0]} rows of input_ids; give "
                 "one pair a row."
             )
-        return embeds.masked_scatter(places[:, :, None], image_embeds.to(embeds.device, embeds.dtype))
+        places = places[:, :, None].to(embeds.device)
+        return embeds.masked_scatter(places, image_embeds.to(embeds.device, embeds.dtype))
 
     # --- forward ----------------------------------------------------------------------------------------------------
 
@@ -373,7 +374,9 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
             images = self.get_image_features(pixel_values, output_change_features, output_vision_features)
         if inputs_embeds is None:
             assert input_ids is not None
-            fresh = past_key_values is None or int(past_key_values.get_seq_length()) == 0
+            fresh = past_key_values is None or (
+                not torch.compiler.is_compiling() and int(past_key_values.get_seq_length()) == 0
+            )
             inputs_embeds = self._embed(input_ids, images.image_embeds, fresh)
         elif images.image_embeds is not None:
             raise ValueError("Images need input_ids, whose placeholders say where they go; give these.")
@@ -397,6 +400,8 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
         )
         states = outputs.last_hidden_state
         logits, loss = None, None
+        if labels is not None:
+            loss = self._caption_loss(states, labels, num_items_in_batch)
         if labels is None or not self.training:
             kept = states
             if isinstance(logits_to_keep, torch.Tensor):
@@ -404,8 +409,6 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
             elif logits_to_keep:
                 kept = states[:, -logits_to_keep:]
             logits = self.lm_head(kept)
-        if labels is not None:
-            loss = self._caption_loss(states, labels, num_items_in_batch)
         output = CCExpertOutput(
             loss=loss,
             logits=logits,
@@ -432,7 +435,8 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
         """
         targets = labels[:, 1:].to(states.device)
         wanted = targets != -100
-        logits = self.lm_head(states[:, :-1][wanted]).float()
+        logits = self.lm_head(states[:, :-1][wanted])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         targets = targets[wanted].to(logits.device)
         total = nn.functional.cross_entropy(logits, targets, reduction="sum")
         if num_items_in_batch is None:
@@ -464,14 +468,15 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
             **kwargs,
         )
         ids = inputs.get("input_ids")
-        if kwargs.get("use_cache", True) and not is_first_iteration:
-            needed = False
-        else:  # a conversation may go on from a cache that has seen the images
-            needed = ids is not None and bool((ids == self.config.image_token_id).any())
-        cached = past_key_values is not None and int(past_key_values.get_seq_length()) > 0
-        if not needed and (cached or not is_first_iteration):
-            for name in _IMAGE_INPUTS:
-                inputs.pop(name, None)
+        if not kwargs.get("use_cache", True):
+            return inputs  # every step reads the whole prompt
+        if is_first_iteration:
+            cached = past_key_values is not None and int(past_key_values.get_seq_length()) > 0
+            if not cached or ids is None or bool((ids == self.config.image_token_id).any()):
+                return inputs
+            # a conversation goes on from a cache that has seen the images
+        for name in _IMAGE_INPUTS:
+            inputs.pop(name, None)
         return inputs
 
     def _expand_inputs_for_generation(
@@ -481,10 +486,11 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
         input_ids: torch.Tensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[torch.Tensor | None, dict[str, Any]]:
-        """Repeat rows for beams and samples; a pair is encoded before that, once."""
+        """Repeat rows for beams and samples; a pair is encoded before that, once, and so without a cache too."""
         pixel_values = model_kwargs.get("pixel_values")
-        again = expand_size > 1 or model_kwargs.get("use_cache") is False
-        if pixel_values is not None and again and model_kwargs.get("image_embeds") is None:
+        past = model_kwargs.get("past_key_values")
+        cached = past is not None and int(past.get_seq_length()) > 0  # which has seen the images, most likely
+        if pixel_values is not None and not cached and model_kwargs.get("image_embeds") is None:
             del model_kwargs["pixel_values"]
             model_kwargs["image_embeds"] = self.get_image_features(pixel_values).image_embeds
         return super()._expand_inputs_for_generation(  # type: ignore[misc]

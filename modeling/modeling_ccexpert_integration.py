@@ -36,29 +36,28 @@ class IntegrationOutput(NamedTuple):
     gates: torch.Tensor
 
 
-def sine_positions(height: int, width: int, channels: int, device: torch.device | str | None = None) -> torch.Tensor:
+def sine_positions(height: int, width: int, channels: int) -> torch.Tensor:
     """DETR's normalised two-dimensional sine positions.
 
     Args:
         height: rows of the grid.
         width: columns of the grid.
         channels: a multiple of 4; the first half is for rows, the second for columns.
-        device: where the table is made.
 
     Returns:
-        float32 `(height * width, channels)`, cells row-major.
+        float64 `(height * width, channels)`, cells row-major, on the CPU: not every device has the type.
     """
     half = channels // 2
-    index = torch.arange(half, device=device)
+    index = torch.arange(half, dtype=torch.float64, device="cpu")
     frequencies = 10000 ** (-2 * (index // 2) / half)
     halves = []
     for length in (height, width):
-        places = (torch.arange(length, device=device) + 0.5) / (length + 1e-6) * 2 * math.pi
+        places = (torch.arange(length, dtype=torch.float64, device="cpu") + 0.5) / (length + 1e-6) * 2 * math.pi
         angles = places[:, None] * frequencies
         halves.append(torch.where(index % 2 == 0, angles.sin(), angles.cos()))
     rows = halves[0][:, None].expand(height, width, half)
     columns = halves[1][None, :].expand(height, width, half)
-    return torch.cat([rows, columns], dim=-1).flatten(0, 1).float()
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)
 
 
 def eager_attention_forward(
@@ -75,7 +74,7 @@ def eager_attention_forward(
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
-    weights = weights.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = weights.softmax(dim=-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2), weights
 
@@ -259,7 +258,7 @@ class DifferenceAwareIntegration(nn.Module):
         if table is None:
             side = math.isqrt(tokens)
             with torch.inference_mode(False), torch.no_grad():  # usable in training too, whoever asked first
-                table = sine_positions(side, side, like.shape[-1], like.device).to(like.dtype)
+                table = sine_positions(side, side, like.shape[-1]).to(like.device, like.dtype)
             self._positions[place] = table
         return table
 
@@ -276,7 +275,7 @@ class DifferenceAwareIntegration(nn.Module):
         images = images.unflatten(0, (number, batch))
         change = change.unflatten(0, (number, batch))
         gates = levels.new_ones(number, batch) if self.adjustment is None else self.adjustment(images, change)
-        weights = gates / (gates.sum(dim=0) + 1e-6)
+        weights = (gates / (gates.sum(dim=0) + 1e-6)).to(images.dtype)  # the two differ under autocast
         return IntegrationOutput(
             images=_weighted_sum(images, weights) + levels[-1],
             change_features=_weighted_sum(change, weights) if output_change_features else None,
