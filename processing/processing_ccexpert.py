@@ -310,10 +310,11 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
             skip_prompt: Everything through the last assistant header is left out, and spaces around the rest.
             **kwargs: For the tokenizer: `skip_special_tokens=True` drops the marks.
         """
-        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
+        ids: Any = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
         if isinstance(ids, Sequence) and ids and not isinstance(ids[0], Integral):
             return self.batch_decode(ids, *args, skip_prompt=skip_prompt, **kwargs)
-        ids = [number for number in ([ids] if isinstance(ids, Integral) else ids) if number >= 0]
+        given: list[Any] = [ids] if isinstance(ids, Integral) else list(ids)
+        ids = [number for number in given if number >= 0]
         if not skip_prompt:
             return self.tokenizer.decode(ids, *args, **kwargs)
         _, header = self._header()
@@ -324,8 +325,10 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
 
 
 # arguments of a call that `apply_chat_template` takes as its own, so that they do not go to the template
-_CALL_OPTIONS = ("images", "pair_ids", "padding", "padding_side", "truncation", "max_length", "pad_to_multiple_of")
-_CALL_OPTIONS += ("add_special_tokens", "return_notes")
+_CALL_OPTIONS = (
+    *("images", "pair_ids", "padding", "padding_side", "truncation", "max_length", "pad_to_multiple_of"),
+    *("add_special_tokens", "return_notes"),
+)
 
 
 def _images_of(messages: list[dict[str, Any]]) -> list[Any]:

@@ -49,12 +49,13 @@ class PromptWriting:
             template = self.chat_template.get(chat_template or "default", chat_template)
         if want_spans and not re.search(r"\{%-?\s*generation\s*-?%\}", str(template)):
             raise ValueError("the chat template has no {% generation %} around what the assistant says: add it.")
-        texts, spans = render_jinja_template(
+        rendered: Any = render_jinja_template(  # two lists, whatever its type says
             conversations=conversations,
             chat_template=template,
             return_assistant_tokens_mask=want_spans,
             **{**self.tokenizer.special_tokens_map, **kwargs},
         )
+        texts, spans = rendered
         return list(texts), [[(start, end) for start, end in given] for given in spans] if want_spans else None
 
     def _write(
