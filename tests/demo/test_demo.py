@@ -26,7 +26,8 @@ def demo(tmp_path_factory) -> DemoResult:
     overrides = {
         "max_epochs": 2,
         "changed_coverage_epochs": 1,
-        "eval_every": 2,
+        "global_batch_size": 8,
+        "per_device_batch_size": 8,
         "logging_steps": 1,
         "torch_threads": 1,
     }
