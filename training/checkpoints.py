@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file, save_model
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class CheckpointError(ValueError):
 def write_checkpoint(
     folder: Path,
     step: int,
-    model: torch.nn.Module,
+    model: torch.nn.Module | dict[str, torch.Tensor],
     optimizer_state: dict[str, Any],
     state: dict[str, Any],
     recipe: str,
@@ -45,7 +45,7 @@ def write_checkpoint(
     Args:
         folder: The run's `checkpoints` folder.
         step: Optimiser steps done.
-        model: The bare model, not its distributed wrapper.
+        model: The bare model, not its distributed wrapper; or its whole state where processes share it out.
         optimizer_state: State dicts of optimiser, schedule and scaler: tensors and plain values only.
         state: What JSON can hold: the position of the loop.
         recipe: The resolved recipe as YAML.
@@ -55,7 +55,10 @@ def write_checkpoint(
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
-    save_model(model, str(partial / MODEL))
+    if isinstance(model, dict):
+        save_file({name: tensor.clone() for name, tensor in model.items()}, partial / MODEL)  # tied ones twice
+    else:
+        save_model(model, str(partial / MODEL))
     torch.save(optimizer_state, partial / OPTIMIZER)
     (partial / RECIPE).write_text(recipe, encoding="utf-8")
     files = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}

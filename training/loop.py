@@ -38,6 +38,7 @@ from rscc_hf.training.optimisation import (
 from rscc_hf.training.output import RunFolder
 from rscc_hf.training.processes import open_accelerator
 from rscc_hf.training.recipe import LoopRecipe, recipe_to_yaml
+from rscc_hf.training.sharding import Sharded
 from rscc_hf.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -152,6 +153,9 @@ class _Loop:
         optimizer = build_optimizer(self.parts, recipe, task.model)
         self.schedule = build_schedule(optimizer, recipe, self.total_steps)
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
+        self.sharded = Sharded(accelerator, self.model, self.optimizer) if accelerator.is_fsdp2 else None
+        if self.sharded is not None:
+            self.parts = task.parts()  # the processes hold pieces of the parameters now
         if checkpoint is not None:
             self._restore(checkpoint)
 
@@ -169,9 +173,14 @@ class _Loop:
                     self.position = None
                     self._evaluate_or_save("epochs", state.epoch)
         if recipe.eval_unit == "never":
-            self.folder.save_model(self.task)
+            self.folder.save_model(self.task, self._shared_out())
         elif state.evaluated_step != state.step:
             self._evaluate()
+        if recipe.keeps_last:
+            if recipe.eval_unit == "never" or state.best_step == state.step:
+                self.folder.drop_last()
+            else:
+                self.folder.save_last(self.task, self._shared_out())
         if recipe.save_unit != "never" and self.checkpointed_step != state.step:
             self._checkpoint()
 
@@ -259,7 +268,7 @@ class _Loop:
     def _evaluate(self) -> None:
         recipe, state = self.recipe, self.state
         model = self.task.model
-        if self.processes > 1:
+        if self.processes > 1 and self.sharded is None:
             for buffer in model.buffers():  # batch-norm statistics: the first process's are the ones that are saved
                 buffer.copy_(broadcast(buffer.clone()))
         model.eval()
@@ -271,7 +280,7 @@ class _Loop:
         state.history.append({"step": state.step, "epoch": state.epoch, "scores": scores})
         if improved:
             state.best, state.best_step, state.stalls = score, state.step, 0
-            self.folder.save_model(self.task)
+            self.folder.save_model(self.task, self._shared_out())
         else:
             state.stalls += 1
             decaying = {part.name for part in self.parts if part.decays}
@@ -281,13 +290,19 @@ class _Loop:
         if self.on_evaluation is not None and self.accelerator.is_main_process:
             self.on_evaluation(scores)
 
+    def _shared_out(self) -> dict[str, torch.Tensor] | None:
+        """The whole model's weights where the processes hold pieces of them; every process must ask."""
+        return None if self.sharded is None else self.sharded.weights()
+
     def _checkpoint(self) -> None:
         positions = gather_object([self.position])
+        weights = self._shared_out()
+        optimizer = self.optimizer.state_dict() if self.sharded is None else self.sharded.optimizer_state()
         self.checkpointed_step = self.state.step
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             states = {
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "schedule": self.schedule.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
             }
@@ -299,7 +314,12 @@ class _Loop:
             }
             folder = self.folder.checkpoints
             checkpoints.write_checkpoint(
-                folder, self.state.step, self.task.model, states, state, recipe_to_yaml(self.recipe)
+                folder,
+                self.state.step,
+                self.task.model if weights is None else weights,
+                states,
+                state,
+                recipe_to_yaml(self.recipe),
             )
             checkpoints.prune(folder, self.recipe.keep_checkpoints)
         self.accelerator.wait_for_everyone()
@@ -312,7 +332,15 @@ class _Loop:
                 f"{self.source.steps_per_epoch} now; give the same data, or another output_dir."
             )
         states = checkpoints.load_optimizer_state(checkpoint)
-        self.optimizer.load_state_dict(states["optimizer"])
+        by_name = "state" in states["optimizer"] and any(isinstance(key, str) for key in states["optimizer"]["state"])
+        if by_name != (self.sharded is not None):
+            raise checkpoints.CheckpointError(
+                f"{checkpoint} is of a run {'with' if by_name else 'without'} FSDP: continue it so, or start another."
+            )
+        if self.sharded is None:
+            self.optimizer.load_state_dict(states["optimizer"])
+        else:
+            self.sharded.load_optimizer_state(states["optimizer"])
         self.schedule.load_state_dict(states["schedule"])
         if states["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(states["scaler"])

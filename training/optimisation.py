@@ -70,7 +70,7 @@ def build_optimizer(parts: Sequence[Part], recipe: LoopRecipe, model: torch.nn.M
     Raises:
         ValueError: Nothing is left to train, or a parameter is in two parts.
     """
-    hidden = _hidden_matrices(model) if recipe.optimizer == "muon" else frozenset()
+    hidden = hidden_matrices(model) if recipe.optimizer == "muon" else frozenset()
     groups: list[dict[str, Any]] = []
     for part in parts:
         kinds: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
@@ -93,7 +93,7 @@ def log_name(group: dict[str, Any]) -> str:
     return f"{group['name']}/muon" if group["muon"] else str(group["name"])
 
 
-def _hidden_matrices(model: torch.nn.Module) -> frozenset[int]:
+def hidden_matrices(model: torch.nn.Module) -> frozenset[int]:
     """Ids of the weights of linear layers, but for the one that gives the output."""
     output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     return frozenset(

@@ -2,6 +2,7 @@
 
 OUT/                     best model and processor, loads with from_pretrained; recipe.yaml
 OUT/training_log.jsonl   a line every `logging_steps` steps and for each evaluation
+OUT/last/                the last model, where the recipe keeps it and it is not the best
 OUT/checkpoints/         step-XXXXXXXX, for `resume`
 OUT/tracker/             what the tracker writes
 """
@@ -12,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from rscc_hf.files import write_text
@@ -20,6 +22,7 @@ from rscc_hf.training.recipe import LoopRecipe, RecipeError, recipe_to_yaml, tra
 from rscc_hf.training.task import Task
 
 LOG = "training_log.jsonl"
+LAST = "last"
 _PARTIAL = ".partial-model"
 
 
@@ -86,23 +89,46 @@ class RunFolder:
                 "continue with the same value, or start a new run in another output_dir."
             )
 
-    def save_model(self, task: Task) -> None:
-        """Puts the model at the top of the folder, file by file; a file is replaced at once or not at all."""
+    def save_model(self, task: Task, weights: dict[str, torch.Tensor] | None = None) -> None:
+        """Puts the model at the top of the folder, file by file; a file is replaced at once or not at all.
+
+        Args:
+            task: Writes the model.
+            weights: Of the whole model, where the processes share it out among them.
+        """
         if self.accelerator.is_main_process:
-            partial = self.path / _PARTIAL
-            if partial.exists():
-                shutil.rmtree(partial)
-            task.save(partial)
-            files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
-            for path in files:
-                checkpoints.flush(path)
-            for path in files:
-                target = self.path / path.relative_to(partial)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(target)
-            shutil.rmtree(partial)
-            checkpoints.flush(self.path)
+            self._write(task, weights, self.path)
         self.accelerator.wait_for_everyone()
+
+    def save_last(self, task: Task, weights: dict[str, torch.Tensor] | None = None) -> None:
+        """As `save_model`, below the folder: the weights that a next stage starts from."""
+        if self.accelerator.is_main_process:
+            self._write(task, weights, self.path / LAST)
+        self.accelerator.wait_for_everyone()
+
+    def drop_last(self) -> None:
+        """Removes the last model of an earlier end of the run, now that the best is the last."""
+        if self.accelerator.is_main_process and (self.path / LAST).is_dir():
+            shutil.rmtree(self.path / LAST)
+        self.accelerator.wait_for_everyone()
+
+    def _write(self, task: Task, weights: dict[str, torch.Tensor] | None, folder: Path) -> None:
+        partial = self.path / _PARTIAL
+        if partial.exists():
+            shutil.rmtree(partial)
+        if weights is None:
+            task.save(partial)
+        else:
+            task.save_weights(partial, weights)
+        files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
+        for path in files:
+            checkpoints.flush(path)
+        for path in files:
+            target = folder / path.relative_to(partial)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+        shutil.rmtree(partial)
+        checkpoints.flush(folder)
 
     def log(self, entry: dict[str, Any]) -> None:
         """Appends a line to the log and hands its numbers to the tracker."""

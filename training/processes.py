@@ -17,6 +17,7 @@ _SUPPORTED = {
     DistributedType.MULTI_GPU,
     DistributedType.MULTI_XPU,
     DistributedType.MULTI_NPU,
+    DistributedType.FSDP,
 }
 
 
@@ -44,7 +45,11 @@ def open_accelerator(recipe: LoopRecipe) -> Iterator[Accelerator]:
     try:
         if accelerator.distributed_type not in _SUPPORTED:
             kind = accelerator.distributed_type.value
-            raise RecipeError(f"accelerate is set to {kind}: the loop runs on one process or by data parallelism.")
+            raise RecipeError(
+                f"accelerate is set to {kind}: the loop runs on one process, by data parallelism (DDP) or by FSDP2."
+            )
+        if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+            raise RecipeError("accelerate is set to FSDP version 1: set fsdp_version to 2.")
         yield accelerator
     finally:
         for opened in getattr(accelerator, "trackers", []):

@@ -97,6 +97,11 @@ class LoopRecipe:
         """Whether a forward pass may leave parameters out, which distributed training must then look for."""
         return False
 
+    @property
+    def keeps_last(self) -> bool:
+        """Whether the last weights are kept as well where the best ones are others."""
+        return False
+
     def __post_init__(self) -> None:
         self.validate()
 

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from rscc_hf.training.batches import Batch, BatchSource
+from rscc_hf.training.recipe import RecipeError
 
 
 @dataclass
@@ -56,6 +57,18 @@ class Task(ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Writes model and processor as `from_pretrained` reads them; called in the main process only."""
+
+    def save_weights(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        """As `save`, of a model that the processes share out among them.
+
+        Args:
+            folder: See `save`.
+            weights: The whole of it, on the CPU, named as in `model.state_dict()`.
+
+        Raises:
+            RecipeError: This kind of training was never tried so.
+        """
+        raise RecipeError(f"{type(self).__name__} runs on one process or by data parallelism: use no FSDP.")
 
     def loss(self, model: torch.nn.Module, batch: Batch, targets: int) -> torch.Tensor:
         """Sum of the losses of a micro-batch over `targets`, the target tokens of the whole global batch.

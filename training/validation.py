@@ -81,6 +81,11 @@ class Validator:
         """
         indices = list(range(len(self.pairs.pair_ids)))[accelerator.process_index :: accelerator.num_processes]
         chunks = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
+        options = dict(self.generate_options)
+        if accelerator.is_fsdp2:  # all processes must run as many forward passes: the shortest repeats its pairs
+            options["synced_gpus"] = True
+            most = max(gather_object([len(chunks)]))
+            chunks += [(indices or [0])[: self.batch_size]] * (most - len(chunks))
         loader = DataLoader(
             _Chunks(self.pairs, chunks),
             batch_size=None,
@@ -91,7 +96,9 @@ class Validator:
         generator: Any = model  # a PreTrainedModel need not generate, as far as its type says
         with torch.no_grad(), accelerator.autocast():
             for chunk, batch in zip(chunks, loader, strict=True):
-                sequences = generator.generate(**send_to_device(batch, accelerator.device), **self.generate_options)
+                if accelerator.is_fsdp2:
+                    generator.unshard()  # what lies in no layer; images may be encoded outside of `forward`
+                sequences = generator.generate(**send_to_device(batch, accelerator.device), **options)
                 answers += zip(chunk, self.decode(sequences), strict=True)
         captions: dict[int, str] = {}
         for index, caption in gather_object(answers):

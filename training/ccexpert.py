@@ -1,0 +1,141 @@
+"""The task of CCExpert's three stages; `stage1.py`, `stage2.py` and `stage3.py` are its scripts."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from rscc_hf.training import adapters
+from rscc_hf.training.batches import Batch
+from rscc_hf.training.ccexpert_parts import HEAD, part_of, prepare_to_learn
+from rscc_hf.training.ccexpert_recipe import PARTS, CCExpertRecipe
+from rscc_hf.training.ccexpert_samples import PromptedBatchMaker, PromptedCaptionFilter, prompted_samples
+from rscc_hf.training.ccexpert_start import load_start
+from rscc_hf.training.change_mask import change_mask_loss
+from rscc_hf.training.loop import OnEvaluation, OnStep, TrainingResult, train
+from rscc_hf.training.pair_images import PixelReader, Pixels, PixelSource
+from rscc_hf.training.pair_task import PairTask, learning
+from rscc_hf.training.planning import take_plan_options, write_plan
+from rscc_hf.training.recipe import parse_recipe
+from rscc_hf.training.task import Part
+
+__all__ = ["CCExpertRecipe", "CCExpertTask", "run_stage", "train_ccexpert"]
+
+logger = logging.getLogger(__name__)
+
+
+def train_ccexpert(
+    recipe: CCExpertRecipe, *, on_step: OnStep | None = None, on_evaluation: OnEvaluation | None = None
+) -> TrainingResult[CCExpertRecipe]:
+    """Trains a stage of CCExpert, or goes on with a run.
+
+    Args:
+        recipe: The settings. `output_dir` gets a folder that `from_pretrained` reads, with the best weights, and where
+            the last ones are others, these in `output_dir/last`.
+        on_step: Called after each optimiser step with the steps done, the steps in all and the loss.
+        on_evaluation: Called with the scores of each validation.
+
+    Raises:
+        ValueError: One sentence that names the key of the recipe, the pair or the file, and the remedy.
+        TrainingError: The loss is no longer finite.
+    """
+    return train(recipe, CCExpertTask, on_step=on_step, on_evaluation=on_evaluation)
+
+
+class CCExpertTask(PairTask):
+    """Model, processor and data that a recipe describes."""
+
+    recipe: CCExpertRecipe
+
+    def __init__(self, recipe: CCExpertRecipe, accelerator: Accelerator):
+        super().__init__(recipe, accelerator)
+        self.recipe = recipe
+        model, self.processor = load_start(recipe, adapters.quantization(recipe))
+        self.model = prepare_to_learn(model, recipe)
+        self.maker = PromptedBatchMaker(self.processor, recipe.seed, recipe.augmentation, recipe.max_length)
+        self.caption_filter = PromptedCaptionFilter(self.processor.tokenizer, recipe.max_caption_length)
+        self.prepare_data(accelerator)
+
+    def parts(self) -> list[Part]:
+        """What of the four parts learns, each with its learning rate, and the head of the change-mask loss."""
+        groups: dict[str, list[torch.nn.Parameter]] = {name: [] for name in (*PARTS, HEAD)}
+        for name, parameter in self.model.named_parameters():
+            groups[part_of(name)].append(parameter)
+        rates = {**self.recipe.learning_rates, HEAD: self.recipe.learning_rate}
+        parts = [Part(name, learning(chosen), rates[name]) for name, chosen in groups.items()]
+        return [part for part in parts if part.parameters]
+
+    def loss(self, model: torch.nn.Module, batch: Batch, targets: int) -> torch.Tensor:
+        """See `Task`; with `change_mask_loss` that of the change features is added."""
+        weight = self.recipe.change_mask_loss
+        if not weight:
+            return super().loss(model, batch, targets)
+        inputs = {name: value for name, value in batch.items() if name != "change_masks"}
+        output = model(**inputs, output_change_features=True, num_items_in_batch=targets)
+        words = (batch["labels"] != -100).sum(dim=1)
+        return output.loss + weight * change_mask_loss(output.change_features, batch["change_masks"], words, targets)
+
+    def save(self, folder: Path) -> None:
+        """Model (or, with LoRA, adapters), processor, and `training_summary.json`."""
+        self.save_weights(folder, self.model.state_dict())
+
+    def save_weights(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        """See `Task`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: value for name, value in weights.items() if part_of(name) != HEAD}
+        if self.recipe.lora_rank is None:
+            self.model.save_pretrained(folder, state_dict=state)
+        else:
+            adapters.save_adapters(self.model, folder, state)
+        self.processor.save_pretrained(folder)
+        self.write_summary(folder)
+
+    def reader(self, where: str, training: bool) -> PixelReader:
+        """See `PairTask`."""
+        masks = training and self.recipe.change_mask_loss > 0
+        return PixelReader(self.processor.image_processor, False, True, where, masks)
+
+    def choose_samples(self, pixels: PixelSource, captions: list[list[str]]) -> Any:
+        """See `PairTask`."""
+        recipe = self.recipe
+        assert isinstance(self.maker, PromptedBatchMaker)
+        return prompted_samples(recipe.captions, pixels, captions, self.maker, recipe.captions_per_pair)
+
+    def question(self, pixels: Pixels) -> Batch:
+        """See `PairTask`."""
+        assert isinstance(self.maker, PromptedBatchMaker)
+        return self.maker.ask(pixels.images)
+
+    @property
+    def generate_options(self) -> dict[str, Any]:
+        """See `PairTask`."""
+        return {**super().generate_options, "max_new_tokens": self.recipe.max_new_tokens}
+
+
+def run_stage(recipe_class: type[CCExpertRecipe], script: str, arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line of a stage; a mistake in the recipe or the data ends it with one sentence.
+
+    Args:
+        recipe_class: The stage's recipe.
+        script: Its name, for messages.
+        arguments: Without the program's name; None: this process's.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    for name in ("httpx", "datasets", "filelock"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        plan, remaining = take_plan_options(sys.argv[1:] if arguments is None else arguments)
+        recipe = parse_recipe(recipe_class, remaining)
+        if plan is not None:
+            write_plan(recipe, plan)
+            return
+        result = train_ccexpert(recipe)
+    except ValueError as error:
+        sys.exit(f"{script}: {error}")
+    state = result.state
+    best = "" if state.best is None else f"; best {recipe.metric_for_best} {state.best:.2f} at step {state.best_step}"
+    logger.info("%s: %d steps, %d epochs%s", result.output_dir, state.step, state.epoch, best)

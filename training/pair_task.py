@@ -1,0 +1,167 @@
+"""A task on pairs of images: everything that does not depend on the model."""
+
+import json
+import logging
+from abc import abstractmethod
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, IterableDataset
+
+from rscc_hf.checkpoint import TRAINING_SUMMARY
+from rscc_hf.data.loading import load_pairs
+from rscc_hf.training.batches import Batch, BatchSource, IndexedBatches, IndexedSamples
+from rscc_hf.training.pair_images import FromDisk, InMemory, PixelReader, PixelSource, undecoded
+from rscc_hf.training.pair_recipe import PairRecipe
+from rscc_hf.training.recipe import RecipeError
+from rscc_hf.training.samples import CaptionFilter, FewerUnchanged, SampleMaker, StreamedSamples
+from rscc_hf.training.stream import StreamBatches
+from rscc_hf.training.task import Task
+from rscc_hf.training.validation import ValidationPairs, Validator, spread
+
+logger = logging.getLogger(__name__)
+
+
+class PairTask(Task):
+    """Loads the pairs of a recipe, makes its batches and validates by generation.
+
+    A subclass sets `model`, `processor`, `maker` and `caption_filter` in its own constructor and then calls
+    `prepare_data`.
+
+    Args:
+        recipe: The settings.
+        accelerator: Of the run.
+    """
+
+    processor: Any
+    maker: SampleMaker
+    caption_filter: CaptionFilter
+
+    def __init__(self, recipe: PairRecipe, accelerator: Accelerator):
+        self.recipe = recipe
+        self.validator: Validator | None = None
+        self.samples: IndexedSamples | None = None
+        with accelerator.main_process_first():  # the others find what `datasets` has prepared
+            self.training = self._load(recipe.train_data, recipe.train_split, recipe.streaming, "train_data")
+
+    def prepare_data(self, accelerator: Accelerator) -> None:
+        """Makes samples and validator."""
+        recipe = self.recipe
+        self.samples = None if isinstance(self.training, IterableDataset) else self._samples(self.training)
+        if recipe.eval_unit != "never":
+            with accelerator.main_process_first():
+                where = recipe.validation_data or recipe.train_data
+                validation = self._load(where, recipe.validation_split, False, "validation_data")
+            self.validator = self._validator(validation)
+
+    @abstractmethod
+    def reader(self, where: str, training: bool) -> PixelReader:
+        """What reads the rows of a data set called `where`, for training or for validation."""
+
+    @abstractmethod
+    def choose_samples(self, pixels: PixelSource, captions: list[list[str]]) -> Any:
+        """The samples of the pairs with these usable captions; `samples` says the pair of each."""
+
+    @abstractmethod
+    def question(self, pixels: Any) -> Batch:
+        """What `generate` takes to caption `pixels`."""
+
+    @property
+    def generate_options(self) -> dict[str, Any]:
+        """For `generate` in validation."""
+        return {"num_beams": self.recipe.num_beams, "do_sample": False}
+
+    def batches(self, process: int, processes: int, accumulation_steps: int) -> BatchSource:
+        """See `Task`."""
+        recipe = self.recipe
+        common: dict[str, Any] = {
+            "seed": recipe.seed,
+            "per_device_batch_size": recipe.per_device_batch_size,
+            "accumulation_steps": accumulation_steps,
+            "process": process,
+            "processes": processes,
+            "num_workers": recipe.num_workers,
+        }
+        if self.samples is not None:
+            return IndexedBatches(self.samples, **common)
+        assert isinstance(self.training, IterableDataset)
+        streamed = StreamedSamples(self.reader(str(recipe.train_data), True), self.caption_filter, self.maker)
+        return StreamBatches(
+            self.training,
+            streamed.batch,
+            usable=streamed.usable,
+            shuffle_buffer=recipe.stream_shuffle_buffer,
+            **common,
+        )
+
+    def validate(self, accelerator: Accelerator) -> dict[str, float]:
+        """See `Task`."""
+        assert self.validator is not None  # the loop asks only where the recipe evaluates
+        return self.validator(self.model, accelerator)
+
+    def close(self) -> None:
+        """See `Task`."""
+        if self.validator is not None:
+            self.validator.close()
+
+    def write_summary(self, folder: Path) -> None:
+        """`training_summary.json`: what kind of images the model has seen."""
+        summary = {"trained_on": self._trained_on(), "data": self.recipe.train_data, "split": self.recipe.train_split}
+        (folder / TRAINING_SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+    def _load(self, where: str | None, split: str, streaming: bool, key: str) -> Any:
+        if where is None:
+            raise RecipeError(f"{key} is not given: name a folder or Hub id of pairs.")
+        local = Path(where).expanduser().exists()
+        return load_pairs(where, split, streaming=streaming, revision=None if local else self.recipe.data_revision)
+
+    def _pixels(self, dataset: Dataset, where: str, training: bool) -> PixelSource:
+        pixels = FromDisk(undecoded(dataset), self.reader(where, training))
+        return InMemory(pixels) if self.recipe.cache == "memory" else pixels
+
+    def _samples(self, dataset: Dataset) -> IndexedSamples:
+        recipe = self.recipe
+        captions = [self.caption_filter(texts) for texts in dataset["captions"]]
+        unusable = sum(not texts for texts in captions)
+        if unusable:
+            logger.warning("%d of %d training pairs have no usable caption: left out", unusable, len(captions))
+        samples = self.choose_samples(self._pixels(dataset, str(recipe.train_data), True), captions)
+        if recipe.unchanged_share == 1:
+            return samples
+        changed = dataset["changed"]
+        return FewerUnchanged(
+            samples, [changed[pair] for pair, _ in samples.samples], recipe.unchanged_share, recipe.seed
+        )
+
+    def _validator(self, dataset: Dataset) -> Validator:
+        recipe = self.recipe
+        where = str(recipe.validation_data or recipe.train_data)
+        chosen = dataset.select(spread(len(dataset), recipe.max_validation_pairs))
+        pixels = self._pixels(chosen, where, False)
+        return Validator(
+            ValidationPairs(
+                chosen["pair_id"],
+                chosen["captions"],
+                chosen["changed"],
+                lambda indices: self.question(pixels.get(indices)),
+            ),
+            lambda ids: self.processor.batch_decode(ids, skip_special_tokens=True),
+            batch_size=recipe.validation_batch_size,
+            meteor=recipe.metric_for_best == "s_m",
+            num_workers=recipe.num_workers,
+            **self.generate_options,
+        )
+
+    def _trained_on(self) -> str:
+        """The sources of the training pairs, the most frequent first; of a stream the data set's name."""
+        if isinstance(self.training, IterableDataset):
+            return str(self.recipe.train_data)
+        return ", ".join(source for source, _ in Counter(self.training["source"]).most_common())
+
+
+def learning(parameters: Any) -> list[torch.nn.Parameter]:
+    """Those that need a gradient."""
+    return [parameter for parameter in parameters if parameter.requires_grad]
