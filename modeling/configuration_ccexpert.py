@@ -186,8 +186,8 @@ class CCExpertConfig(PreTrainedConfig):
         """
         self.validate_vision_levels()
         self.vision.num_hidden_layers = self.vision_levels[-1]
-        if getattr(self.vision, "vision_use_head", False):
-            self.vision.vision_use_head = False
+        if self.vision.model_type == "siglip_vision_model":
+            self.vision.vision_use_head = False  # older versions lack the field and would build the head
 
     def validate_vision_levels(self) -> None:
         """Check that the levels exist and ascend."""

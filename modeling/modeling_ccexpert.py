@@ -130,7 +130,7 @@ class CCExpertPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
-    _no_split_modules = ["DifferenceAwareIntegration"]  # noqa: RUF012
+    _no_split_modules: set[str] | list[str] | None = ["DifferenceAwareIntegration"]  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -458,7 +458,8 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Hand the images to the step that reads their placeholders, and to no other."""
-        inputs = super().prepare_inputs_for_generation(
+        parent: Any = super()  # whose annotations are those of another kind of model
+        inputs = parent.prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
             past_key_values=past_key_values,
@@ -483,9 +484,9 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
         self,
         expand_size: int = 1,
         is_encoder_decoder: bool = False,
-        input_ids: torch.Tensor | None = None,
+        input_ids: Any = None,
         **model_kwargs: Any,
-    ) -> tuple[torch.Tensor | None, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Repeat rows for beams and samples; a pair is encoded before that, once, and so without a cache too."""
         pixel_values = model_kwargs.get("pixel_values")
         past = model_kwargs.get("past_key_values")
