@@ -122,11 +122,13 @@ def make_ccexpert(
     def make(**changes: Any) -> CCExpertForConditionalGeneration:
         torch.manual_seed(0)
         model = CCExpertForConditionalGeneration(make_ccexpert_config(**changes)).eval()
-        with torch.no_grad():  # random words follow the images more when these speak up
-            model.projector.linear_2.weight.mul_(20)
+        with torch.no_grad():  # random words follow images and words more when all speak up
+            model.get_input_embeddings().weight.mul_(30)
+            model.projector.linear_1.weight.mul_(3)
+            model.projector.linear_2.weight.mul_(60)
             for name, parameter in model.language_model.named_parameters():
                 if name.endswith("_proj.weight"):
-                    parameter.mul_(8)
+                    parameter.mul_(30)
         return model
 
     return make

@@ -97,7 +97,7 @@ def test_beams_are_those_of_repeated_pairs(make_ccexpert: Make, make_prompts: Pr
     inputs = one(make_prompts(model.config), 1)
     output = model.generate(
         **inputs, **LONG, num_beams=beams, num_return_sequences=beams, output_scores=True,
-        return_dict_in_generate=True, suppress_tokens=None, length_penalty=0.0,
+        return_dict_in_generate=True, length_penalty=0.0,
     )  # fmt: skip
     mask = torch.ones_like(output.sequences)
     repeated = inputs["pixel_values"].repeat_interleave(beams, dim=0)

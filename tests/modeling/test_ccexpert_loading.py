@@ -85,9 +85,14 @@ def write(source: PreTrainedModel, folder: Path, naming: str) -> Path:
     return folder
 
 
+def read(folder: Path) -> dict[str, torch.Tensor]:
+    """A folder's weights, apart from the file, which may then be written again."""
+    return {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
+
+
 def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], Any]) -> None:
     """Edit the weights of a folder."""
-    weights = load_file(folder / "model.safetensors")
+    weights = read(folder)
     edit(weights)
     save_file(weights, folder / "model.safetensors")
 
@@ -160,7 +165,6 @@ def test_without_the_module_it_is_the_llava(family: str, tmp_path: Path) -> None
     make, load = FAMILIES[family]
     source = make()
     source.save_pretrained(tmp_path)
-    model = CCExpertForConditionalGeneration.from_llava_onevision if family == "onevision" else None
     model = load(tmp_path, integration=False, vision_levels=None).eval()
     assert model.integration is None and model.config.vision_levels == [4]
     image = [59] * 16
@@ -221,7 +225,7 @@ def test_missing_weights_are_refused(family: str, naming: str, tmp_path: Path) -
         "model.vision_tower.encoder.layers.0.mlp.fc1.bias",
         "model.language_model.norm.weight",
     ):
-        kept = load_file(folder / "model.safetensors")
+        kept = read(folder)
         change(folder, lambda weights, name=name: weights.pop(rename(name)))
         with pytest.raises(ValueError, match=r"lacks 1 weights, first .*; give a whole checkpoint"):
             load(folder)
@@ -240,7 +244,7 @@ def test_missing_weights_are_refused(family: str, naming: str, tmp_path: Path) -
 )
 def test_left_over_weights_are_refused(family: str, name: str, tmp_path: Path) -> None:
     make, load = FAMILIES[family]
-    for naming in NAMINGS:
+    for naming in ("hub", "memory"):
         folder = write(make(), tmp_path / naming, naming)
         change(folder, lambda weights, naming=naming: weights.update({NAMINGS[naming](name): torch.zeros(1)}))
         with pytest.raises(ValueError, match="has 1 weights that do not belong"):

@@ -99,6 +99,20 @@ def test_gradient_checkpointing_changes_no_gradient(
         torch.testing.assert_close(parameter.grad, gradients[name], msg=name, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16], ids=["autocast", "bfloat16"])
+def test_half_precision_is_near(make_ccexpert: Make, make_prompts: Prompts, kept: torch.dtype) -> None:
+    model = make_ccexpert().train()
+    batch = with_labels(make_prompts(model.config, side="right"))
+    exact = model(**batch).loss.detach()
+    model.to(kept)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kept == torch.float32):
+        loss = model(**batch).loss
+    loss.backward()
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.detach(), exact, atol=0.1, rtol=0.05)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
 def test_accumulation_is_one_big_batch(make_ccexpert: Make, make_prompts: Prompts) -> None:
     model = make_ccexpert().double().train()
     inputs = make_prompts(model.config, side="right")
