@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a launcher's processes do not read `conftest.py`
 
 import torch
-from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
 from toy_ccexpert import tiny_model, tiny_processor
 
 from rscc_hf.training import processes
@@ -73,7 +73,8 @@ def sharding_accelerator(*arguments, **settings) -> Accelerator:
         fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
     )
     accelerator.state.fsdp_plugin = plugin
-    accelerator.state.distributed_type = DistributedType.FSDP
+    for state in (accelerator.state, PartialState()):  # the first is made anew from the second now and then
+        state.distributed_type = DistributedType.FSDP
     return accelerator
 
 
