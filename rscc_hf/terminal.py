@@ -68,7 +68,12 @@ def progress_bar(title: str) -> Iterator[Any]:
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    if (
+        not console.is_terminal
+    ):  # a Progress that is only disabled still leaves an empty line with old versions of rich
+        yield lambda done, total: None
+        return
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
