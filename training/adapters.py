@@ -66,21 +66,22 @@ def add_adapters(model: CCExpertForConditionalGeneration, recipe: CCExpertRecipe
     )
     adapted = get_peft_model(model, config)
     assert isinstance(adapted, PeftModel)
-    base = model.config.name_or_path
+    base = str(model.config.name_or_path)
     adapted.peft_config["default"].base_model_name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
     return adapted
 
 
-def save_adapters(model: PeftModel, folder: Path, state: dict[str, torch.Tensor]) -> None:
+def save_adapters(model: Any, folder: Path, state: dict[str, torch.Tensor]) -> None:
     """Writes adapters, module and projector, and the model's configuration.
 
     Args:
-        model: What `add_adapters` gave.
+        model: What `add_adapters` gave, a `PeftModel`.
         folder: Is made if need be.
         state: The weights, named as in `model.state_dict()`.
     """
     model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
-    model.get_base_model().config.save_pretrained(folder)
+    base: Any = model.get_base_model()
+    base.config.save_pretrained(folder)
 
 
 def load_adapters(

@@ -103,11 +103,12 @@ def load_start(
     }
     kind = AutoConfig.from_pretrained(path, revision=recipe.init_revision).model_type
     if kind == "ccexpert":
-        model, info = CCExpertForConditionalGeneration.from_pretrained(path, output_loading_info=True, **options)
+        loaded: Any = CCExpertForConditionalGeneration.from_pretrained(path, output_loading_info=True, **options)
+        model, info = loaded
         absent = sorted([*info["missing_keys"], *info["unexpected_keys"]])
         if absent:
             raise RecipeError(f"init_from {path} has missing or foreign weights, first {absent[0]}: give a whole one.")
-        processor = CCExpertProcessor.from_pretrained(path, revision=recipe.init_revision)
+        processor = CCExpertProcessor.from_pretrained(path, revision=recipe.init_revision or "main")
         for name, value in settings.items():
             setattr(processor, name, value)
     else:

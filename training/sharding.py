@@ -27,7 +27,8 @@ class Sharded:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """All weights, on the CPU; empty in all processes but the first."""
-        return get_model_state_dict(self.model, options=self.options)
+        whole: Any = get_model_state_dict(self.model, options=self.options)
+        return whole
 
     def optimizer_state(self) -> dict[str, Any]:
         """The optimiser's state by names of parameters; empty in all processes but the first."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy_ccexpert import tiny_model, tiny_processor
 from toy_ccexpert_stages import save_start, stage_recipe, train_double
 from toy_pairs import SIDE, write_pairs
 
@@ -256,6 +257,38 @@ SIDE_OF_A_PATCH = 14
 def test_streams_too(pairs, start, tmp_path):
     recipe = stage_recipe(pairs, start, tmp_path, streaming=True, captions="random_choice", max_steps=2)
     assert train_ccexpert(recipe).state.step == 2
+
+
+def test_stage_one_starts_from_llava_onevision(pairs, tmp_path):
+    """Its tokenizer, our template; the module is new, everything else stays as it was."""
+    from toy_tokenizers import chatml_tokenizer
+    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+
+    tokenizer = chatml_tokenizer()
+    like = tiny_model(tiny_processor()).config
+    torch.manual_seed(0)
+    config = LlavaOnevisionConfig(
+        vision_config={**like.vision.to_dict(), "vision_use_head": False}, text_config=like.text.to_dict(),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-1,
+    )  # fmt: skip
+    llava = LlavaOnevisionForConditionalGeneration(config)
+    llava.save_pretrained(tmp_path / "llava")
+    tokenizer.save_pretrained(tmp_path / "llava")
+    recipe = stage_recipe(
+        pairs, str(tmp_path / "llava"), tmp_path / "one", Stage1Recipe, vision_levels=[1, 2], num_integration_layers=1
+    )
+    train_ccexpert(recipe)
+    trained = weights(tmp_path / "one")
+    embedding = llava.get_input_embeddings().weight.double()
+    assert torch.equal(trained["language_model.embed_tokens.weight"], embedding)
+    assert CCExpertProcessor.from_pretrained(tmp_path / "one").num_image_tokens == 4
+    assert ChangeCaptioner.from_pretrained(tmp_path / "one").takes_questions
+    off = stage_recipe(
+        pairs, str(tmp_path / "llava"), tmp_path / "off", integration=False, vision_levels=[2],
+        trained_parts=["vision_tower", "projector", "language_model"],
+    )  # fmt: skip
+    assert train_ccexpert(off).task.model.integration is None
+    assert not any(name.startswith("integration") for name in weights(tmp_path / "off"))
 
 
 def test_mistakes_are_one_sentence(pairs, start, tmp_path):
