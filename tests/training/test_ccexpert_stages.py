@@ -1,10 +1,6 @@
 """The three stages on a tiny CCExpert: what moves, what a step is, how a run goes on, what it leaves."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +8,7 @@ import torch
 from toy_ccexpert import tiny_model, tiny_processor
 from toy_ccexpert_stages import save_start, stage_recipe, train_double
 from toy_pairs import SIDE, write_pairs
+from two_processes import launch
 
 from rscc_hf import CCExpertForConditionalGeneration, CCExpertProcessor, ChangeCaptioner
 from rscc_hf.training import checkpoints
@@ -105,16 +102,6 @@ def test_accumulation_changes_nothing(pairs, start, tmp_path):
     assert distance(runs[0], weights(start)) > 1e-3
 
 
-def launch(**changes):
-    """Two processes by gloo. (`accelerate launch --cpu --num_processes 2` starts only one where there is no MPI.)"""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    how = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*how, str(WORKER), json.dumps(changes)], check=True, timeout=300, env=environment)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", [False, True])
 def test_two_processes_equal_one_that_accumulates(pairs, start, tmp_path, sharded):
@@ -127,10 +114,10 @@ def test_two_processes_equal_one_that_accumulates(pairs, start, tmp_path, sharde
     one = state_of(train_double(stage_recipe(pairs, start, tmp_path / "one", **changes)))
     given = {**changes, "data": pairs, "start": start, "output_dir": str(tmp_path / "two"), "sharded": sharded}
     if sharded:
-        launch(**{**given, "max_steps": 3})
+        launch(WORKER, json.dumps({**given, "max_steps": 3}))
         with pytest.raises(checkpoints.CheckpointError, match="is of a run with FSDP: continue it so"):
             train_double(stage_recipe(pairs, start, tmp_path / "two", **changes))
-    launch(**given)
+    launch(WORKER, json.dumps(given))
     assert distance(one, weights(tmp_path / "two")) < 1e-10
 
 
@@ -139,7 +126,10 @@ def test_fsdp_validates_and_saves_as_one_process_does(pairs, start, tmp_path):
     changes = {"per_device_batch_size": 4, "eval_unit": "steps", "eval_every": 2, "validation_batch_size": 1}
     changes |= {"max_validation_pairs": 3, "max_new_tokens": 6}  # the second process answers one pair less
     one = train_double(stage_recipe(pairs, start, tmp_path / "one", **changes))
-    launch(data=pairs, start=start, output_dir=str(tmp_path / "two"), sharded=True, **changes)
+    launch(
+        WORKER,
+        json.dumps({"data": pairs, "start": start, "output_dir": str(tmp_path / "two"), "sharded": True, **changes}),
+    )
     assert distance(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-10
     log = [json.loads(line) for line in (tmp_path / "two" / "training_log.jsonl").read_text().splitlines()]
     scores = [entry["validation"] for entry in log if "validation" in entry]

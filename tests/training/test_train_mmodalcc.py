@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from toy_killed import run
 from toy_pairs import SIDE, toy_pairs_recipe, write_pairs
+from two_processes import launch
 
 from rscc_hf.captioner import ChangeCaptioner
 from rscc_hf.data.loading import load_pairs
@@ -399,15 +400,19 @@ def test_killed_at_random_steps_and_while_writing_it_ends_with_the_same_weights(
 
 
 @pytest.mark.slow
-def test_the_command_of_the_readme(pairs, tmp_path):
-    """`accelerate launch`, two processes, a recipe file, a flag over it, TensorBoard."""
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_command_of_the_readme(pairs, tmp_path, processes):
+    """`accelerate launch`, or torch's launcher for two processes; a recipe file, a flag over it, TensorBoard."""
     changes = {"tracker": "tensorboard", "eval_unit": "epochs", "semantics_optional": True, "semantic_dropout": 0.5}
     recipe = toy_pairs_recipe(pairs, tmp_path / "run", **changes)
     (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(recipe))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     command += ["training/mmodalcc.py", "--config", str(tmp_path / "recipe.yaml"), "--learning_rate", "5e-6"]
-    subprocess.run(command, check=True, cwd=ROOT, timeout=300)
+    if processes == 1:
+        subprocess.run(command, check=True, cwd=ROOT, timeout=300)
+    else:
+        launch(*map(str, command[command.index("training/mmodalcc.py") :]), processes=processes)
     assert read_recipe(MModalCCRecipe, tmp_path / "run" / "recipe.yaml").learning_rate == 5e-6
     assert list((tmp_path / "run" / "tracker").glob("events.out.tfevents.*"))
     processor = MModalCCProcessor.from_pretrained(tmp_path / "run")

@@ -1,15 +1,13 @@
 """The loop on a toy model: normalisation, order, schedules, patience, resume."""
 
 import json
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from toy_task import ToyModel, ToySamples, ToyTask, collate, sample, toy_recipe
+from two_processes import launch
 
 from rscc_hf.training import checkpoints
 from rscc_hf.training.batches import IndexedBatches
@@ -296,35 +294,26 @@ def test_threads_of_the_caller_come_back(tmp_path):
     assert torch.get_num_threads() == before
 
 
-def launch(processes, **changes):
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    how = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
-    how += ["--main_process_port", port, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    subprocess.run([*how, str(WORKER), json.dumps(changes)], check=True, timeout=300)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", [{}, {"shards": 3}])
 def test_two_processes_equal_one_that_accumulates(tmp_path, stream):
     """Dropout included; the last global batch (3 of 4 samples) leaves the second process one sample less."""
     changes = {"dropout": 0.3, "per_device_batch_size": 1, **stream}
     one = train(toy_recipe(tmp_path / "one", **changes), ToyTask)
-    launch(2, output_dir=str(tmp_path / "two"), **changes)
+    launch(WORKER, json.dumps({"output_dir": str(tmp_path / "two"), **changes}))
+    newest = checkpoints.read_state(checkpoints.newest_complete(tmp_path / "two" / "checkpoints"))
+    assert len(newest["positions"]) == 2  # there were two
     if not stream:
         assert distance(one, tmp_path / "two") < 1e-10
     else:  # the processes see other examples of the stream in a step, but each of them once an epoch
-        assert checkpoints.read_state(checkpoints.newest_complete(tmp_path / "two" / "checkpoints"))["step"] in range(
-            18, 22
-        )
+        assert newest["step"] in range(18, 22)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", [{}, {"shards": 4}])
 def test_two_processes_resume_bit_for_bit(tmp_path, stream):
     changes = {"dropout": 0.3, "per_device_batch_size": 1, "save_unit": "steps", "save_every": 2, **stream}
-    launch(2, output_dir=str(tmp_path / "whole"), max_steps=9, max_epochs=None, **changes)
-    launch(2, output_dir=str(tmp_path / "parts"), max_steps=5, max_epochs=None, **changes)
-    launch(2, output_dir=str(tmp_path / "parts"), max_steps=9, max_epochs=None, **changes)
+    launch(WORKER, json.dumps({"output_dir": str(tmp_path / "whole"), "max_steps": 9, "max_epochs": None, **changes}))
+    launch(WORKER, json.dumps({"output_dir": str(tmp_path / "parts"), "max_steps": 5, "max_epochs": None, **changes}))
+    launch(WORKER, json.dumps({"output_dir": str(tmp_path / "parts"), "max_steps": 9, "max_epochs": None, **changes}))
     assert torch.equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
