@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, SiglipVisionConfig
 
+from rscc_hf.conversion.checks import check_complete
 from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
 from rscc_hf.modeling.configuration_ccexpert import relative_levels, so400m_config
 
@@ -144,7 +145,7 @@ def rename_state_dict(state: Mapping[str, torch.Tensor], config: CCExpertConfig)
             renamed[ours] = tensor.squeeze(0) if ours.endswith("_flag") else tensor
     if config.tie_word_embeddings and "language_model.embed_tokens.weight" in renamed:
         renamed.setdefault("lm_head.weight", renamed["language_model.embed_tokens.weight"])
-    _check_complete(renamed, config)
+    check_complete(renamed, CCExpertForConditionalGeneration, config)
     return RenamedWeights(renamed, sorted(dropped))
 
 
@@ -204,18 +205,3 @@ def _integration(release: Mapping[str, Any], vision: SiglipVisionConfig) -> dict
     if settings:
         raise ValueError(f"cc_expert_args has the unknown field {sorted(settings)[0]}; remove it if it is unused.")
     return {"integration": True, "num_integration_layers": depth, "integration_ffn_dim": ffn}
-
-
-def _check_complete(renamed: Mapping[str, torch.Tensor], config: CCExpertConfig) -> None:
-    """Raise unless names and shapes are exactly those of the model of `config`."""
-    with torch.device("meta"):
-        expected = CCExpertForConditionalGeneration(config).state_dict()
-    if missing := sorted(set(expected) - set(renamed)):
-        raise ValueError(f"{len(missing)} weights are missing for this config, first {missing[0]}.")
-    if unexpected := sorted(set(renamed) - set(expected)):
-        raise ValueError(f"{len(unexpected)} weights do not belong to this config, first {unexpected[0]}.")
-    for name, tensor in renamed.items():
-        if tensor.shape != expected[name].shape:
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, this config needs {tuple(expected[name].shape)}."
-            )

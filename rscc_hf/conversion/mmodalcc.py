@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rscc_hf.conversion.checks import check_complete
 from rscc_hf.modeling import MModalCCConfig, MModalCCForConditionalGeneration
 from rscc_hf.modeling.modeling_mmodalcc_decoder import sinusoidal_positions
 
@@ -96,7 +97,7 @@ def rename_state_dict(state: Mapping[str, torch.Tensor], config: MModalCCConfig)
             dropped.append(name)
         else:
             renamed |= _split_packed(_rename(name), tensor)
-    _check_complete(renamed, config)
+    check_complete(renamed, MModalCCForConditionalGeneration, config)
     return RenamedWeights(renamed, sorted(dropped))
 
 
@@ -140,18 +141,3 @@ def _check_sine_table(table: torch.Tensor) -> None:
     expected = sinusoidal_positions(0, table.shape[0], table.shape[-1])
     if table.dim() != 3 or not torch.allclose(table[:, 0].float(), expected, atol=1e-3, rtol=0):
         raise ValueError(f"{_SINE_TABLE} is not the sine table of base 10000; this checkpoint has other positions.")
-
-
-def _check_complete(renamed: Mapping[str, torch.Tensor], config: MModalCCConfig) -> None:
-    """Raise unless names and shapes are exactly those of the model of `config`."""
-    with torch.device("meta"):
-        expected = MModalCCForConditionalGeneration(config).state_dict()
-    if missing := sorted(set(expected) - set(renamed)):
-        raise ValueError(f"{len(missing)} weights are missing for this config, first {missing[0]}.")
-    if unexpected := sorted(set(renamed) - set(expected)):
-        raise ValueError(f"{len(unexpected)} weights do not belong to this config, first {unexpected[0]}.")
-    for name, tensor in renamed.items():
-        if tensor.shape != expected[name].shape:
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, this config needs {tuple(expected[name].shape)}."
-            )
