@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from transformers import ResNetConfig
 
-from rscc_hf.data.augmentation import Augmentation
 from rscc_hf.modeling.configuration_mmodalcc import MModalCCConfig
-from rscc_hf.training.recipe import OPTIMIZER_HELP, LoopRecipe, RecipeError, option
+from rscc_hf.training.pair_recipe import PairRecipe
+from rscc_hf.training.recipe import OPTIMIZER_HELP, RecipeError, option
 from rscc_hf.training.samples import Coverage
 
 
 @dataclass
-class MModalCCRecipe(LoopRecipe):
+class MModalCCRecipe(PairRecipe):
     """Trains MModalCC on pairs of images, with semantic maps or without."""
 
     output_dir: str = option("outputs/mmodalcc", "Folder of the trained model, its checkpoints and logs.")
@@ -79,31 +79,16 @@ class MModalCCRecipe(LoopRecipe):
     )
     vocabulary_min_frequency: int = option(11, "Least occurrences of a word; rarer ones become <unk>.")
 
-    train_data: str | None = option(None, "Folder or Hub id of the training pairs.")
-    train_split: str = option("train", "Its split.")
-    validation_data: str | None = option(None, "Folder or Hub id of the validation pairs; null: train_data.")
-    validation_split: str = option("validation", "Its split.")
-    data_revision: str | None = option(None, "Branch, tag or commit of Hub data.")
     semantic_coverage: Literal["full", "changed"] = option("full", "changed: blank the maps outside of changes.")
     changed_coverage_epochs: int = option(0, "Epochs at the start with maps of changed pixels only; coverage full.")
     changed_coverage_share: float = option(0.0, "Share of the samples after that with maps of changed pixels only.")
-    streaming: bool = option(False, "Read the training data as it goes, shuffled by shard.")
-    stream_shuffle_buffer: int = option(0, "Size of the blocks that a stream shuffles within a shard; 0: none.")
-    cache: Literal["none", "memory"] = option("none", "memory: decode and resize every image once, keep it in RAM.")
     captions: Literal["flatten", "random_choice", "together"] = option(
         "flatten",
         "flatten: each caption is a sample; random_choice: one of each pair's an epoch; together: a sample is a pair "
         "with several captions, for which it is encoded once.",
     )
     captions_per_pair: int = option(5, "Captions of a pair in flatten and together; repeated where it has fewer.")
-    unchanged_share: float = option(1.0, "Share of the unchanged pairs that an epoch sees, others each time.")
     max_caption_length: int = option(50, "Longer captions (in tokens) are dropped; also the limit of generation.")
-
-    mirror_horizontal: float = option(0.0, "Probability of swapping left and right, in the words too.")
-    mirror_vertical: float = option(0.0, "Probability of swapping top and bottom, in the words too.")
-    rotate: float = option(0.0, "Probability of a quarter, half or three-quarter turn, in the words too.")
-    colour_jitter: float = option(0.0, "Strength of random brightness, contrast and colour; 0: none.")
-    jitter_independent: float = option(0.5, "Share of the jitter that differs between the dates.")
 
     @property
     def find_unused_parameters(self) -> bool:
@@ -120,34 +105,18 @@ class MModalCCRecipe(LoopRecipe):
         """Which samples' maps show changed pixels only."""
         return Coverage(self.changed_coverage_epochs, self.changed_coverage_share)
 
-    @property
-    def augmentation(self) -> Augmentation | None:
-        """The augmentation of training samples; None: there is none."""
-        if not (self.mirror_horizontal or self.mirror_vertical or self.rotate or self.colour_jitter):
-            return None
-        return Augmentation(
-            mirror_horizontal=self.mirror_horizontal,
-            mirror_vertical=self.mirror_vertical,
-            rotate=self.rotate,
-            colour_jitter=self.colour_jitter,
-            jitter_independent=self.jitter_independent,
-        )
-
     def validate(self) -> None:
-        """Checks the values that no other constructor checks; see `LoopRecipe.validate`."""
+        """Checks the values that no other constructor checks; see `PairRecipe.validate`."""
         super().validate()
         self.require_at_least(
             1, "image_size num_channels semantic_num_channels vocabulary_min_frequency captions_per_pair "
             "max_caption_length",
         )  # fmt: skip
-        self.require_at_least(0, "stream_shuffle_buffer changed_coverage_epochs")
+        self.require_at_least(0, "changed_coverage_epochs")
         for name in ("encoder_learning_rate", "enhancement_learning_rate", "decoder_learning_rate"):
             self.require_at_least(0, name)
         if self.gradient_clamp is not None and not self.gradient_clamp > 0:
             raise RecipeError(f"gradient_clamp is {self.gradient_clamp}: give a positive number or null.")
-        for name in ("mirror_horizontal", "mirror_vertical", "rotate", "colour_jitter", "jitter_independent"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise RecipeError(f"{name} is {getattr(self, name)}: give a number between 0 and 1.")
         if not 0 <= self.semantic_dropout <= 1:
             raise RecipeError(f"semantic_dropout is {self.semantic_dropout}: give a number between 0 and 1.")
         if not 0 <= self.changed_coverage_share <= 1:
@@ -165,14 +134,6 @@ class MModalCCRecipe(LoopRecipe):
             raise RecipeError(
                 "captions flatten would put a pair's captions side by side in a stream: set captions to random_choice."
             )
-        if not 0 < self.unchanged_share <= 1:
-            raise RecipeError(f"unchanged_share is {self.unchanged_share}: give a share above 0, at most 1.")
-        if self.streaming and self.unchanged_share < 1:
-            raise RecipeError("A stream's pairs come as they are: set unchanged_share to 1, or streaming to false.")
-        if self.streaming and self.cache != "none":
-            raise RecipeError("A stream cannot be kept in memory: set cache to none, or streaming to false.")
-        if self.stream_shuffle_buffer and not self.streaming:
-            raise RecipeError("stream_shuffle_buffer is for streams: set streaming to true, or the buffer to 0.")
 
     def model_config(self, vocab_size: int, pad: int, start: int, end: int) -> MModalCCConfig:
         """The model's configuration.
