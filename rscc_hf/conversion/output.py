@@ -1,0 +1,155 @@
+"""What every converter does with its result: a folder that is whole or absent, its provenance, a trial in use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rscc_hf.files import new_folder, write_text
+
+PROVENANCE = "conversion.json"
+"""Written beside the weights by every converter; the model card is rendered from it."""
+
+_TRIAL = Path(__file__).with_name("output_trial.py")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that was read.
+
+    Attributes:
+        name: Its name, without folders of this machine.
+        sha256: SHA-256 of its bytes, hexadecimal.
+        bytes: Its size.
+    """
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+@contextmanager
+def new_checkpoint(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place at the end; after an error nothing of it is left.
+
+    Args:
+        out: The checkpoint to make. Missing parents are made.
+        overwrite: Whether a checkpoint that is there is replaced. Other folders never are: a slip in the name must
+            not cost the user's files.
+
+    Raises:
+        ValueError: `out` exists and is not to be replaced, or is neither a checkpoint nor empty.
+    """
+    if out.exists() or out.is_symlink():
+        if not out.is_dir():
+            raise ValueError(f"{out} is a file; name a folder to make.")
+        holds = any(out.iterdir())
+        if holds and not overwrite:
+            raise ValueError(f"{out} exists; choose another folder or --overwrite it.")
+        if holds and not (out / "config.json").is_file():
+            raise ValueError(f"{out} is no checkpoint (no config.json), so it is not replaced; choose another folder.")
+    with new_folder(out.resolve(), overwrite=True) as folder:
+        yield folder
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_of(path: Path, name: str | None = None) -> Source:
+    """What identifies a file that was read.
+
+    Args:
+        path: The file.
+        name: What to call it, such as its path within the release; its own name where absent.
+    """
+    return Source(name or path.name, sha256_of(path), path.stat().st_size)
+
+
+def write_provenance(folder: Path, sources: Sequence[Source], details: Mapping[str, Any]) -> None:
+    """Writes `conversion.json`: what was read and by what it was converted.
+
+    Args:
+        folder: The new checkpoint.
+        sources: The files that were read.
+        details: JSON values beside them: `converter` (the command), `dropped` (official names that were not carried
+            on), ... No paths of this machine: the file is made to be published.
+
+    Raises:
+        ValueError: A value of `details` holds an absolute path.
+    """
+    written = {
+        **details,
+        "versions": {name: _version(name) for name in ("rscc_hf", "transformers", "torch", "safetensors")},
+        "sources": [asdict(source) for source in sources],
+    }
+    for text in _strings(written):
+        if Path(text).is_absolute():
+            raise ValueError(f"{PROVENANCE} would tell the path {text} of this machine; give names without folders.")
+    write_text(folder / PROVENANCE, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+
+
+def run_a_pair(folder: Path) -> str | None:
+    """Loads a checkpoint in a new process in which rscc_hf cannot be imported, and captions a made-up pair.
+
+    The process runs the code that lies in the folder: call it on folders that this package wrote.
+
+    Args:
+        folder: The checkpoint.
+
+    Returns:
+        The caption; `None` where the folder holds no processor, so that the model was only loaded.
+
+    Raises:
+        ValueError: It does not load, a weight is missing or unexpected, or the pair cannot be captioned.
+    """
+    with tempfile.TemporaryDirectory(prefix="rscc-trial-") as modules:
+        environment = {**os.environ, "HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-P", str(_TRIAL), str(folder.resolve())],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            cwd=modules,
+        )
+    if done.returncode < 0:
+        raise ValueError(
+            f"the new checkpoint was stopped by signal {-done.returncode} while it ran a pair; is there memory for it?"
+        )
+    lines = [line.strip() for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines()]
+    last = next((line for line in reversed(lines) if line), "no reason was given")
+    if done.returncode:
+        raise ValueError(f"the new checkpoint does not work when it is loaded again: {last}")
+    return json.loads(last)["caption"]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _strings(key)
+            yield from _strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)

@@ -1,0 +1,48 @@
+"""Run as a script by `run_a_pair`: loads a checkpoint as a stranger would and captions a made-up pair.
+
+Prints `{"caption": ...}` as its last line, with null where the folder holds no processor. It imports nothing of
+rscc_hf and makes that import fail, so that the code in the folder is what runs.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def _try(folder: Path) -> str | None:
+    import numpy as np
+    import torch
+    from transformers import AutoModel, AutoProcessor
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    model, info = AutoModel.from_pretrained(
+        folder, dtype="auto", trust_remote_code=True, use_safetensors=True, output_loading_info=True
+    )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            first = sorted(map(str, info[kind]))[0]
+            raise ValueError(f"{len(info[kind])} {kind.replace('_', ' ')}, first {first}")
+    if not (folder / "processor_config.json").is_file():
+        return None
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    size = processor.image_processor.size
+    shape = (4, int(size["height"]), int(size["width"]), 3)
+    before, after, *maps = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    given: dict[str, Any] = {"images": [[before, after]]}
+    if getattr(model.config, "modalities", None) == "rgb_semantic":
+        given["semantic_maps"] = [maps]
+    inputs = processor(**given, return_tensors="pt").to(model.device)
+    for name, value in inputs.items():
+        if value.is_floating_point():
+            inputs[name] = value.to(model.dtype)
+    with torch.inference_mode():
+        tokens = model.eval().generate(**inputs)
+    return processor.batch_decode(tokens, skip_special_tokens=True)[0]
+
+
+if __name__ == "__main__":
+    sys.modules["rscc_hf"] = None  # type: ignore[assignment]  # any import of it fails from here on
+    print(json.dumps({"caption": _try(Path(sys.argv[1]))}))
