@@ -85,7 +85,7 @@ def make_inputs(model: CCExpertForConditionalGeneration, batch: int) -> dict[str
 def caption(
     model: CCExpertForConditionalGeneration, watch: Stopwatch, inputs: dict[str, torch.Tensor], tokens: int
 ) -> dict[str, float]:
-    """Seconds of each part of one call of `generate`."""
+    """Seconds of each part of one call of `generate`; also shown at once, because a round takes long on a CPU."""
     watch.spans.clear()
     start = watch.now()
     with torch.inference_mode():
@@ -102,7 +102,10 @@ def caption(
         "decode": total - images - prefill,  # what happens between the parts counts here
         "all": total,
     }
-    return {**seconds, "tokens_per_second": (tokens - 1) * inputs["input_ids"].shape[0] / seconds["decode"]}
+    batch = inputs["input_ids"].shape[0]
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
+    print(f"batch {batch}, {tokens} tokens: {shown} s", file=sys.stderr, flush=True)
+    return {**seconds, "tokens_per_second": (tokens - 1) * batch / seconds["decode"]}
 
 
 def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
