@@ -1,0 +1,1 @@
+"""Templates of the cards that go to the Hub with models and data sets."""

@@ -169,11 +169,16 @@ def _loading_error(name: str, error: Exception) -> str:
 
 
 def _fingerprint(name: str, config: Any) -> str | None:
-    """The Hub's commit, or a digest of the configuration and of samples of the weights of a local folder."""
+    """The Hub's commit, or the digest of a local folder."""
     folder = Path(name)
     if not folder.is_dir():
         commit = getattr(config, "_commit_hash", None)
         return commit[:12] if commit else None
+    return fingerprint_of(folder)
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Twelve digits that stand for the settings and for samples of the weights of a local checkpoint."""
     digest = hashlib.sha256()
     settings = sorted(path for path in folder.glob("*.json") if path.name != TRAINING_SUMMARY)
     for path in [*settings, *sorted(folder.glob("*.safetensors"))]:

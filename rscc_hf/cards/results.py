@@ -1,0 +1,156 @@
+"""Scores that belong to a checkpoint: `results.jsonl` beside the weights, a line for each evaluation.
+
+A line says what was scored (`dataset`, `dataset_id`, `split`, `maps`), by which weights (`fingerprint`) and keeps the
+whole report of `rscc evaluate`. Scores of other weights than those in the folder are never shown.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rscc_hf.checkpoint import fingerprint_of
+from rscc_hf.files import write_text
+
+RESULTS = "results.jsonl"
+_SCORES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider_d", "s_m")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores on one split of one data set.
+
+    Attributes:
+        dataset: Name of the data set, for people.
+        split: Its split.
+        report: What `rscc evaluate --json` wrote: see `rscc_hf.evaluation.report.Report`.
+        fingerprint: Of the checkpoint that wrote the captions; see `rscc_hf.checkpoint.fingerprint_of`.
+        dataset_id: Its id on the Hub, where it has one.
+        maps: Whether the model was given semantic maps; None: not known, or it takes none.
+        settings: What else the captions depend on (`num_beams`, ...), as `rscc caption` wrote it.
+    """
+
+    dataset: str
+    split: str
+    report: dict[str, Any]
+    fingerprint: str
+    dataset_id: str | None = None
+    maps: bool | None = None
+    settings: dict[str, Any] | None = None
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The report that `rscc evaluate --json` wrote.
+
+    Raises:
+        ValueError: It is no such report.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no JSON ({error}); give what `rscc evaluate --json` wrote.") from error
+    complaint = _complaint(report)
+    if complaint:
+        raise ValueError(f"{path} {complaint}; give what `rscc evaluate --json` wrote.")
+    return report
+
+
+def add_evaluation(
+    folder: Path,
+    report: Path,
+    dataset: str,
+    split: str,
+    *,
+    dataset_id: str | None = None,
+    predictions: Path | None = None,
+) -> Evaluation:
+    """Writes a report into `results.jsonl` of a checkpoint, in the place of an earlier one of the same kind.
+
+    Args:
+        folder: The checkpoint.
+        report: What `rscc evaluate --json` wrote.
+        dataset: Name of the data set that was captioned.
+        split: Its split.
+        dataset_id: Its id on the Hub.
+        predictions: The captions that were scored; where given, that this checkpoint wrote them is checked.
+
+    Raises:
+        ValueError: The report or the captions cannot be used, or the captions are by other weights.
+    """
+    fingerprint = fingerprint_of(folder)
+    settings = None if predictions is None else _settings(predictions, folder, fingerprint)
+    new = Evaluation(
+        dataset=dataset,
+        split=split,
+        report=read_report(report),
+        fingerprint=fingerprint,
+        dataset_id=dataset_id,
+        maps=None if settings is None else settings.pop("semantic_maps", None),
+        settings=settings or None,
+    )
+    kept = [old for old in read_evaluations(folder)[0] if _kind(old) != _kind(new)]
+    lines = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in [*kept, new]]
+    write_text(folder / RESULTS, "".join(lines))
+    return new
+
+
+def read_evaluations(folder: Path) -> tuple[list[Evaluation], int]:
+    """The evaluations of a checkpoint's own weights, and how many there are of other ones.
+
+    Raises:
+        ValueError: `results.jsonl` is damaged.
+    """
+    path = folder / RESULTS
+    if not path.is_file():
+        return [], 0
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            one = Evaluation(**json.loads(line))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}, line {number} is no evaluation ({error}); remove it.") from error
+        complaint = _complaint(one.report)
+        if complaint:
+            raise ValueError(f"{path}, line {number}: its report {complaint}; remove it.")
+        found.append(one)
+    now = fingerprint_of(folder)
+    current = [one for one in found if one.fingerprint == now]
+    return current, len(found) - len(current)
+
+
+def _complaint(report: Any) -> str | None:
+    if not isinstance(report, dict) or not {"all", "protocol", "n", "accuracy"} <= report.keys():
+        return "is no report"
+    for part in ("all", "changed", "unchanged"):
+        scores = report.get(part)
+        if scores is None and part != "all":
+            continue
+        missing = [name for name in _SCORES if not isinstance((scores or {}).get(name), int | float)]
+        if missing:
+            return f"has no {missing[0]} in {part}"
+    return None
+
+
+def _settings(predictions: Path, folder: Path, fingerprint: str) -> dict[str, Any]:
+    """How the captions came about, after a look at who wrote every one of them."""
+    settings: dict[str, Any] | None = None
+    with predictions.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{predictions}, line {number}"
+            try:
+                row = json.loads(line)
+                writer, given = str(row["model"]), dict(row["settings"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{where} was not written by `rscc caption`; give the captions it wrote.") from error
+            if writer.rpartition("@")[2] != fingerprint:
+                raise ValueError(f"{where} is by {writer}, and {folder} is {fingerprint}; caption with {folder}.")
+            if settings not in (None, given):
+                raise ValueError(f"{where} was written with other settings than line 1; caption anew.")
+            settings = given
+    if settings is None:
+        raise ValueError(f"{predictions} is empty; give the captions that were scored.")
+    return settings
+
+
+def _kind(one: Evaluation) -> tuple[Any, ...]:
+    return one.dataset, one.split, one.report["protocol"], one.maps
