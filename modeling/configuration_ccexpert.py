@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig, Qwen2Config, SiglipVisionConfig
 
+from .checkpoint_code import leave_out_installed
+
 VISION_MODEL_TYPES = ("siglip_vision_model", "clip_vision_model")
 
 # hidden size, feed-forward width, layers, heads, key-value heads, words, tied embeddings
@@ -133,7 +135,7 @@ class CCExpertConfig(PreTrainedConfig):
         # here too: what `strict` calls by itself raises no ValueError
         self.validate_integration()
         self.validate_image_token_id()
-        super().__post_init__(**kwargs)
+        super().__post_init__(**leave_out_installed(self, kwargs))
 
     @classmethod
     def preset(cls, size: str, **changes: Any) -> "CCExpertConfig":

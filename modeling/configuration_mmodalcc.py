@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, ResNetConfig
 
+from .checkpoint_code import leave_out_installed
+
 MODALITIES = ("rgb_semantic", "rgb")
 FEATURE_ENHANCEMENTS = ("stacked", "parallel")
 
@@ -137,7 +139,7 @@ class MModalCCConfig(PreTrainedConfig):
             self.attention_dropout = self.dropout
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.bos_token_id
-        super().__post_init__(**kwargs)
+        super().__post_init__(**leave_out_installed(self, kwargs))
 
     @property
     def num_streams(self) -> int:

@@ -6,9 +6,8 @@ language model are transformers' own classes.
 """
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -18,6 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
 
+from .checkpoint_code import StandaloneCheckpoint
 from .configuration_ccexpert import CCExpertConfig
 from .loading_ccexpert import load_llava
 from .modeling_ccexpert_integration import ChangeAwareTransformerLayer, DifferenceAwareIntegration
@@ -117,7 +117,7 @@ class CCExpertProjector(nn.Module):
         return self.linear_2(self.act(self.linear_1(features)))
 
 
-class CCExpertPreTrainedModel(PreTrainedModel):
+class CCExpertPreTrainedModel(StandaloneCheckpoint, PreTrainedModel):
     """Initialisation and what transformers wants to know of the family."""
 
     config: CCExpertConfig
@@ -131,6 +131,8 @@ class CCExpertPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _no_split_modules: set[str] | list[str] | None = ["DifferenceAwareIntegration"]  # noqa: RUF012
+    # only the language model is large enough to gain, and rounding hides small changes from what comes before it
+    full_precision_modules: ClassVar[list[str]] = ["vision_tower", "integration", "projector", "lm_head"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -497,16 +499,6 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
         return super()._expand_inputs_for_generation(  # type: ignore[misc]
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
-
-    # --- saving -----------------------------------------------------------------------------------------------------
-
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Write weights, config and code, so that the folder also loads where this package is not installed."""
-        name = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
-        # a class registers for one Auto class only: it is AutoModel, so the other one is named here
-        auto_map: Mapping[str, Any] = getattr(self.config, "auto_map", None) or {}
-        self.config.auto_map = {**auto_map, "AutoModelForImageTextToText": name}
-        super().save_pretrained(save_directory, *args, **kwargs)
 
 
 CCExpertConfig.register_for_auto_class()

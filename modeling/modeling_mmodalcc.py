@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin, Pre
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
+from .checkpoint_code import StandaloneCheckpoint
 from .configuration_mmodalcc import MModalCCConfig, filled
 from .modeling_mmodalcc_decoder import MModalCCDecoder
 from .modeling_mmodalcc_encoder import FeatureEnhancement, MModalCCEncoder, MModalCCEncoderOutput, init_as
@@ -107,7 +108,7 @@ def caption_loss(
     return total / num_items_in_batch
 
 
-class MModalCCPreTrainedModel(PreTrainedModel):
+class MModalCCPreTrainedModel(StandaloneCheckpoint, PreTrainedModel):
     """Initialisation and what transformers wants to know of the family."""
 
     config: MModalCCConfig
@@ -118,6 +119,8 @@ class MModalCCPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["FeatureEnhancementStage", "ConvolutionalBlock", "MModalCCDecoderLayer"]  # noqa: RUF012
+    # the words, and the gates: sigmoids that weigh whole streams
+    full_precision_modules: ClassVar[list[str]] = ["lm_head", "rgb_gate", "semantic_gate", "word_gate"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -408,16 +411,6 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
         for module in self._frozen_statistics:
             module.eval()
         return self
-
-    # --- saving -----------------------------------------------------------------------------------------------------
-
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Write weights, config and code, so that the folder also loads where this package is not installed."""
-        name = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
-        # a class registers for one Auto class only: it is AutoModel, so the other one is named here
-        auto_map = dict(getattr(self.config, "auto_map", None) or {})
-        self.config.auto_map = {**auto_map, "AutoModelForImageTextToText": name}
-        super().save_pretrained(save_directory, *args, **kwargs)
 
 
 def load_backbone_weights(

@@ -11,6 +11,7 @@ from transformers.processing_utils import ProcessorMixin
 from .change_pair_images import PairError as PairError
 from .change_pair_reader import PairReader as PairReader
 from .image_processing_mmodalcc import MModalCCImageProcessor as MModalCCImageProcessor
+from .pipeline_change_captioning import ChangeCaptioningPipeline as ChangeCaptioningPipeline
 
 IGNORED = -100
 

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 
 # transformers before 5.18 hides this class at its top level where torchvision is absent, though it needs none
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from rscc_hf.modeling import (
     CCExpertConfig,
@@ -20,6 +21,7 @@ from rscc_hf.modeling import (
 )
 from rscc_hf.processing.image_processing_ccexpert import CCExpertImageProcessor
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
+from rscc_hf.processing.pipeline_change_captioning import ChangeCaptioningPipeline
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
 from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
 
@@ -43,6 +45,13 @@ AutoModelForImageTextToText.register(MModalCCConfig, MModalCCForConditionalGener
 AutoProcessor.register(MModalCCConfig, MModalCCProcessor, exist_ok=True)
 AutoImageProcessor.register(MModalCCConfig, image_processor_classes={"pil": MModalCCImageProcessor}, exist_ok=True)
 
+PIPELINE_REGISTRY.register_pipeline(
+    "change-captioning",
+    pipeline_class=ChangeCaptioningPipeline,
+    pt_model=AutoModelForImageTextToText,
+    type="multimodal",
+)
+
 # imported on first use: they need more than a model does
 _LAZY = {
     "ChangeCaptioner": "rscc_hf.captioner",
@@ -62,6 +71,7 @@ __all__ = [
     "CCExpertImageProcessor",
     "CCExpertProcessor",
     "ChangeCaptioner",
+    "ChangeCaptioningPipeline",
     "MModalCCConfig",
     "MModalCCForConditionalGeneration",
     "MModalCCImageProcessor",
