@@ -84,35 +84,39 @@ def rename_state_dict(state: Mapping[str, torch.Tensor], config: MModalCCConfig)
         config: of the model to be filled; every name and shape is checked against it.
 
     Raises:
-        ValueError: a name that is unknown, a weight that is missing or has another shape, a table of positions that
-            is not the sine table.
+        ValueError: it lists the weights that are unknown, missing, or of another shape; or the table of positions is
+            not the sine table.
     """
     renamed: dict[str, torch.Tensor] = {}
     dropped: list[str] = []
+    unknown: list[str] = []
     for name, tensor in state.items():
         if _DEAD.match(name):
             dropped.append(name)
         elif name == _SINE_TABLE:
             _check_sine_table(tensor)
             dropped.append(name)
+        elif (ours := _rename(name)) is None:
+            unknown.append(name)
         else:
-            renamed |= _split_packed(_rename(name), tensor)
-    check_complete(renamed, MModalCCForConditionalGeneration, config)
+            renamed |= _split_packed(name, ours, tensor)
+    check_complete(renamed, MModalCCForConditionalGeneration, config, unknown)
     return RenamedWeights(renamed, sorted(dropped))
 
 
-def _rename(name: str) -> str:
-    """Our name of one weight."""
+def _rename(name: str) -> str | None:
+    """Our name of one weight; `None` where it is unknown."""
     for official, ours in (("encoder_image.net.", "rgb"), ("encoder_image2.net.", "semantic")):
         if name.startswith(official):
-            return f"encoder.{ours}_backbone.{_rename_backbone(name, name.removeprefix(official))}"
+            rest = _rename_backbone(name.removeprefix(official))
+            return None if rest is None else f"encoder.{ours}_backbone.{rest}"
     for pattern, replacement in _RENAMES:
         if match := pattern.fullmatch(name):
             return match.expand(replacement)
-    raise ValueError(f"{name} is no weight of a released MModalCC; give the released modules' state dicts.")
+    return None
 
 
-def _rename_backbone(name: str, rest: str) -> str:
+def _rename_backbone(rest: str) -> str | None:
     """Our name of a torchvision ResNet's weight; its stages are children 4, 5, 6 of the release's `net`."""
     for pattern, replacement in _BACKBONE:
         if match := re.fullmatch(pattern, rest):
@@ -124,20 +128,23 @@ def _rename_backbone(name: str, rest: str) -> str:
                 break
             unit = int(groups[2]) - 1 if "{unit}" in replacement else 0
             return match.expand(replacement.format(stage=stage, unit=unit))
-    raise ValueError(f"{name} is no weight of a ResNet cut after layer3; give the released encoders' state dicts.")
+    return None
 
 
-def _split_packed(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+def _split_packed(official: str, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     """torch's packed queries, keys and values as three weights; anything else as it is."""
     prefix, packed, kind = name.rpartition("in_proj_")
     if not packed:
         return {name: tensor}
+    if tensor.dim() == 0 or tensor.shape[0] % 3 or not len(tensor):
+        raise ValueError(f"{official} has shape {tuple(tensor.shape)}, which cannot hold queries, keys and values.")
     parts = tensor.chunk(3)
     return {f"{prefix}{part}_proj.{kind}": value.clone() for part, value in zip("qkv", parts, strict=True)}
 
 
 def _check_sine_table(table: torch.Tensor) -> None:
     """Raise unless the checkpoint's table, `(positions, 1, width)`, is the one that the decoder computes."""
-    expected = sinusoidal_positions(0, table.shape[0], table.shape[-1])
-    if table.dim() != 3 or not torch.allclose(table[:, 0].float(), expected, atol=1e-3, rtol=0):
+    plausible = table.dim() == 3 and table.shape[1] == 1 and table.shape[2] % 2 == 0
+    expected = sinusoidal_positions(0, table.shape[0], table.shape[2]) if plausible else None
+    if expected is None or not torch.allclose(table[:, 0].float(), expected, atol=1e-3, rtol=0):
         raise ValueError(f"{_SINE_TABLE} is not the sine table of base 10000; this checkpoint has other positions.")
