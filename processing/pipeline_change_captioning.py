@@ -235,7 +235,7 @@ def _stream(images: Any) -> Any:
         return _Rows(images)
     if not isinstance(images, Iterable):
         raise ValueError(
-            f"a {type(images).__name__} is no pair: give (before, after), a dictionary with before and after, a list "
+            f"{type(images).__name__} is no pair: give (before, after), a dictionary with before and after, a list "
             "of such, or a data set or generator."
         )
     return _requests(images)
@@ -312,6 +312,9 @@ def _request(pair: Any, index: int, maps: Any = None, text: str | None = None) -
         unknown = sorted(str(key) for key in set(pair) - _KEYS)
         if unknown and not is_row:
             raise ValueError(f"pair {name!r} has {', '.join(unknown)}; known are {', '.join(sorted(_KEYS))}.")
+        missing = [date for date, image in zip(_DATES, images, strict=True) if image is None]
+        if missing:
+            raise ValueError(f"pair {name!r} has no {' and no '.join(missing)}: a pair needs both dates.")
     theirs = row.get("semantic_maps")
     if theirs is None and any(key in row for key in _MAPS):
         theirs = [row.get(key) for key in _MAPS]
@@ -336,9 +339,10 @@ def _two(images: Any, what: str, name: str | int) -> list[Any]:
     one = isinstance(images, str | bytes | bytearray | os.PathLike | Mapping) or not isinstance(
         images, Sequence | np.ndarray | torch.Tensor
     )
-    if one or len(images) != 2 or (getattr(images, "ndim", 4) != 4):
-        given = f"one {type(images).__name__}" if one else f"{len(images)}"
-        raise ValueError(f"pair {name!r}: {given} is given where two {what} are expected, before and after.")
+    if one:
+        raise ValueError(f"pair {name!r}: one {type(images).__name__} is given where two {what} are expected.")
+    if len(images) != 2 or getattr(images, "ndim", 4) != 4:
+        raise ValueError(f"pair {name!r}: {len(images)} {what} are given where two are expected, before and after.")
     return list(images)
 
 
