@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from rscc_hf.cli_convert import convert
 from rscc_hf.cli_data import data
 from rscc_hf.terminal import OneLineErrors, count, progress_bar, quiet_models, quiet_reading, tell, tell_some
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(convert, name="convert")
 app.add_typer(data, name="data")
 
 
