@@ -32,14 +32,6 @@ def start(tmp_path_factory):
     return save_start(tmp_path_factory.mktemp("start"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def weights(folder) -> dict[str, torch.Tensor]:
     return CCExpertForConditionalGeneration.from_pretrained(folder, dtype=torch.float64).state_dict()
 

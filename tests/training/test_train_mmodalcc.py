@@ -45,14 +45,6 @@ def pairs(tmp_path_factory):
     return write_pairs(tmp_path_factory.mktemp("pairs"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def final_weights(folder) -> dict[str, torch.Tensor]:
     return MModalCCForConditionalGeneration.from_pretrained(folder).state_dict()
 
