@@ -13,14 +13,14 @@ from rscc_hf.training import adapters
 from rscc_hf.training.batches import Batch
 from rscc_hf.training.ccexpert_parts import HEAD, part_of, prepare_to_learn
 from rscc_hf.training.ccexpert_recipe import PARTS, CCExpertRecipe
-from rscc_hf.training.ccexpert_samples import PromptedBatchMaker, PromptedCaptionFilter, prompted_samples
+from rscc_hf.training.ccexpert_samples import PromptedBatchMaker, PromptedCaptionFilter, prompted_samples, segment_mask
 from rscc_hf.training.ccexpert_start import load_start
 from rscc_hf.training.change_mask import change_mask_loss
 from rscc_hf.training.loop import OnEvaluation, OnStep, TrainingResult, train
 from rscc_hf.training.pair_images import PixelReader, Pixels, PixelSource
 from rscc_hf.training.pair_task import PairTask, learning
 from rscc_hf.training.planning import take_plan_options, write_plan
-from rscc_hf.training.recipe import parse_recipe
+from rscc_hf.training.recipe import RecipeError, parse_recipe
 from rscc_hf.training.task import Part
 
 __all__ = ["CCExpertRecipe", "CCExpertTask", "run_stage", "train_ccexpert"]
@@ -55,6 +55,8 @@ class CCExpertTask(PairTask):
         super().__init__(recipe, accelerator)
         self.recipe = recipe
         model, self.processor = load_start(recipe, adapters.quantization(recipe))
+        if recipe.captions == "together" and self.processor.label_policy == "release":
+            raise RecipeError("label_policy of init_from is release: set it to assistant for captions together.")
         self.model = prepare_to_learn(model, recipe)
         self.maker = PromptedBatchMaker(self.processor, recipe.seed, recipe.augmentation, recipe.max_length)
         self.caption_filter = PromptedCaptionFilter(self.processor.tokenizer, recipe.max_caption_length)
@@ -72,10 +74,12 @@ class CCExpertTask(PairTask):
     def loss(self, model: torch.nn.Module, batch: Batch, targets: int) -> torch.Tensor:
         """See `Task`; with `change_mask_loss` that of the change features is added."""
         weight = self.recipe.change_mask_loss
+        inputs = {name: value for name, value in batch.items() if name not in ("change_masks", "segments")}
+        if "segments" in batch:
+            inputs["attention_mask"] = segment_mask(batch["segments"], self.model.dtype)
+        output = model(**inputs, output_change_features=weight > 0, num_items_in_batch=targets)
         if not weight:
-            return super().loss(model, batch, targets)
-        inputs = {name: value for name, value in batch.items() if name != "change_masks"}
-        output = model(**inputs, output_change_features=True, num_items_in_batch=targets)
+            return output.loss
         words = (batch["labels"] != -100).sum(dim=1)
         return output.loss + weight * change_mask_loss(output.change_features, batch["change_masks"], words, targets)
 

@@ -16,6 +16,10 @@ PARTS = ("vision_tower", "integration", "projector", "language_model")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+CAPTIONS_HELP = (
+    "flatten: each caption is a sample; random_choice: one of each pair's an epoch; together: captions_per_pair of "
+    "each pair's, which is read once for all of them."
+)
 PARTS_HELP = f"What learns, of {', '.join(PARTS)}; the rest is frozen. See lora_rank."
 
 
@@ -61,16 +65,18 @@ class CCExpertRecipe(PairRecipe):
     )
     num_integration_layers: int | None = option(None, "Change-aware layers K of the module.")
     integration_gate: bool | None = option(None, "Whether levels are weighted by a gate each.")
+    integration_attention_heads: int | None = option(None, "Heads of the module.")
+    integration_ffn_dim: int | None = option(None, "Width of its feed-forward net.")
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = option("sdpa", "Kernel of all attention.")
 
     prompt: str | None = option(None, "What is asked, two <image> in it; null: the checkpoint's, else the paper's.")
     label_policy: Literal["assistant", "release"] | None = option(
         None, "assistant: answers are learnt; release: marks of turns too; null: the checkpoint's, else assistant."
     )
-    captions: Literal["flatten", "random_choice"] = option(
-        "flatten", "flatten: each caption is a sample; random_choice: one of each pair's an epoch."
+    captions: Literal["flatten", "random_choice", "together"] = option("flatten", CAPTIONS_HELP)
+    captions_per_pair: int | None = option(
+        None, "With flatten: captions of a pair, drawn once; null: all. With together: as many, drawn each epoch."
     )
-    captions_per_pair: int | None = option(None, "With flatten: captions of a pair, drawn once; null: all.")
     max_length: int = option(32768, "Longest sequence in tokens, those of the images included.")
     max_caption_length: int = option(512, "Longer captions (in tokens) are dropped.")
     max_new_tokens: int = option(256, "Longest caption that validation generates.")
@@ -113,14 +119,17 @@ class CCExpertRecipe(PairRecipe):
     @property
     def module_settings(self) -> dict[str, Any]:
         """Fields of `CCExpertConfig` that the recipe sets."""
-        names = ("integration", "vision_levels", "num_integration_layers", "integration_gate")
+        names = ("integration", "vision_levels", "num_integration_layers", "integration_gate",
+                 "integration_attention_heads", "integration_ffn_dim")  # fmt: skip
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def validate(self) -> None:
         """Checks the values that no other constructor checks; see `LoopRecipe.validate`."""
         super().validate()
         self.require_at_least(
-            1, "max_length max_caption_length max_new_tokens captions_per_pair num_integration_layers lora_rank"
+            1,
+            "max_length max_caption_length max_new_tokens captions_per_pair num_integration_layers lora_rank "
+            "integration_attention_heads integration_ffn_dim",
         )
         self.require_at_least(0, "change_mask_loss lora_alpha " + " ".join(f"{part}_learning_rate_ratio" for part in
                               ("vision", "integration", "projector", "language")))  # fmt: skip
@@ -136,8 +145,10 @@ class CCExpertRecipe(PairRecipe):
             raise RecipeError(
                 "captions flatten would put a pair's captions side by side in a stream: set captions to random_choice."
             )
-        if self.captions_per_pair is not None and self.captions != "flatten":
-            raise RecipeError("captions_per_pair is for captions flatten: set it to null.")
+        if self.captions_per_pair is not None and self.captions == "random_choice":
+            raise RecipeError("captions_per_pair is for captions flatten and together: set it to null.")
+        if self.captions == "together":
+            self._validate_together()
         if self.change_mask_loss and self.integration is False:
             raise RecipeError("change_mask_loss needs the module's change features: set it to 0, or integration true.")
         if self.quantization == "4bit" and self.lora_rank is None:
@@ -146,6 +157,17 @@ class CCExpertRecipe(PairRecipe):
             raise RecipeError("lora_rank adapts the language model: name it in trained_parts, or set lora_rank null.")
         if self.lora_rank is not None and not self.lora_target_modules:
             raise RecipeError("lora_target_modules is empty: name layers of the language model.")
+
+    def _validate_together(self) -> None:
+        """What captions that share a prompt cannot go with."""
+        if self.captions_per_pair is None:
+            raise RecipeError("captions is together: say by captions_per_pair how many of each pair.")
+        if self.attn_implementation == "flash_attention_2":
+            raise RecipeError("captions together need a mask that flash_attention_2 does not know: choose sdpa.")
+        if self.label_policy == "release":
+            raise RecipeError("With captions together the prompt is there once: set label_policy to assistant.")
+        if self.streaming:
+            raise RecipeError("captions together are for data that does not stream: set streaming to false.")
 
 
 @dataclass
@@ -172,6 +194,4 @@ class Stage3Recipe(CCExpertRecipe):
     output_dir: str = option("outputs/ccexpert_stage3", "Folder of the trained model, its checkpoints and logs.")
     max_epochs: int | None = option(50, "Stop after this many epochs.")
     patience: int | None = option(10, "Stop after this many evaluations in a row without improvement.")
-    captions: Literal["flatten", "random_choice"] = option(
-        "random_choice", "flatten: each caption is a sample; random_choice: one of each pair's an epoch."
-    )
+    captions: Literal["flatten", "random_choice", "together"] = option("random_choice", CAPTIONS_HELP)

@@ -1,7 +1,8 @@
 """Samples of CCExpert: pairs and captions into prompts with labels.
 
-The captions of a pair are samples of their own (`FlattenedSamples` with `captions_per_pair=None`, stages I and II) or
-one of them is chosen anew each epoch (`ChosenSamples`, stage III).
+The captions of a pair are samples of their own (`FlattenedSamples` with `captions_per_pair=None`, stages I and II), or
+one of them is chosen anew each epoch (`ChosenSamples`, stage III), or several are learnt together: pair and prompt are
+read once for all of them, see `packed`.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rscc_hf.data.augmentation import Augmentation
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
+from rscc_hf.processing.token_rows_ccexpert import IGNORED
 from rscc_hf.training.batches import Batch, IndexedSamples
 from rscc_hf.training.pair_images import Pixels, PixelSource
 from rscc_hf.training.recipe import RecipeError
@@ -25,7 +27,7 @@ from rscc_hf.training.samples import (
     augment,
 )
 
-CAPTION_POLICIES = ("flatten", "random_choice")
+CAPTION_POLICIES = ("flatten", "random_choice", "together")
 
 
 class PromptedBatchMaker(SampleMaker):
@@ -66,30 +68,45 @@ class PromptedBatchMaker(SampleMaker):
     ) -> Batch:
         """`pixel_values`, `input_ids`, `attention_mask`, `labels`.
 
-        Where the pixels have masks also `change_masks` (n, H, W) bool, which are no input of the model. The sequences
-        are padded on the right, to a multiple of `LABEL_MULTIPLE`.
+        Where the pixels have masks also `change_masks` (n, H, W) bool, and where a sample has several captions
+        `segments` in place of `attention_mask`, with `position_ids` (see `packed`); neither is an input of the model.
+        The sequences are padded on the right, to a multiple of `LABEL_MULTIPLE`.
 
         Raises:
-            ValueError: A sample has not exactly one caption.
+            ValueError: The samples differ in their number of captions.
         """
-        if any(len(texts) != 1 for texts in captions):
-            raise ValueError("CCExpert reads one caption a sample: set captions_per_sample to 1.")
+        counts = {len(texts) for texts in captions}
+        if len(counts) != 1:
+            raise ValueError(f"The samples have {sorted(counts)} captions: give as many for each.")
         images, changes = pixels.images, pixels.changes
         maps = None
         if changes is not None:  # (n, 1, 1, H, W) -> (n, 2, 1, H, W): augmentation moves the maps of two dates
             maps = changes.to(torch.uint8).expand(-1, 2, -1, -1, -1)
         if self.augmentation is not None:
             images, maps, captions = augment(self.augmentation, images, maps, captions, generators)
-        batch = dict(
-            self.processor(
-                images=images,
-                captions=[texts[0] for texts in captions],
-                max_length=self.max_length,
-                padding_side="right",
-                pad_to_multiple_of=LABEL_MULTIPLE,
-                return_tensors="pt",
+        (count,) = counts
+        if count == 1:
+            batch = dict(
+                self.processor(
+                    images=images,
+                    captions=[texts[0] for texts in captions],
+                    max_length=self.max_length,
+                    padding_side="right",
+                    pad_to_multiple_of=LABEL_MULTIPLE,
+                    return_tensors="pt",
+                )
             )
-        )
+        else:
+            rows = self.processor(
+                captions=[text for texts in captions for text in texts],
+                max_length=self.max_length,
+                padding=False,
+                return_tensors=None,
+            )
+            batch = {
+                "pixel_values": self.processor.image_processor(images, return_tensors="pt")["pixel_values"],
+                **packed(rows["input_ids"], rows["labels"], count, self.processor.tokenizer.pad_token_id),
+            }
         if maps is not None:
             batch["change_masks"] = maps[:, 0, 0].bool()
         return batch
@@ -101,6 +118,62 @@ class PromptedBatchMaker(SampleMaker):
             images: (n, 2, C, H, W) uint8, as `Pixels.images`.
         """
         return dict(self.processor(images=images, padding_side="left", return_tensors="pt"))
+
+
+def packed(input_ids: Sequence[list[int]], labels: Sequence[list[int]], count: int, pad: int) -> Batch:
+    """The captions of a pair behind one copy of its prompt: prompt, caption 1, caption 2, ...
+
+    Each caption sees the prompt and itself, at the positions that it has behind the prompt, so that it is learnt as
+    if it were alone. Before each stands the prompt's last token, which says the caption's first word.
+
+    Args:
+        input_ids: Prompt and caption, `count` rows a pair one after the other, whose prompts are the same.
+        labels: Of these rows: -100 on the prompt.
+        count: Captions a pair.
+        pad: Id of the padding token.
+
+    Returns:
+        `input_ids`, `labels`, `position_ids` and `segments`, (pairs, T) each. A segment is 0 on the prompt but for its
+        last token, 1 .. count on that token and the caption, -1 on padding.
+    """
+    columns: dict[str, list[list[int]]] = {name: [] for name in ("input_ids", "labels", "position_ids", "segments")}
+    for first in range(0, len(input_ids), count):
+        start = next(place for place, label in enumerate(labels[first]) if label != IGNORED) - 1
+        ids, learnt = list(input_ids[first][:start]), [IGNORED] * start
+        positions, segments = list(range(start)), [0] * start
+        for number in range(count):
+            caption, targets = input_ids[first + number][start:], labels[first + number][start:]
+            ids += caption
+            learnt += targets
+            positions += range(start, start + len(caption))
+            segments += [number + 1] * len(caption)
+        for name, values in zip(columns, (ids, learnt, positions, segments), strict=True):
+            columns[name].append(values)
+    longest = max(len(row) for row in columns["input_ids"])
+    length = longest + -longest % LABEL_MULTIPLE
+    fillers = {"input_ids": pad, "labels": IGNORED, "position_ids": 0, "segments": -1}
+    return {
+        name: torch.tensor([row + [fillers[name]] * (length - len(row)) for row in rows])
+        for name, rows in columns.items()
+    }
+
+
+def segment_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What each token of packed rows sees, for the model's `attention_mask`.
+
+    Args:
+        segments: (n, T), see `packed`.
+        dtype: Of the mask.
+
+    Returns:
+        (n, 1, T, T), 0 where a token (row) sees another (column), the dtype's lowest value elsewhere.
+    """
+    length = segments.shape[1]
+    mine, theirs = segments[:, :, None], segments[:, None, :]
+    seen = ((theirs == 0) | (theirs == mine)).tril() & (theirs >= 0)
+    seen |= torch.eye(length, dtype=torch.bool, device=segments.device)  # padding sees itself: a softmax needs one
+    mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device)
+    return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
 
 
 class PromptedCaptionFilter(CaptionFilter):
@@ -130,17 +203,22 @@ def prompted_samples(
     """The samples of a stage.
 
     Args:
-        policy: "flatten" or "random_choice".
+        policy: "flatten", "random_choice" or "together".
         pixels: The pairs.
         captions: The usable captions of each pair; a pair without any gives no sample.
         maker: Makes the micro-batches.
-        captions_per_pair: With "flatten": as many of each pair, drawn once. None: all.
+        captions_per_pair: With "flatten": as many of each pair, drawn once; None: all. With "together": as many
+            of each pair, drawn anew each epoch.
 
     Raises:
-        RecipeError: There is no such policy.
+        RecipeError: There is no such policy, or captions_per_pair is missing.
     """
     if policy == "flatten":
         return FlattenedSamples(pixels, captions, maker, captions_per_pair)
     if policy == "random_choice":
         return ChosenSamples(pixels, captions, maker)
-    raise RecipeError(f"captions is {policy!r}: there are {' and '.join(CAPTION_POLICIES)}.")
+    if policy == "together":
+        if captions_per_pair is None:
+            raise RecipeError("captions is together: say by captions_per_pair how many of each pair.")
+        return ChosenSamples(pixels, captions, maker, captions_per_pair)
+    raise RecipeError(f"captions is {policy!r}: there are {', '.join(CAPTION_POLICIES)}.")

@@ -232,10 +232,20 @@ def _tokens(recipe: CCExpertRecipe, config: CCExpertConfig) -> tuple[int, int, b
         words = (
             [len(ids) + 1 for ids in tokenizer(captions, add_special_tokens=False)["input_ids"]] if captions else []
         )
-        return images, len(rows[0]) - images + _mean(words), True
+        return images, len(rows[0]) - images + _captions_a_sample(recipe) * _mean(words), True
     except (RecipeError, OSError, ValueError):  # the checkpoint is not there yet: words are counted
         asked = f"{SYSTEM_MESSAGE} {recipe.prompt or PAPER_PROMPT}".replace("<image>", "")
-        return images, _CHATML_MARKS + _words(asked) + _mean([_words(text) + 1 for text in captions]), False
+        return (
+            images,
+            _CHATML_MARKS
+            + _words(asked)
+            + _captions_a_sample(recipe) * _mean([_words(text) + 1 for text in captions]),
+            False,
+        )
+
+
+def _captions_a_sample(recipe: CCExpertRecipe) -> int:
+    return recipe.captions_per_pair or 1 if recipe.captions == "together" else 1
 
 
 def _words(text: str) -> int:
@@ -266,7 +276,7 @@ def _steps(recipe: CCExpertRecipe) -> tuple[int | None, int | None]:
     if pairs is None:
         return None, recipe.max_steps
     counts = [len(texts) for texts in pairs["captions"]]
-    if recipe.captions == "random_choice":
+    if recipe.captions in ("random_choice", "together"):
         each = [min(count, 1) for count in counts]
     elif recipe.captions_per_pair is None:
         each = counts

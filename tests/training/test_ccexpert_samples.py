@@ -12,7 +12,12 @@ from rscc_hf.data.augmentation import Augmentation
 from rscc_hf.data.schema import FEATURES
 from rscc_hf.processing.change_pair_images import PairError
 from rscc_hf.training.batches import IndexedBatches
-from rscc_hf.training.ccexpert_samples import PromptedBatchMaker, PromptedCaptionFilter, prompted_samples
+from rscc_hf.training.ccexpert_samples import (
+    PromptedBatchMaker,
+    PromptedCaptionFilter,
+    prompted_samples,
+    segment_mask,
+)
 from rscc_hf.training.pair_images import FromDisk, InMemory, PixelReader, undecoded
 from rscc_hf.training.recipe import RecipeError
 from rscc_hf.training.samples import LABEL_MULTIPLE
@@ -39,6 +44,55 @@ def samples(processor, dataset, policy="random_choice", masks=False, cache=InMem
     usable = PromptedCaptionFilter(processor.tokenizer, 50)
     captions = [usable(texts) for texts in dataset["captions"]]
     return prompted_samples(policy, cache(FromDisk(undecoded(dataset), reader)), captions, maker, per_pair)
+
+
+def learn(model, **inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The summed loss and its gradients."""
+    model.zero_grad()
+    loss = model(**inputs, num_items_in_batch=1).loss
+    loss.backward()
+    return loss.detach(), {name: value.grad.clone() for name, value in model.named_parameters()}
+
+
+def test_captions_together_are_learnt_as_if_each_were_alone(processor, dataset):
+    together = samples(processor, dataset, "together", per_pair=2).batch([(3, 0), (3, 1), (3, 2)])
+    spoken = [[text for text in row.split("\n") if text] for row in spelled(processor, together)]
+    assert [len(texts) for texts in spoken] == [2, 2, 2]  # other captions for other pairs, of other lengths
+    model = tiny_model(processor).double().train()
+    segments = together.pop("segments")
+    mask = segment_mask(segments, torch.float64)
+    packed_loss, packed_gradients = learn(model, **together, attention_mask=mask)
+    loss, gradients = torch.zeros((), dtype=torch.float64), {}
+    for pair, texts in enumerate(spoken):
+        for text in texts:
+            alone = processor(captions=[text], return_tensors="pt")
+            value, more = learn(model, **alone, pixel_values=together["pixel_values"][pair : pair + 1])
+            loss += value
+            gradients = {name: gradients.get(name, 0) + gradient for name, gradient in more.items()}
+    assert torch.allclose(packed_loss, loss, rtol=1e-12)
+    for name, gradient in packed_gradients.items():
+        # Qwen2's norms reckon in float32
+        assert torch.allclose(gradient, gradients[name], rtol=1e-5, atol=1e-6), name
+
+
+def spelled(processor, batch) -> list[str]:
+    """The captions of packed rows, a line each."""
+    rows = []
+    for ids, segments, labels in zip(
+        *(batch[name].tolist() for name in ("input_ids", "segments", "labels")), strict=True
+    ):
+        lines: dict[int, list[int]] = {}
+        for number, segment, label in zip(ids, segments, labels, strict=True):
+            if label != -100:
+                lines.setdefault(segment, []).append(number)
+        assert sorted(lines) == list(range(1, len(lines) + 1))
+        rows.append("\n".join(processor.tokenizer.decode(line, skip_special_tokens=True) for line in lines.values()))
+    return rows
+
+
+def test_captions_together_need_to_know_how_many(processor, dataset):
+    with pytest.raises(RecipeError, match="captions_per_pair"):
+        samples(processor, dataset, "together")
 
 
 def said(processor, batch):
@@ -107,8 +161,8 @@ def test_captions_that_cannot_be_learnt_are_left_out(processor):
 
 
 def test_what_cannot_be_trained_on_is_said_at_once(processor, dataset):
-    with pytest.raises(RecipeError, match="captions is 'together'"):
-        samples(processor, dataset, "together")
+    with pytest.raises(RecipeError, match="captions is 'both'"):
+        samples(processor, dataset, "both")
     with pytest.raises(RecipeError, match=r"max_length is 20 and the prompt with its images makes \d+ tokens"):
         samples(processor, dataset, max_length=20)
     broken = dataset.map(lambda row: {"image_after": {"bytes": b"no image", "path": "b.png"}}, features=FEATURES)
