@@ -12,7 +12,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import HTTPError, RepositoryNotFoundError  # HTTPError: of whichever client it uses
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HTTPError,  # of whichever client it uses
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError
 from transformers import AutoModel, AutoProcessor
 from transformers.utils import cached_file
@@ -131,7 +136,7 @@ def load_checkpoint(
         model=model.to(chosen_device).eval(),
         processor=processor,
         name=name,
-        fingerprint=_fingerprint(name, model.config),
+        fingerprint=_fingerprint(name, revision),
         trained_on=_trained_on(name, revision),
     )
 
@@ -152,13 +157,24 @@ def _check_there_is(name: str, revision: str | None) -> None:
     try:
         HfApi().model_info(name, revision=revision, timeout=10)
     except RepositoryNotFoundError as error:
-        raise ValueError(f"there is neither a folder {name} nor a public model of that name on the Hub.") from error
+        raise ValueError(
+            f"there is neither a folder {name} nor a model of that name on the Hub that you may see."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ValueError(
+            f"{name} has no revision {revision} on the Hub; give one of its branches, tags or commits."
+        ) from error
     except (HTTPError, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"there is no folder {name}, and the Hub cannot be asked for it ({reason}).") from error
 
 
 def _loading_error(name: str, error: Exception) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, GatedRepoError):
+            return f"{name} is gated: ask for access on its page on the Hub, then log in (hf auth login)."
+        cause = cause.__cause__ or cause.__context__
     reason = " ".join(str(error).split())
     if "trust_remote_code" in reason:
         return (
@@ -168,12 +184,13 @@ def _loading_error(name: str, error: Exception) -> str:
     return f"{name} cannot be loaded: {reason}"
 
 
-def _fingerprint(name: str, config: Any) -> str | None:
+def _fingerprint(name: str, revision: str | None) -> str | None:
     """The Hub's commit, or the digest of a local folder."""
     folder = Path(name)
     if not folder.is_dir():
-        commit = getattr(config, "_commit_hash", None)
-        return commit[:12] if commit else None
+        # the cache keeps the files of a commit in a folder of its name
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+        return Path(found).parent.name[:12] if isinstance(found, str) else None
     return fingerprint_of(folder)
 
 

@@ -36,6 +36,7 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
             [sys.executable, "-c", code, *map(str, arguments)],
             capture_output=True,
             text=True,
+            stdin=subprocess.DEVNULL,
             check=False,
             cwd=folder,
             env={name: value for name, value in changed.items() if value is not None},
