@@ -133,27 +133,38 @@ def _check(path: str, info: Mapping[str, Iterable[Any]], layers: int) -> None:
         layers: number of the tower's layers that are built.
     """
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("integration.")):
-        raise ValueError(f"{path} lacks {len(missing)} weights, first {missing[0]}; give a whole checkpoint.")
-    left_over = sorted(name for name in info["unexpected_keys"] if not _may_be_left_out(name, layers))
-    if left_over:
+        raise ValueError(f"{path} lacks {len(missing)} weights: {', '.join(missing)}; give a whole checkpoint.")
+    if left_over := sorted(name for name in info["unexpected_keys"] if not may_be_left_out(name, layers)):
         raise ValueError(
-            f"{path} has {len(left_over)} weights that do not belong to its config.json, first {left_over[0]}."
+            f"{path} has {len(left_over)} weights that do not belong to its config.json: {', '.join(left_over)}."
         )
     if mismatched := sorted(str(name) for name in info["mismatched_keys"]):
-        raise ValueError(f"{path} has {len(mismatched)} weights of another shape than its config.json says.")
+        raise ValueError(
+            f"{path} has {len(mismatched)} weights of another shape than its config.json says: "
+            f"{', '.join(mismatched)}."
+        )
 
 
-def _may_be_left_out(name: str, layers: int) -> bool:
-    """Whether a weight has no use here."""
-    ours = name
-    for pattern, replacement in KEY_MAPPING.items():
-        ours = re.sub(pattern, replacement, name)
-        if ours != name:
-            break
-    if name.startswith("vision_tower.model."):  # already ours
-        ours = name
+def our_name(name: str) -> str:
+    """Our name of a LLaVA's weight, in whichever naming; a name that is ours already is given back."""
+    if not name.startswith("vision_tower.model."):
+        for pattern, replacement in KEY_MAPPING.items():
+            renamed = re.sub(pattern, replacement, name)
+            if renamed != name:
+                return renamed
+    return name
+
+
+def may_be_left_out(name: str, layers: int) -> bool:
+    """Whether a LLaVA's weight has no use here.
+
+    Args:
+        name: in whichever naming.
+        layers: number of the tower's layers that are built.
+    """
+    ours = our_name(name)
     layer = _VISION_LAYER.fullmatch(ours)
     return bool(_LEFT_OUT.fullmatch(ours)) or (layer is not None and int(layer[1]) >= layers)
 
 
-__all__ = ["KEY_MAPPING", "load_llava", "translate_config"]
+__all__ = ["KEY_MAPPING", "load_llava", "may_be_left_out", "our_name", "translate_config"]

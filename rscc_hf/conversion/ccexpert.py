@@ -6,7 +6,7 @@ and no code of it. Nothing is read from disk here: give `config.json` as a dict 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,6 +21,8 @@ MODEL_TYPE = "llava_qwen_cc"
 _VISION = "model.vision_tower.vision_tower.vision_model."
 _RESAMPLER = "model.vision_resampler."
 _EMBEDDING = "model.embed_tokens.weight"
+_OUR_EMBEDDING = "language_model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
 _SO400M = "siglip-so400m-patch14-384"
 
 # Present in released files, never used by the forward pass.
@@ -32,7 +34,10 @@ _DEAD = re.compile(
     # comes after the last encoder layer, whose output no level is
     r"|model\.vision_tower\.vision_tower\.vision_model\.(post_layernorm|head)\..+"
 )
-_VISION_LAYER = re.compile(re.escape(_VISION) + r"encoder\.layers\.(\d+)\..+")
+_ANY_LAYER = re.compile(
+    r"(model\.(?:vision_resampler\.|vision_tower\.vision_tower\.vision_model\.encoder\.)?layers\.)(\d{1,6})\."
+)
+_VISION_LAYER = re.compile(re.escape(_VISION) + r"encoder\.layers\.(\d{1,6})\..+")
 
 # Official -> ours, tried in this order; what none of them matches is unexpected.
 _EXPERT = r"integration.expert."
@@ -112,7 +117,9 @@ def translate_config(
     known = {field.name for field in fields(Qwen2Config)} | {"rope_theta", "rope_scaling"}
     ours = {"dtype", "architectures", "transformers_version", "vocab_size", "tie_word_embeddings"}
     text = {name: value for name, value in release.items() if name in known - ours and value is not None}
-    tied = "lm_head.weight" not in weights
+    # a config that says no word of it leaves it to the weights
+    said = release.get("tie_word_embeddings")
+    tied = _HEAD not in weights if said is None else bool(said)
     vision = _vision_config(release, weights)
     return CCExpertConfig(
         vision_config=vision,
@@ -128,33 +135,78 @@ def rename_state_dict(state: Mapping[str, torch.Tensor], config: CCExpertConfig)
     """Rename a released checkpoint's weights; none is copied.
 
     Args:
-        state: tensors by official name.
+        state: tensors by official name; on the meta device they are checked all the same.
         config: of the model to be filled; every name and shape is checked against it.
 
     Raises:
-        ValueError: a name that is unknown, or a weight that is missing or has another shape.
+        ValueError: it lists the weights that are unknown, missing, or of another shape.
     """
+    check_layers(state, config)
     renamed: dict[str, torch.Tensor] = {}
     dropped: list[str] = []
+    unknown: list[str] = []
+    names = official_to_ours(state, config)
     for name, tensor in state.items():
-        layer = _VISION_LAYER.fullmatch(name)
-        if _DEAD.fullmatch(name) or (layer and int(layer[1]) >= config.vision.num_hidden_layers):
+        ours = names[name]
+        if ours is None:
             dropped.append(name)
+        elif not ours:
+            unknown.append(name)
         else:
-            ours = _rename(name)
-            renamed[ours] = tensor.squeeze(0) if ours.endswith("_flag") else tensor
-    if config.tie_word_embeddings and "language_model.embed_tokens.weight" in renamed:
-        renamed.setdefault("lm_head.weight", renamed["language_model.embed_tokens.weight"])
-    check_complete(renamed, CCExpertForConditionalGeneration, config)
+            renamed[ours] = carried(ours, tensor)
+    if config.tie_word_embeddings and _OUR_EMBEDDING in renamed:
+        renamed["lm_head.weight"] = renamed[_OUR_EMBEDDING]
+    check_complete(renamed, CCExpertForConditionalGeneration, config, unknown)
     return RenamedWeights(renamed, sorted(dropped))
 
 
+def official_to_ours(names: Iterable[str], config: CCExpertConfig) -> dict[str, str | None]:
+    """Our name of each weight: `None` for what is not carried on, an empty one for what is unknown."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        layer = _VISION_LAYER.fullmatch(name)
+        unused = _DEAD.fullmatch(name) or (layer and int(layer[1]) >= config.vision.num_hidden_layers)
+        tied = name == _HEAD and config.tie_word_embeddings
+        found[name] = None if unused or tied else _rename(name)
+    return found
+
+
+def carried(ours: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A released tensor in the shape of ours: flags are rows of an embedding there."""
+    return tensor.squeeze(0) if ours.endswith("_flag") else tensor
+
+
+def check_layers(names: Iterable[str], config: CCExpertConfig) -> None:
+    """Check numbers of layers before a model is built of them, however large a damaged file says that they are.
+
+    Raises:
+        ValueError: layers are missing; it names them.
+    """
+    wanted = {
+        "model.layers.": config.text.num_hidden_layers,
+        _RESAMPLER + "layers.": config.num_integration_layers if config.integration else 0,
+        _VISION + "encoder.layers.": config.vision.num_hidden_layers,
+    }
+    found: dict[str, set[int]] = {prefix: set() for prefix in wanted}
+    for name in names:
+        if (match := _ANY_LAYER.match(name)) and match[1] in found:
+            found[match[1]].add(int(match[2]))
+    for prefix, number in wanted.items():
+        # one beyond what is there is enough to tell; the number itself may be anything
+        missing = [index for index in range(min(number, len(found[prefix]) + 1)) if index not in found[prefix]]
+        if missing:
+            raise ValueError(
+                f"{prefix}{missing[0]} is missing: {prefix}* has {len(found[prefix])} layers and this config needs "
+                f"{number}; give all weights of one release and its own config."
+            )
+
+
 def _rename(name: str) -> str:
-    """Our name of one weight."""
+    """Our name of one weight; an empty one where there is none."""
     for pattern, replacement in _RENAMES:
         if match := pattern.fullmatch(name):
             return match.expand(replacement)
-    raise ValueError(f"{name} is no weight of a released CCExpert; give the release's state dict.")
+    return ""
 
 
 def _vision_config(release: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> SiglipVisionConfig:

@@ -14,6 +14,7 @@ from rscc_hf.modeling import CCExpertForConditionalGeneration
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared/golden/ccexpert"
 Weights = dict[str, torch.Tensor]
+TOWER = "model.vision_tower.vision_tower.vision_model"
 GATE = "model.vision_resampler.ChangeAwareTokenReduce.feature_map_level_gate"
 
 
@@ -79,11 +80,58 @@ def test_lower_levels_need_fewer_layers(release: dict[str, Any], weights: Weight
 
 def test_tied_embeddings(release: dict[str, Any], weights: Weights) -> None:
     tied = {name: tensor for name, tensor in weights.items() if name != "lm_head.weight"}
+    del release["tie_word_embeddings"]  # leaves it to the weights
     config = translate_config(release, tied)
     assert config.tie_word_embeddings
     state = rename_state_dict(tied, config).state_dict
     assert state["lm_head.weight"] is state["language_model.embed_tokens.weight"]
     CCExpertForConditionalGeneration(config).load_state_dict(state, strict=True)
+
+
+def test_the_config_says_whether_embeddings_are_tied(release: dict[str, Any], weights: Weights) -> None:
+    """A head that is missing is no tied one, and one that the release overwrites when it loads is not carried on."""
+    headless = {name: tensor for name, tensor in weights.items() if name != "lm_head.weight"}
+    with pytest.raises(ValueError, match=r"1 weights are missing for this config: lm_head\.weight"):
+        rename_state_dict(headless, translate_config(release | {"tie_word_embeddings": False}, headless))
+    renamed = rename_state_dict(weights, translate_config(release | {"tie_word_embeddings": True}, weights))
+    assert renamed.state_dict["lm_head.weight"] is renamed.state_dict["language_model.embed_tokens.weight"]
+    assert "lm_head.weight" in renamed.dropped
+
+
+def test_everything_that_is_wrong_is_listed(release: dict[str, Any], weights: Weights) -> None:
+    state = {name: tensor for name, tensor in weights.items() if not name.endswith("input_layernorm.weight")}
+    state |= {"model.layers.0.extra.weight": torch.zeros(1), "model.norm.weight": torch.zeros(65)}
+    state |= {"model.mm_projector.0.bias": torch.zeros(3), "other": torch.zeros(1)}
+    with pytest.raises(ValueError) as error:
+        rename_state_dict(state, translate_config(release, state))
+    assert str(error.value) == (
+        "2 weights are missing for this config: language_model.layers.{0-1}.input_layernorm.weight; 1 weights do not "
+        "belong to this config: language_model.layers.0.extra.weight; other is no weight of such a model; "
+        "language_model.norm.weight has shape (65,), this config needs (64,); projector.linear_1.bias has shape (3,), "
+        "this config needs (64,); give all weights of one release and its own config."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, r"model\.layers\.2 is missing: .* 2 layers and this config needs 1000000000"),
+        ({"cc_expert_args": {"per_expert_depth": 10**9}}, r"model\.vision_resampler\.layers\.2 is missing"),
+    ],
+)
+def test_giant_numbers_of_layers_build_nothing(
+    release: dict[str, Any], weights: Weights, changes: dict[str, Any], message: str
+) -> None:
+    if "cc_expert_args" in changes:
+        changes = {"cc_expert_args": release["cc_expert_args"] | changes["cc_expert_args"]}
+    with pytest.raises(ValueError, match=message):
+        rename_state_dict(weights, translate_config(release | changes, weights))
+
+
+def test_a_giant_number_in_a_name_builds_nothing(release: dict[str, Any], weights: Weights) -> None:
+    state = weights | {f"{TOWER}.encoder.layers.999999.mlp.fc1.bias": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"encoder\.layers\.5 is missing"):
+        rename_state_dict(state, translate_config(release, state))
 
 
 def test_a_baseline_has_no_module(release: dict[str, Any], weights: Weights) -> None:

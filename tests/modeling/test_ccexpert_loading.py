@@ -227,7 +227,7 @@ def test_missing_weights_are_refused(family: str, naming: str, tmp_path: Path) -
     ):
         kept = read(folder)
         change(folder, lambda weights, name=name: weights.pop(rename(name)))
-        with pytest.raises(ValueError, match=r"lacks 1 weights, first .*; give a whole checkpoint"):
+        with pytest.raises(ValueError, match=r"lacks 1 weights: .*; give a whole checkpoint"):
             load(folder)
         save_file(kept, folder / "model.safetensors")
 
