@@ -12,6 +12,7 @@ from rich.console import Console
 
 from rscc_hf.cli_convert import convert
 from rscc_hf.cli_data import data
+from rscc_hf.cli_hub import card, push
 from rscc_hf.terminal import OneLineErrors, count, progress_bar, quiet_models, quiet_reading, tell, tell_some
 
 if TYPE_CHECKING:
@@ -332,6 +333,10 @@ def demo(
         result = run_demo(output, seed=seed, overwrite=overwrite)
     remember_demo_model(result.model)
     print(f"\nOpen {result.report} to look at it. `rscc caption BEFORE AFTER` now answers with {result.model}.")
+
+
+app.command()(card)
+app.command()(push)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from rscc_hf.cli_hub import push_data
 from rscc_hf.data.scenes.style import Nuisances
 from rscc_hf.terminal import is_given, progress_bar, quiet_reading
 
-data = typer.Typer(help="Make data sets and vocabularies.", no_args_is_help=True)
+data = typer.Typer(help="Make data sets and vocabularies, and push data sets to the Hub.", no_args_is_help=True)
+data.command("push")(push_data)
 
 
 class Splits(StrEnum):

@@ -144,7 +144,7 @@ def training_section(facts: ModelFacts, training: Training) -> dict[str, Any]:
     recipe = training.recipe
     data = f"`{training.data}`" if hub_id(training.data, facts.folder) else None
     split = f", {plain(training.split)} split" if training.split else ""
-    names = ", ".join(item.name for item in facts.seen) or (training.trained_on and plain(training.trained_on))
+    names = ", ".join(item.name for item in facts.seen) or (training.trained_on and _shown(training.trained_on))
     sentences = []
     if names or data:
         shown = f"{names} ({data}{split})" if names and data else f"{names or data}{split}"
