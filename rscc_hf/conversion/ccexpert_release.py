@@ -56,7 +56,7 @@ class Converted:
 
     Attributes:
         folder: the new checkpoint.
-        weights: how many tensors it holds.
+        parameters: how many numbers it learned.
         dropped: official names that were not carried on, sorted.
         has_processor: whether it can read images and write words.
         ran: whether it was loaded in a new process.
@@ -64,7 +64,7 @@ class Converted:
     """
 
     folder: Path
-    weights: int
+    parameters: int
     dropped: list[str]
     has_processor: bool
     ran: bool = False
@@ -134,7 +134,8 @@ def convert_ccexpert(
         )
         write_model_card(new, name=out.name)
         caption = run_a_pair(new) if verify else None
-    return Converted(out, len(moves), dropped, words is not None, verify, caption)
+    parameters = sum(move.target.numel() for move in moves.values())
+    return Converted(out, parameters, dropped, words is not None, verify, caption)
 
 
 # --- the plan -------------------------------------------------------------------------------------------------------

@@ -119,13 +119,12 @@ def convert_llava_onevision(
             model.generation_config.update(eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id)
             CCExpertProcessor.for_config(model.config, words).save_pretrained(new)
         model.save_pretrained(new, max_shard_size=MAX_FILE_BYTES)
-        weights = len(model.state_dict())
+        parameters = model.num_parameters()
         del model
         _verify(new, files)
         details: dict[str, Any] = {
             "converter": "rscc convert llava-onevision",
             "format": "LLaVA-OneVision of transformers",
-            "weights": weights,
             "new_weights": f"{_NEW}* (Difference-aware Integration Module)" if module.integration else None,
             "seed": module.seed if module.integration else None,
             "dropped": left_out,
@@ -137,7 +136,7 @@ def convert_llava_onevision(
         write_provenance(new, sources, details)
         write_model_card(new, name=out.name)
         caption = run_a_pair(new) if verify else None
-    return Converted(out, weights, left_out, words is not None, verify, caption)
+    return Converted(out, parameters, left_out, words is not None, verify, caption)
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
