@@ -8,6 +8,7 @@ from rscc_hf.cards.results import Evaluation
 def limits_of(facts: ModelFacts) -> list[str]:
     """The sentences of a card's section on limits, the general ones first."""
     return [
+        *_untrained(facts),
         *_domain(facts),
         *_images(facts),
         *_maps(facts),
@@ -35,6 +36,12 @@ def notes_on(evaluation: Evaluation, facts: ModelFacts) -> list[str]:
     if evaluation.maps is False:
         notes.append("The model was given no semantic maps.")
     return notes
+
+
+def _untrained(facts: ModelFacts) -> list[str]:
+    if facts.training is None and (facts.conversion or {}).get("new_weights"):
+        return ["It is a start for training. Some of its weights are random, so that its captions mean nothing."]
+    return []
 
 
 def _domain(facts: ModelFacts) -> list[str]:

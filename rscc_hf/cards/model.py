@@ -195,6 +195,12 @@ def _provenance(facts: ModelFacts) -> list[str]:
     version = (conversion.get("versions") or {}).get("rscc_hf")
     by = f"`{plain(conversion['converter'])}`" if conversion.get("converter") else "rscc_hf"
     sentences = [f"Converted by {by}{f' of rscc_hf {version}' if version else ''}, without training."]
+    if conversion.get("base_model"):
+        revision = f", commit `{plain(conversion['revision'])}`" if conversion.get("revision") else ""
+        sentences.append(f"The weights are those of `{conversion['base_model']}`{revision}.")
+    if conversion.get("new_weights"):
+        seed = f" (seed {conversion['seed']})" if conversion.get("seed") is not None else ""
+        sentences.append(f"New and random are {plain(conversion['new_weights'])}{seed}.")
     if facts.system is not None and facts.is_release:
         sentences.append(
             f"The format is that of the authors' release ([repository]({facts.system.repository})); that the files "

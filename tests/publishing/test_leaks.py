@@ -1,0 +1,233 @@
+"""Secrets and paths of a machine are found; what only looks like them passes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rscc_hf.publishing.contents import PushError, check_files, choose_files, shortened, staged
+from rscc_hf.publishing.leaks import leak_in_file, leak_in_text, secret_in
+
+# In pieces, so that no scanner of secrets takes this file for a leak.
+SECRETS = {
+    "Hugging Face": "hf_" + "aB3" * 12,
+    "GitHub": "ghp_" + "a1B2" * 9,
+    "GitHub, fine-grained": "github_pat_" + "A1" * 41,
+    "GitLab": "glpat-" + "x" * 20,
+    "OpenAI": "sk-" + "proj-" + "a1B2" * 10,
+    "Anthropic": "sk-" + "ant-" + "a1B2" * 10,
+    "AWS": "AKIA" + "ABCDEFGHIJKLMNOP",
+    "Google": "AIza" + "a" * 35,
+    "Slack": "xoxb-" + "1234567890-abcdefghijk",
+    "npm": "npm_" + "a" * 36,
+    "wandb": "WANDB_API_KEY=" + "0123456789abcdef" * 2 + "01234567",
+    "key": "-----BEGIN " + "RSA PRIVATE KEY-----",
+    "password": "https://bob:" + "hunter2@example.org/x",
+}
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+def test_secrets_are_found_and_not_repeated(tmp_path, kind):
+    secret = SECRETS[kind]
+    for name, text in (
+        ("a.md", f"use {secret} here"),
+        ("b.json", json.dumps({"a": ["b", secret]})),
+        ("c", f"\n{secret}\n"),
+    ):
+        path = tmp_path / name
+        path.write_text(text)
+        said = leak_in_file(path, name)
+        assert said is not None and "remove it" in said
+        assert secret not in said, "an error message must not spread it"
+    assert leak_in_text(secret)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf_hub_download and hf_token are names",
+        "sk-learn and a task-list of a dozen-and-more words-with-hyphens",
+        "risk-management-of-very-long-hyphenated-words-in-prose",
+        "https://huggingface.co/org/model@main",
+        "ghp_short",
+        "AKIAabcdefghijklmnopq",
+        "0123456789abcdef" * 3,
+        "https://{user}:{password}@host",
+        "hf_" + "a" * 10,
+        "mailto:bob@example.org",
+        "http://host:8080/x@y",
+    ],
+)
+def test_what_only_looks_like_a_secret_passes(text):
+    assert secret_in(text) is None
+
+
+def test_a_secret_across_two_blocks_is_found(tmp_path, monkeypatch):
+    path = tmp_path / "long.txt"
+    for before in ((1 << 20) - 20, (1 << 20) - 1, 3 << 20):
+        path.write_text("." * (before - 1) + " " + SECRETS["Hugging Face"])
+        assert "Hugging Face" in leak_in_file(path, path.name)
+
+
+def test_the_header_of_weights_is_read(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(2)}, path, metadata={"format": "pt", "from": "/home/alice/run7"})
+    assert "/home/alice/run7" in leak_in_file(path, path.name)
+    save_file({"a": torch.zeros(2)}, path, metadata={"format": "pt"})
+    assert leak_in_file(path, path.name) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/home/alice/data",
+        "/data/levir",
+        "/mnt/disk 1/x",
+        "~/runs/1",
+        "C:\\Users\\bob\\x",
+        "D:/data/x",
+        "\\\\server\\share",
+        "file:///srv/data/x",
+    ],
+)
+@pytest.mark.parametrize("name", ["config.json", "recipe.yaml", "log.jsonl"])
+def test_absolute_paths_in_settings_are_found(tmp_path, value, name):
+    path = tmp_path / name
+    content = json.dumps({"outer": {"train_data": [value]}})  # JSON is YAML
+    path.write_text(content + "\n")
+    said = leak_in_file(path, name)
+    assert said is not None and (value in said or "folder of this machine" in said)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "org/model",
+        "outputs/mine",
+        "https://a.org/home/x/y",
+        "a/b",
+        "/",
+        "//",
+        "{% if a %}/{% endif %}",
+        "and/or",
+        "1/2",
+        "data/train-*.parquet",
+        "https://github.com/home/user",
+        "s3://bucket/key",
+        "<image>",
+        "/ or /",
+    ],
+)
+def test_what_is_no_path_of_a_machine_passes(tmp_path, value):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"a": value}))
+    assert leak_in_file(path, path.name) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["see /home/alice/notes", "at C:\\Users\\bob\\x", "in /Users/bob/work/a.py", "/root/x"]
+)
+def test_home_folders_are_found_in_prose_and_code(tmp_path, text):
+    for name in ("README.md", "code.py"):
+        (tmp_path / name).write_text(f"# {text}\n")
+        assert "folder of this machine" in leak_in_file(tmp_path / name, name)
+
+
+def test_this_users_home_is_found_wherever_it_lies(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/srv/people/carol")
+    (tmp_path / "a.md").write_text("I ran it in /srv/people/carol/work.")
+    assert "/srv/people/carol/work" in leak_in_file(tmp_path / "a.md", "a.md")
+
+
+def test_words_of_a_tokenizer_are_no_paths(tmp_path):
+    words = {"model": {"vocab": {"/home/user/x": 1, "/usr/lib": 2}, "merges": ["/home/ user/x"]}, "truncation": None}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(words))
+    assert leak_in_file(path, "tokenizer.json") is None
+    path.write_text(json.dumps({**words, "from": "/data/words"}))
+    assert "/data/words" in leak_in_file(path, "tokenizer.json")
+
+
+def test_damaged_settings_are_told(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"a": ')
+    with pytest.raises(PushError, match=r"config\.json is no JSON"):
+        check_files({"config.json": path})
+
+
+def test_the_remedy_for_a_recipe_is_named(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("train_data: /data/levir\noutput_dir: outputs/x\nlist: [/a/b, c]\nnone: null\n")
+    with pytest.raises(PushError, match=r"recipe\.yaml has the path /data/levir.*train_data.*--shorten-paths"):
+        check_files({"recipe.yaml": path})
+    text, keys = shortened(path)
+    assert keys == ["train_data", "list"]
+    path.write_text(text)
+    check_files({"recipe.yaml": path})
+    assert "train_data: levir" in text and "output_dir: outputs/x" in text and "none: null" in text
+
+
+def test_what_a_run_leaves_for_itself_stays(tmp_path):
+    names = [
+        "config.json",
+        "model.safetensors",
+        "recipe.yaml",
+        "training_log.jsonl",
+        "assets/example.png",
+        "checkpoints/step-00000001/optimizer.pt",
+        "last/model.safetensors",
+        "tracker/events.out.tfevents.1.host",
+        "events.out.tfevents.2.host",
+        "__pycache__/a.pyc",
+        ".git/config",
+        ".env",
+        "sub/.DS_Store",
+        ".partial-model/config.json",
+        "a.json.part",
+        "assets/last/x.png",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    contents = choose_files(tmp_path)
+    assert list(contents.files) == [
+        "config.json",
+        "model.safetensors",
+        "recipe.yaml",
+        "training_log.jsonl",
+        "assets/example.png",
+        "assets/last/x.png",
+    ]
+    assert set(contents.left_out) == {
+        "checkpoints/",
+        "last/",
+        "tracker/",
+        "events.out.tfevents.2.host",
+        "__pycache__/",
+        ".git/",
+        ".env",
+        "sub/.DS_Store",
+        ".partial-model/",
+        "a.json.part",
+    }
+    assert "checkpoints/step-00000001/optimizer.pt" in choose_files(tmp_path, "dataset").files
+
+
+def test_a_link_that_leads_nowhere_is_told(tmp_path):
+    (tmp_path / "config.json").symlink_to(tmp_path / "gone")
+    with pytest.raises(PushError, match="leads nowhere"):
+        check_files(choose_files(tmp_path).files)
+
+
+def test_a_stage_holds_exactly_what_was_chosen(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.txt").write_text("old")
+    (tmp_path / "c.txt").write_text("c")
+    with staged(
+        {"a/b.txt": tmp_path / "a" / "b.txt", "c.txt": tmp_path / "c.txt"}, {"c.txt": "new", "d": "d"}
+    ) as stage:
+        found = {path.relative_to(stage).as_posix(): path.read_text() for path in stage.rglob("*") if path.is_file()}
+    assert found == {"a/b.txt": "old", "c.txt": "new", "d": "d"}
+    assert (tmp_path / "c.txt").read_text() == "c" and not Path(stage).exists()
