@@ -118,7 +118,9 @@ class MModalCCPreTrainedModel(StandaloneCheckpoint, PreTrainedModel):
     input_modalities = ["image"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["FeatureEnhancementStage", "ConvolutionalBlock", "MModalCCDecoderLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    # their streams meet inside, so each lies on one device; it is small, and `device_map="auto"` would spread it
+    _no_split_modules = ["MModalCCEncoder", "MModalCCDecoder"]  # noqa: RUF012
     # the words, and the gates: sigmoids that weigh whole streams
     full_precision_modules: ClassVar[list[str]] = ["lm_head", "rgb_gate", "semantic_gate", "word_gate"]
 

@@ -266,6 +266,7 @@ class FeatureEnhancement(nn.Module):
         super().__init__()
         self.stacked = config.feature_enhancement == "stacked"
         self.grid_size = config.grid_size
+        self.num_streams = config.num_streams
         for name, backbone in config.backbone_configs.items():
             setattr(
                 self,
@@ -285,11 +286,13 @@ class FeatureEnhancement(nn.Module):
             if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding) and not hasattr(module, "xavier_gain"):
                 init_as(module, xavier_gain=1.0)
 
-    def position_embedding(self) -> torch.Tensor:
+    def position_embedding(self, device: torch.device) -> torch.Tensor:
         """`(cells, d)`, row-major: for cell (y, x) `concat(w_embedding[x], h_embedding[y])`."""
         side = self.grid_size
-        columns = self.w_embedding.weight[None, :, :].expand(side, side, -1)
-        rows = self.h_embedding.weight[:, None, :].expand(side, side, -1)
+        places = torch.arange(side, device=device)
+        # by calls: for them accelerate fetches weights that lie elsewhere
+        columns = self.w_embedding(places)[None, :, :].expand(side, side, -1)
+        rows = self.h_embedding(places)[:, None, :].expand(side, side, -1)
         return torch.cat([columns, rows], dim=-1).flatten(0, 1)
 
     def project(self, features: torch.Tensor, projection: nn.Conv2d) -> torch.Tensor:
@@ -302,11 +305,34 @@ class FeatureEnhancement(nn.Module):
             return torch.stack([block(maps[:, stream]) for stream in range(maps.shape[1])], dim=1)
         return block(maps.flatten(0, 1)).view_as(maps)
 
+    def fill_semantic(
+        self, rgb: torch.Tensor, semantic: torch.Tensor | None, present: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Cells of the semantic stream, shaped as those of `rgb`: learned ones where a pair has no maps."""
+        if present is None and semantic is not None:
+            return semantic
+        missing = self.missing_semantic.to(rgb.dtype).expand_as(rgb)
+        return missing if semantic is None else missing.index_put((present,), semantic.to(rgb.dtype))
+
     def forward(
-        self, maps: torch.Tensor, output_attentions: bool = False, output_hidden_states: bool = False
+        self,
+        rgb: torch.Tensor,
+        semantic: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
     ) -> MModalCCEncoderOutput:
-        """Projected maps `(batch, streams, 2, cells, d)` to the memory `(batch, streams, cells, 2 * d)`."""
-        features = maps + self.position_embedding()
+        """Projected maps to the memory `(batch, streams, cells, 2 * d)`.
+
+        Args:
+            rgb: `(batch, 2, cells, d)`.
+            semantic: the same of the pairs that have semantic maps; `None` where none has any.
+            present: bool `(batch,)`, which pairs have them; `None` for all.
+            output_attentions: give attention weights.
+            output_hidden_states: give what goes from stage to stage.
+        """
+        streams = [rgb] if self.num_streams == 1 else [rgb, self.fill_semantic(rgb, semantic, present)]
+        features = torch.stack(streams, dim=1) + self.position_embedding(rgb.device)
         hidden_states: tuple[torch.Tensor, ...] = (features,)
         attentions: tuple[torch.Tensor, ...] = ()
         memory: torch.Tensor | None = None
@@ -383,38 +409,23 @@ class MModalCCEncoder(nn.Module):
         check_pairs(pixel_values, "pixel_values", self.config.backbone_configs["rgb"].num_channels)
         present = self.present_maps(pixel_values, semantic_values, semantic_present)
         rgb_features = self.extract(self.rgb_backbone, pixel_values)
-        streams = [self.enhancement.project(rgb_features, self.enhancement.rgb_projection)]
-        semantic_features = None
-        if self.config.num_streams > 1:
-            tokens, semantic_features = self.semantic_tokens(semantic_values, present, streams[0])
-            streams.append(tokens)
-        output = self.enhancement(torch.stack(streams, dim=1), bool(output_attentions), bool(output_hidden_states))
+        tokens = self.enhancement.project(rgb_features, self.enhancement.rgb_projection)
+        semantic_tokens, semantic_features = None, None
+        if semantic_values is not None and (present is None or bool(present.any())):
+            # the encoder sees the pairs with maps only: what fills the others reaches neither result nor statistics
+            given = semantic_values if present is None else semantic_values[present]
+            semantic_features = self.extract(self.semantic_backbone, given)
+            semantic_tokens = self.enhancement.project(semantic_features, self.enhancement.semantic_projection)
+        output = self.enhancement(
+            tokens, semantic_tokens, present, bool(output_attentions), bool(output_hidden_states)
+        )
         if output_hidden_states:
+            if semantic_features is not None and present is not None:
+                whole = semantic_features.new_zeros(len(present), *semantic_features.shape[1:])
+                whole[present] = semantic_features
+                semantic_features = whole
             output.rgb_features, output.semantic_features = rgb_features, semantic_features
         return output if return_dict is not False else output.to_tuple()
-
-    def semantic_tokens(
-        self, semantic_values: torch.Tensor | None, present: torch.Tensor | None, like: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Cells `(batch, 2, cells, d)` of the semantic stream, learned ones where there is no map, and the maps.
-
-        Args:
-            semantic_values: `(batch, 2, channels, height, width)` or `None` where no pair has maps.
-            present: bool `(batch,)`, or `None` where all pairs have maps.
-            like: the RGB stream's cells, for shape and dtype.
-        """
-        if semantic_values is None or (present is not None and not bool(present.any())):
-            return self.enhancement.missing_semantic.to(like.dtype).expand_as(like), None
-        if present is None:
-            features = self.extract(self.semantic_backbone, semantic_values)
-            return self.enhancement.project(features, self.enhancement.semantic_projection), features
-        # the encoder sees the pairs with maps only: what fills the others reaches neither result nor statistics
-        features = self.extract(self.semantic_backbone, semantic_values[present])
-        tokens = self.enhancement.project(features, self.enhancement.semantic_projection)
-        maps = features.new_zeros(like.shape[0], *features.shape[1:])
-        maps[present] = features
-        missing = self.enhancement.missing_semantic.to(like.dtype).expand_as(like)
-        return missing.index_put((present,), tokens.to(like.dtype)), maps
 
     def present_maps(
         self,
