@@ -117,12 +117,9 @@ def convert_mmodalcc(checkpoint: Path, word_map: Path, out: Path, *, overwrite: 
         with open_released(checkpoint, CLASSES) as file:
             modules = _modules(file)
             state = _weights(file)
-        try:
             _check_fields(modules)
             config = _config(modules, state, tokenizer)
             renamed = rename_state_dict(state, config)
-        except ValueError as error:
-            raise ValueError(f"{checkpoint} cannot be converted: {error}") from error
         model = MModalCCForConditionalGeneration(config).eval()
         model.load_state_dict(renamed.state_dict)
         model.generation_config.update(num_beams=4, length_penalty=0.0)
@@ -180,15 +177,18 @@ def _modules(file: ReleasedFile) -> dict[str, Placeholder]:
     """All modules of the four parts by their official name."""
     content = file.content
     if type(content) is not dict:
-        raise ValueError(f"{file.path} holds a {type(content).__name__}; a released MModalCC holds a dict of modules.")
+        raise ValueError(f"it holds a {type(content).__name__}; a released MModalCC holds a dict of modules.")
     if missing := [part for part in PARTS if part not in content]:
-        raise ValueError(f"{file.path} lacks {', '.join(missing)}; give the .pth.tar of a released MModalCC.")
-    return {name: found for part in PARTS for name, found in modules_of(file, content[part], part).items()}
+        raise ValueError(f"it lacks {', '.join(missing)}; give the .pth.tar of a released MModalCC.")
+    return {name: found for part in PARTS for name, found in modules_of(content[part], part).items()}
 
 
 def _weights(file: ReleasedFile) -> dict[str, torch.Tensor]:
     """Parameters and buffers of the four parts by their official name."""
-    refs = {name: ref for part in PARTS for name, ref in state_dict_of(file, file.content[part], part).items()}
+    refs = {name: ref for part in PARTS for name, ref in state_dict_of(file.content[part], part).items()}
+    for name, ref in refs.items():
+        if not (ref.storage.dtype.is_floating_point or name.endswith(".num_batches_tracked")):
+            raise ValueError(f"{name} holds {ref.storage.dtype}; weights hold floats.")
     return {name: file.tensor(ref, name) for name, ref in refs.items()}
 
 
@@ -251,7 +251,10 @@ def _config(
         raise ValueError(
             f"it has {words} words, but the word map has {len(tokenizer)}; give the word map it was trained with."
         )
-    dropouts = [name for name, module in modules.items() if module.class_name == "Dropout" and _is_alive(name)]
+    position_dropout = "decoder.position_encoding.dropout"
+    dropouts = [
+        name for name, module in modules.items() if module.class_name == "Dropout" and name != position_dropout
+    ]
     values: dict[str, Any] = {
         "rgb_backbone_config": backbones["encoder_image"],
         "semantic_backbone_config": backbones["encoder_image2"],
@@ -269,7 +272,7 @@ def _config(
         "decoder_ffn_dim": shape["decoder.transformer.layers.0.linear1.weight", 2][0],
         "dropout": _same(modules, dropouts, "p"),
         "attention_dropout": _same(modules, [*attention, *decoder_attention], "dropout"),
-        "position_dropout": _same(modules, ["decoder.position_encoding.dropout"], "p"),
+        "position_dropout": _same(modules, [position_dropout], "p"),
         "vocab_size": words,
         "pad_token_id": tokenizer.convert_tokens_to_ids(PAD),
         "bos_token_id": tokenizer.convert_tokens_to_ids(START),
@@ -338,11 +341,6 @@ def _same(modules: Mapping[str, Placeholder], names: Iterable[str], field: str) 
         told = ", ".join(f"{name} has {field}={value}" for value, name in values.items())
         raise ValueError(f"{told or f'there is no module with {field}'}: one value for all is what can be converted.")
     return next(iter(values))
-
-
-def _is_alive(dropout: str) -> bool:
-    """Whether a dropout is one of those that `dropout` stands for; dead branches have theirs too, with any value."""
-    return dropout == "decoder.dropout" or ".layers." in dropout
 
 
 def _whole(values: tuple[Any, ...]) -> bool:

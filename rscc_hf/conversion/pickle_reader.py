@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
-from rscc_hf.conversion.pickle_reader_containers import ZIP_MAGIC, read_legacy, read_zip
-from rscc_hf.conversion.pickle_reader_machine import Placeholder, UnsafePickleError, printable
+from rscc_hf.conversion.pickle_reader_containers import ZIP_MAGIC, Read, read_legacy, read_zip
+from rscc_hf.conversion.pickle_reader_machine import Name, Placeholder, UnsafePickleError, printable
 from rscc_hf.conversion.pickle_reader_values import StorageRef, TensorRef, allowed_names
 
 _MAX_MODULES = 50_000
@@ -27,16 +27,14 @@ class ReleasedFile:
     """An open checkpoint. Use `open_released`.
 
     Attributes:
-        path: The file.
         content: What was pickled, with `Placeholder` and `TensorRef` in place of objects and tensors.
     """
 
-    def __init__(self, path: Path, content: Any, read_storage: Callable[[StorageRef], bytes]):
+    def __init__(self, content: Any, read_storage: Callable[[StorageRef], bytes], size: int):
         self.content = content
-        self.path = path
         self._read_storage = read_storage
         self._storages: dict[str, torch.Tensor] = {}
-        self._left = path.stat().st_size
+        self._left = size
 
     def tensor(self, ref: TensorRef, name: str) -> torch.Tensor:
         """Reads one tensor, contiguous, on the CPU, whichever device it was saved from.
@@ -46,25 +44,24 @@ class ReleasedFile:
             name: For messages.
 
         Raises:
-            ValueError: The file is damaged there, or holds not finite numbers.
+            UnsafePickleError: The file is damaged there, or holds not finite numbers.
         """
-        with _named(self.path):
-            numel = math.prod(ref.size)
-            last = ref.offset + sum((size - 1) * step for size, step in zip(ref.size, ref.stride, strict=True))
-            if numel and (last >= ref.storage.numel or numel > ref.storage.numel):
-                raise UnsafePickleError(f"{printable(name)} reaches beyond the {ref.storage.numel} numbers it has")
-            # all tensors together cannot hold more than the file, unless they are views of the same numbers
-            self._left -= numel * ref.storage.dtype.itemsize
-            if self._left < 0:
-                raise UnsafePickleError("its tensors declare more bytes than the file has")
-            tensor = (
-                self._storage(ref.storage)
-                .as_strided(ref.size, ref.stride, ref.offset)
-                .clone(memory_format=torch.contiguous_format)
-            )
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise UnsafePickleError(f"{printable(name)} holds numbers that are not finite")
-            return tensor
+        numel = math.prod(ref.size)
+        last = ref.offset + sum((size - 1) * step for size, step in zip(ref.size, ref.stride, strict=True))
+        if numel and (last >= ref.storage.numel or numel > ref.storage.numel):
+            raise UnsafePickleError(f"{printable(name)} reaches beyond the {ref.storage.numel} numbers it has")
+        # all tensors together cannot hold more than the file, unless they are views of the same numbers
+        self._left -= numel * ref.storage.dtype.itemsize
+        if self._left < 0:
+            raise UnsafePickleError("its tensors declare more bytes than the file has")
+        tensor = (
+            self._storage(ref.storage)
+            .as_strided(ref.size, ref.stride, ref.offset)
+            .clone(memory_format=torch.contiguous_format)
+        )
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UnsafePickleError(f"{printable(name)} holds numbers that are not finite")
+        return tensor
 
     def _storage(self, ref: StorageRef) -> torch.Tensor:
         """The numbers of a storage, (numel,); the last one is kept for tensors that share it."""
@@ -86,92 +83,86 @@ def open_released(path: Path, classes: frozenset[tuple[str, str]]) -> Iterator[R
             OrderedDict, defaultdict, dict and set. Any other name in the pickle is refused.
 
     Raises:
-        ValueError: One sentence that names the file and what is wrong with it. Nothing of it was run.
+        ValueError: One sentence that names the file and what is wrong with it; so does one that is raised while it
+            is open. Nothing of it was run.
     """
     if not path.exists():
         raise ValueError(f"{path} does not exist; give the checkpoint that the authors released.")
     if not path.is_file():
         raise ValueError(f"{path} is no file; give the checkpoint that the authors released.")
-    with path.open("rb") as file:
-        with _named(path):
-            start = file.read(4)
-            file.seek(0)
-            if not start:
-                raise UnsafePickleError("it is empty")
-            zipped = start == ZIP_MAGIC
-            if not zipped and start[:1] != b"\x80":
-                what = "text" if start.isascii() and start.decode("ascii").isprintable() else "something else"
-                raise UnsafePickleError(f"it is {what}, not a file of torch.save")
-            reader = read_zip if zipped else read_legacy
-            content, read_storage = reader(file, path.stat().st_size, allowed_names(classes))
-        yield ReleasedFile(path, content, read_storage)
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            content, read_storage = _reader(file.read(4))(file, size, allowed_names(classes))
+            yield ReleasedFile(content, read_storage, size)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be converted: {str(error).removesuffix('.')}.") from error
 
 
-def modules_of(file: ReleasedFile, module: Any, name: str) -> dict[str, Placeholder]:
+def _reader(start: bytes) -> Callable[[IO[bytes], int, Mapping[tuple[str, str], Name]], Read]:
+    """What reads a file that starts with these bytes."""
+    if start == ZIP_MAGIC:
+        return read_zip
+    if start[:1] == b"\x80":
+        return read_legacy
+    if not start:
+        raise UnsafePickleError("it is empty")
+    text = start.isascii() and start.decode("ascii").isprintable()
+    raise UnsafePickleError("it is text, no file of torch.save" if text else "it is no file of torch.save")
+
+
+def modules_of(module: Any, name: str) -> dict[str, Placeholder]:
     """A pickled module and all modules in it, by name.
 
     Args:
-        file: Where it is from.
         module: A `Placeholder` of a `torch.nn.Module`.
         name: Put before every name.
 
     Raises:
-        ValueError: It is no module, or its parts are not what a module's are.
+        UnsafePickleError: It is no module, or its parts are not what a module's are.
     """
-    with _named(file.path):
-        found: dict[str, Placeholder] = {}
-        pending: list[tuple[str, Any]] = [(name, module)]
-        while pending:
-            here, part = pending.pop()
-            if type(part) is not Placeholder:
-                raise UnsafePickleError(f"{here} is a {type(part).__name__} where a pickled module belongs")
-            found[here] = part
-            pending += [(f"{here}.{key}", child) for key, child in _children(part, "_modules", here)]
-            if len(found) + len(pending) > _MAX_MODULES or here.count(".") > _MAX_DEPTH:
-                raise UnsafePickleError(f"the modules of {name} contain each other, or there are too many of them")
-        return found
+    found: dict[str, Placeholder] = {}
+    pending: list[tuple[str, Any]] = [(name, module)]
+    while pending:
+        here, part = pending.pop()
+        if type(part) is not Placeholder:
+            raise UnsafePickleError(f"{here} is a {type(part).__name__} where a pickled module belongs")
+        found[here] = part
+        pending += [(f"{here}.{key}", child) for key, child in _children(part, "_modules", here)]
+        if len(found) + len(pending) > _MAX_MODULES or here.count(".") > _MAX_DEPTH:
+            raise UnsafePickleError(f"the modules of {name} contain each other, or there are too many of them")
+    return found
 
 
-def state_dict_of(file: ReleasedFile, module: Any, name: str) -> dict[str, TensorRef]:
+def state_dict_of(module: Any, name: str) -> dict[str, TensorRef]:
     """Parameters and buffers of a pickled module by name, as its `state_dict()` would have them.
 
     Args:
-        file: Where it is from.
         module: A `Placeholder` of a `torch.nn.Module`.
         name: Put before every name.
 
     Raises:
-        ValueError: It is no module, or its parts are not what a module's are.
+        UnsafePickleError: It is no module, or its parts are not what a module's are.
     """
-    modules = modules_of(file, module, name)
-    with _named(file.path):
-        state: dict[str, TensorRef] = {}
-        for here, part in modules.items():
-            for key, value in (*_children(part, "_parameters", here), *_children(part, "_buffers", here)):
-                if type(value) is not TensorRef:
-                    raise UnsafePickleError(f"{here}.{key} is a {type(value).__name__} where a tensor belongs")
-                if f"{here}.{key}" in state:
-                    raise UnsafePickleError(f"{here}.{key} is there twice")
-                state[f"{here}.{key}"] = value
-        return state
+    modules = modules_of(module, name)
+    state: dict[str, TensorRef] = {}
+    for here, part in modules.items():
+        for key, value in (*_children(part, "_parameters", here), *_children(part, "_buffers", here)):
+            if type(value) is not TensorRef:
+                raise UnsafePickleError(f"{here}.{key} is a {type(value).__name__} where a tensor belongs")
+            if f"{here}.{key}" in state:
+                raise UnsafePickleError(f"{here}.{key} is there twice")
+            state[f"{here}.{key}"] = value
+    return state
 
 
 def _children(part: Placeholder, kind: str, here: str) -> list[tuple[str, Any]]:
     """Named parts of a module, without those that are none."""
     children = part.fields.get(kind, {})
     transient = part.fields.get("_non_persistent_buffers_set", ()) if kind == "_buffers" else ()
-    if type(children) is not dict or not isinstance(transient, set | tuple | list):
+    if type(children) is not dict or not isinstance(transient, set | tuple):
         raise UnsafePickleError(f"{printable(here)} is no torch module (its {kind} are damaged)")
     for key in children:
         if type(key) is not str or not re.fullmatch(r"\w{1,64}", key, re.ASCII):
             raise UnsafePickleError(f"{printable(here)} has a part with the name {printable(str(key))}")
     return [(key, value) for key, value in children.items() if value is not None and key not in transient]
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Makes the sentence of an error that of `path`."""
-    try:
-        yield
-    except UnsafePickleError as error:
-        raise ValueError(f"{path} cannot be converted: {error}.") from error

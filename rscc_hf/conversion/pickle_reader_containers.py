@@ -113,6 +113,7 @@ def read_legacy(file: IO[bytes], size: int, allowed: Mapping[tuple[str, str], Na
     """The format before torch 1.6: magic number, protocol, machine, content and storage keys, then the storages."""
     nothing: dict[tuple[str, str], Name] = {}
     storages = Storages(("storage", "module"))
+    file.seek(0)
 
     def next_pickle(names: Mapping[tuple[str, str], Name]) -> Any:
         left = min(MAX_PICKLE_BYTES, size - file.tell())

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 # What a checkpoint of some hundred modules needs, many times over; a bomb needs more.
 MAX_PICKLE_BYTES = 64 * 2**20
-MAX_STEPS = 5_000_000
+MAX_STEPS = 2_000_000
 _MAX_INTEGER_BYTES = 16
 _MAX_PROTOCOL = 5
 
@@ -74,7 +74,7 @@ class BoundedFile:
     def read(self, size: int) -> bytes:
         """As a file's `read`; asking for more than the limit leaves is refused before memory is taken for it."""
         if not 0 <= size <= self.left:
-            raise UnsafePickleError(f"a value in its pickle declares {size} bytes, more than there may be")
+            raise UnsafePickleError(f"its pickle ends before it should, where a value declares {size} bytes")
         self.left -= size
         return self._file.read(size)
 
