@@ -104,7 +104,7 @@ def check_files(files: Mapping[str, Path]) -> None:
         except ValueError as error:
             raise PushError(str(error)) from error
         if leak is not None:
-            more = " or push with --shorten-paths" if name in SHORTENED and "the path" in leak else ""
+            more = " or push with --shorten-paths" if name in SHORTENED and "of this machine" in leak else ""
             raise PushError(f"{name} {leak}{more}.")
 
 

@@ -23,6 +23,7 @@ from rscc_hf.publishing.contents import PushError, check_files, choose_files, st
 from rscc_hf.publishing.leaks import leak_in_text
 from rscc_hf.publishing.model import OnStage
 from rscc_hf.publishing.upload import PushPlan, full_repo_id, plan_push, upload
+from rscc_hf.terminal import count
 
 SHARD_BYTES = 500_000_000
 _TRIAL = Path(__file__).with_name("dataset_trial.py")
@@ -206,8 +207,8 @@ def _write_split(folder: Path, split: str, work: Path, shard_bytes: int) -> dict
             writer.close()
     if not written:
         raise PushError(f"{folder} has no pairs in its split {split}; leave the split out.")
-    count = len(written)
-    return {f"data/{split}-{number:05d}-of-{count:05d}.parquet": path for number, path in enumerate(written)}
+    shards = len(written)
+    return {f"data/{split}-{number:05d}-of-{shards:05d}.parquet": path for number, path in enumerate(written)}
 
 
 def _without_folders(table: pa.Table) -> pa.Table:
@@ -230,8 +231,12 @@ def _is_beside(name: str) -> bool:
 
 
 def _check_rows(path: Path, name: str) -> None:
-    """Refuses secrets and paths of this machine in the texts of a shard."""
+    """Refuses pairs without images, and secrets and paths of this machine in the texts of a shard."""
     file = _opened(path, name)
+    for column in ("image_before", "image_after"):
+        lacking = _nulls(file, f"{column}.bytes")
+        if lacking:
+            raise PushError(f"{name} has {count(lacking, 'pair')} without {column}; write the data set again.")
     texts = [column.name for column in file.schema_arrow if _is_text(column.type)]
     row = 0
     for batch in file.iter_batches(batch_size=1000, columns=texts):

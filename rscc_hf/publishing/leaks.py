@@ -81,15 +81,13 @@ def leak_in_file(path: Path, name: str) -> str | None:
     if path.suffix.lower() in _BINARY:
         return None
     words = Path(name).name in _VOCABULARIES
-    found = _leak_in_texts(_pieces(path), paths=not words)
-    if found is not None or path.suffix.lower() not in (".json", ".jsonl", ".yaml", ".yml"):
-        return found
-    for key, value in values_of(path):
-        if words and (key.startswith(("model.", "added_tokens", "vocab")) or Path(name).name == "vocab.json"):
+    structured = path.suffix.lower() in (".json", ".jsonl", ".yaml", ".yml") and Path(name).name != "vocab.json"
+    for key, value in values_of(path) if structured else ():
+        if words and key.startswith(("model.", "added_tokens")):
             continue
         if _ABSOLUTE.fullmatch(value.strip()):
             return f"has the path {value.strip()} of this machine in {key or 'it'}; put a name or a Hub id there"
-    return None
+    return _leak_in_texts(_pieces(path), paths=not words)
 
 
 def is_absolute(value: object) -> bool:
