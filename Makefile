@@ -8,13 +8,16 @@ BIN := $(VENV)/bin
 SETUP := pyproject.toml setup.cfg constraints.txt
 PACKAGES := rscc_hf modeling processing training
 
-.PHONY: demo test test-slow test-floor lint format bench clean help
+.PHONY: demo demo-ccexpert test test-slow test-floor lint format bench clean help
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 demo: $(VENV)/.installed-demo  ## train a small model in front of you, score it, write demo_output/report.html
 	$(BIN)/rscc demo --output demo_output --overwrite
+
+demo-ccexpert: $(VENV)/.installed-demo  ## the same of a small CCExpert in its stages; demo_output_ccexpert/report.html
+	$(BIN)/rscc demo --model ccexpert --output demo_output_ccexpert --overwrite
 
 test: $(VENV)/.installed-dev  ## the tests (data made on the spot; no network)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -35,7 +38,7 @@ format: $(VENV)/.installed-dev  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove the virtual environments and what was built
-	rm -rf .venv .venv-floor build demo_output
+	rm -rf .venv .venv-floor build demo_output demo_output_ccexpert
 
 define make_venv
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found: install one, or name it with make PYTHON=/path/to/python3." >&2; exit 1; }

@@ -53,6 +53,13 @@ class Protocol(StrEnum):
     RSICC_IDS = "rsicc_ids"
 
 
+class System(StrEnum):
+    """What can be trained from nothing in minutes."""
+
+    MMODALCC = "mmodalcc"
+    CCEXPERT = "ccexpert"
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from rscc_hf import __version__
@@ -313,13 +320,21 @@ def evaluate(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Gets data, model, captions and report.html.")] = Path(
-        "demo_output"
-    ),
+    model: Annotated[
+        System, typer.Option(help="mmodalcc: RGB and semantic maps, 6 minutes; ccexpert: RGB, 15 minutes.")
+    ] = System.MMODALCC,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Gets data, model, captions and report.html; by default demo_output or demo_output_ccexpert.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the scenes and the training.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier demo left there.")] = False,
 ) -> None:
-    """Synthesise scenes, train a small MModalCC on them, score it and write a page: minutes on two cores."""
+    """Synthesise scenes, train a small model on them, score it and write a page: minutes on two cores."""
     try:
         from rscc_hf.demo.run import run_demo
     except ModuleNotFoundError as error:
@@ -330,7 +345,8 @@ def demo(
     from rscc_hf.default_model import remember_demo_model
 
     with quiet_models(), quiet_reading():
-        result = run_demo(output, seed=seed, overwrite=overwrite)
+        folder = output or Path("demo_output" if model == System.MMODALCC else f"demo_output_{model}")
+        result = run_demo(str(model), folder, seed=seed, overwrite=overwrite)
     remember_demo_model(result.model)
     print(f"\nOpen {result.report} to look at it. `rscc caption BEFORE AFTER` now answers with {result.model}.")
 

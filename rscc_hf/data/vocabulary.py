@@ -1,7 +1,8 @@
 """Tokenizers of captions, built from a data set's words and saved as plain fast tokenizers.
 
 `AutoTokenizer` loads what is built here with no code of ours. All have `<pad>` = 0, `<start>`, `<end>` and `<unk>`,
-put `<start>` and `<end>` around a caption, lower-case it and drop its full stops.
+put `<start>` and `<end>` around a caption, lower-case it and drop its full stops; but the byte-level BPE, which is for
+language models, has `<|endoftext|>` alone and changes nothing.
 
 Word level follows RSICCformer's line of work and SECOND-CC's release (arXiv 2501.10075; github.com/ChangeCapsInRS/
 SecondCC, no licence stated, nothing copied): "." and "?" are dropped, "," and ";" are words. The unigram is for
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import sentencepiece
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rscc_hf.data.loading import captions_of, load_pairs, split_names
@@ -23,6 +24,12 @@ from rscc_hf.data.loading import captions_of, load_pairs, split_names
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unk>"
 SPECIALS = (PAD, START, END, UNKNOWN)
 """The special tokens of a new vocabulary in the order of their ids 0..3."""
+
+END_OF_TEXT = "<|endoftext|>"
+"""The one special token of a new byte-level BPE."""
+
+# What is never joined: a word with the space before it, digits one by one, signs, line breaks, other spaces.
+_BPE_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def _word_normalizer() -> normalizers.Normalizer:
@@ -166,6 +173,49 @@ def build_unigram_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrai
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     return _finish(tokenizer)
+
+
+def build_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Trains a byte-level BPE as GPT-2's and Qwen2's: any text can be written, nothing is lower-cased or dropped.
+
+    Args:
+        texts: The texts to train on.
+        vocab_size: Largest number of entries, the 256 bytes and `<|endoftext|>` included; small texts give fewer.
+
+    Returns:
+        A tokenizer that adds nothing around a text; `<|endoftext|>` = 0 ends and pads. The same texts give the same
+        tokenizer.
+
+    Raises:
+        ValueError: There are no texts, or `vocab_size` cannot hold all bytes.
+    """
+    lines = list(_strings(texts))
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if not lines:
+        raise ValueError("there are no texts to build a vocabulary from")
+    if vocab_size <= len(alphabet):
+        raise ValueError(f"vocab_size is {vocab_size}: give more than {len(alphabet)}, one for each byte and the end")
+    tokenizer = Tokenizer(models.BPE())
+    # Qwen2's rules for letters, digits, signs and spaces
+    split = pre_tokenizers.Split(Regex(_BPE_WORDS), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        lines,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size, initial_alphabet=sorted(alphabet), special_tokens=[END_OF_TEXT], show_progress=False
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 
 def vocabulary_of(

@@ -6,17 +6,13 @@ import base64
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from rscc_hf.captioner import ChangeCaptioner
 from rscc_hf.data.caption_facts import judge
 from rscc_hf.data.captions import is_no_change
 from rscc_hf.data.palette import CLASSES
@@ -29,17 +25,10 @@ COLUMNS = (
     "changed", "unchanged", "kind", "object", "place", "count",
 )  # fmt: skip
 NOTHING = "-"
+CURVE_COLOURS = ("#2171b5", "#8c5aaa", "#238b45", "#d97b12", "#1d2733")
+#: A stage of training: its name, the entries of its log, and the samples a step.
+Curve = tuple[str, list[dict[str, Any]], int]
 SCORE_KEYS = ("bleu_1", "bleu_4", "meteor", "rouge_l", "cider_d", "s_m")
-
-
-@dataclass(frozen=True)
-class Gates:
-    """Mean gate values of one caption, a value a word, each in 0..1 (MGCA's g_rgb, g_sem, g_word)."""
-
-    words: list[str]
-    rgb: list[float]
-    semantic: list[float]
-    word: list[float]
 
 
 def data_uri(image: Image.Image) -> str:
@@ -62,12 +51,11 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "training_log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def loss_plot(log: Sequence[dict[str, Any]], batch_size: int) -> str:
-    """Training loss by samples seen, and S*m on the validation split, as inline SVG.
+def loss_plot(curves: Sequence[Curve]) -> str:
+    """Training loss by samples seen, one stage after the other, as inline SVG; where there was validation, its S*m.
 
     Args:
-        log: Entries of the run's log: those with `loss`, and those with `validation` scores.
-        batch_size: Samples a step.
+        curves: Of the stages, in their order.
     """
     # the object interface: pyplot would keep global state and pick a display backend
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -76,16 +64,25 @@ def loss_plot(log: Sequence[dict[str, Any]], batch_size: int) -> str:
     figure = Figure(figsize=(9, 2.6), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.subplots()
-    steps = [(entry["step"] * batch_size, entry["loss"]) for entry in log if "loss" in entry]
-    axes.plot(*zip(*steps, strict=True), color="#2171b5", linewidth=1.5)
+    right = None
+    seen = 0
+    for number, (name, log, batch_size) in enumerate(curves):
+        steps = [(seen + entry["step"] * batch_size, entry["loss"]) for entry in log if "loss" in entry]
+        colour = CURVE_COLOURS[number % len(CURVE_COLOURS)]
+        axes.plot(*zip(*steps, strict=True), color=colour, linewidth=1.5, label=name)
+        scores = [(seen + entry["step"] * batch_size, entry["validation"]["s_m"]) for entry in log
+                  if "validation" in entry]  # fmt: skip
+        if scores:
+            right = right or axes.twinx()
+            right.plot(*zip(*scores, strict=True), color="#b3402a", marker="o", linewidth=1.2, markersize=4)
+        seen = max((place for place, _ in steps), default=seen)
     axes.set_xlabel("samples seen")
-    axes.set_ylabel("loss (nats a word)", color="#2171b5")
+    axes.set_ylabel("loss (nats a word)")
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
-    scores = [(entry["step"] * batch_size, entry["validation"]["s_m"]) for entry in log if "validation" in entry]
-    if scores:
-        right = axes.twinx()
-        right.plot(*zip(*scores, strict=True), color="#b3402a", marker="o", linewidth=1.2, markersize=4)
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize="small")
+    if right is not None:
         right.set_ylabel("S*m on validation", color="#b3402a")
         right.set_ylim(bottom=0)
         right.spines[["top"]].set_visible(False)
@@ -95,27 +92,8 @@ def loss_plot(log: Sequence[dict[str, Any]], batch_size: int) -> str:
     return svg[svg.index("<svg") :]
 
 
-def gates_of(captioner: ChangeCaptioner, pair: dict[str, Any], caption: str) -> Gates:
-    """The gates of each word of `caption` in the last decoder layer, from one pass with maps."""
-    processor, model = captioner.processor, captioner.model
-    inputs = processor(
-        images=[[pair["image_before"], pair["image_after"]]],
-        semantic_maps=[[pair["semantic_before"], pair["semantic_after"]]],
-        text=[caption],
-        return_tensors="pt",
-    ).to(model.device)
-    labels = inputs.pop("labels")  # w1 .. wn <end>
-    start = labels.new_full((1, 1), model.config.decoder_start_token_id)
-    explained = model.explain(inputs, torch.cat([start, labels], dim=1))
-    words = processor.tokenizer.convert_ids_to_tokens(labels[0, :-1].tolist())
-    rgb, semantic, word = explained.gates[0, -1, : len(words)].unbind(-1)
-    return Gates(words=words, rgb=rgb.tolist(), semantic=semantic.tolist(), word=word.tolist())
-
-
-def gallery_entry(
-    captioner: ChangeCaptioner, pair: dict[str, Any], caption: str, caption_without_maps: str
-) -> dict[str, Any]:
-    """What the template shows of one test pair."""
+def judged(pair: dict[str, Any], caption: str) -> dict[str, Any]:
+    """What the page says of a pair and its caption, whatever the model: what is true, what the caption has right."""
     record = json.loads(pair["record"])
     if pair["changed"]:
         verdict = judge(caption, record)
@@ -124,44 +102,35 @@ def gallery_entry(
     else:
         verdicts = [("unchanged", is_no_change(caption))]
         truth = "record: nothing changed; light, season, shadows and registration may differ"
-    images = [
-        ("before", pair["image_before"]),
-        ("after", pair["image_after"]),
-        ("map before", pair["semantic_before"]),
-        ("map after", pair["semantic_after"]),
-    ]
     return {
         "pair_id": pair["pair_id"],
         "truth": truth,
-        "images": [(label, data_uri(image)) for label, image in images],
         "caption": caption,
-        "caption_without_maps": caption_without_maps,
         "verdicts": verdicts,
         "references": pair["captions"],
-        "gates": vars(gates_of(captioner, pair, caption)),
     }
 
 
-def write_report(
-    path: Path, *, rows: Sequence[Row], log: Sequence[dict[str, Any]], batch_size: int, **texts: Any
-) -> None:
+def write_report(path: Path, template: str, *, rows: Sequence[Row], curves: Sequence[Curve], **texts: Any) -> None:
     """Render the page to `path`, atomically.
 
     Args:
         path: Where the page goes.
+        template: A file beside this one that extends `report.html.jinja`.
         rows: The rows of the score table.
-        log: The training log, and
-        batch_size: the samples a step (see `loss_plot`).
-        **texts: The other variables of `report.html.jinja`.
+        curves: Of training, see `loss_plot`.
+        **texts: The other variables of the template.
     """
-    template = resources.files("rscc_hf.demo").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(template).render(
+    environment = Environment(
+        loader=PackageLoader("rscc_hf.demo", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    page = environment.get_template(template).render(
         columns=COLUMNS,
         sm_column=1 + SCORE_KEYS.index("s_m"),
         rows=[{"name": row.name, "ours": row.ours, "cells": cells_of(row)} for row in rows],
         palette=[(name.replace("_", " "), "rgb({}, {}, {})".format(*colour)) for name, colour in CLASSES.items()],
-        loss_plot=Markup(loss_plot(log, batch_size)),  # our own SVG: no text of a user is in it
+        loss_plot=Markup(loss_plot(curves)),  # our own SVG: no text of a user is in it
         **texts,
     )
     write_text(path, page)

@@ -50,8 +50,8 @@ def fake_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple]:
     """The demo takes minutes; what the command does with it takes none."""
     calls: list[tuple] = []
 
-    def run_demo(out: Path, *, seed: int, overwrite: bool) -> SimpleNamespace:
-        calls.append((out, seed, overwrite))
+    def run_demo(model: str, out: Path, *, seed: int, overwrite: bool) -> SimpleNamespace:
+        calls.append((model, out, seed, overwrite))
         (out / "model").mkdir(parents=True)
         (out / "model" / "config.json").write_text("{}")
         return SimpleNamespace(report=out / "report.html", model=out / "model")
@@ -68,10 +68,20 @@ def test_the_demo_leaves_its_model_to_caption(fake_demo, tmp_path, monkeypatch) 
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["demo", "--output", "shown", "--seed", "7", "--overwrite"])
     assert result.exit_code == 0, result.output
-    assert fake_demo == [(Path("shown"), 7, True)]
+    assert fake_demo == [("mmodalcc", Path("shown"), 7, True)]
     assert "shown/report.html" in result.stdout
     monkeypatch.chdir("/")
     assert find_demo_model() == str(tmp_path / "shown" / "model")
+
+
+def test_each_demo_has_a_folder_of_its_own(fake_demo, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["demo"], ["demo", "--model", "ccexpert"]):
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert [call[:2] for call in fake_demo] == [
+        ("mmodalcc", Path("demo_output")),
+        ("ccexpert", Path("demo_output_ccexpert")),
+    ]
 
 
 def test_the_demo_says_which_package_it_lacks(monkeypatch) -> None:

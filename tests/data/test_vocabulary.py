@@ -1,8 +1,10 @@
 """Tokenizers of captions: their ids, their normal form, and that they load without our code."""
 
+import functools
 import json
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ from transformers import AutoTokenizer
 from rscc_hf.data.captions import normalise
 from rscc_hf.data.schema import FEATURES
 from rscc_hf.data.vocabulary import (
+    END_OF_TEXT,
     SPECIALS,
+    build_bpe_tokenizer,
     build_unigram_tokenizer,
     build_word_tokenizer,
     read_word_map,
@@ -198,6 +202,30 @@ def test_unigram_says_what_is_wrong():
         build_unigram_tokenizer(["  ", "."], 50)
     with pytest.raises(ValueError, match="change vocab_size"):
         build_unigram_tokenizer(CHINESE, 10)
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=50, deadline=None)
+def test_the_bpe_writes_any_text_and_reads_it_back(text):
+    tokenizer = bpe()
+    normal = unicodedata.normalize("NFC", text)
+    assert tokenizer.decode(tokenizer(normal)["input_ids"]) == normal
+
+
+@functools.cache
+def bpe():
+    return build_bpe_tokenizer(CAPTIONS * 20, 400)
+
+
+def test_the_bpe_joins_frequent_words_and_adds_nothing():
+    tokenizer = bpe()
+    assert tokenizer.tokenize("the houses, houses") == ["the", "Ġhouses", ",", "Ġhouses"]
+    assert tokenizer.convert_tokens_to_ids(END_OF_TEXT) == 0
+    assert len(tokenizer) <= 400
+    with pytest.raises(ValueError, match="no texts"):
+        build_bpe_tokenizer([], 400)
+    with pytest.raises(ValueError, match="vocab_size is 256"):
+        build_bpe_tokenizer(CAPTIONS, 256)
 
 
 @pytest.fixture

@@ -1,15 +1,16 @@
 """The demo as a whole, on few pairs and steps: its files, its table, its page, and what it refuses."""
 
-import html.parser
 import io
 import json
 
 import pytest
+from page_reading import Page
 from rich.console import Console
 
 from rscc_hf import ChangeCaptioner
 from rscc_hf.demo.answers import CONDITIONS, content_shares
-from rscc_hf.demo.run import DemoResult, run_demo, score_tables
+from rscc_hf.demo.common import DemoResult, score_tables
+from rscc_hf.demo.run_mmodalcc import run_mmodalcc
 
 EVENT = {
     "kind": "appear",
@@ -32,23 +33,7 @@ def demo(tmp_path_factory) -> DemoResult:
         "torch_threads": 1,
     }
     console = Console(file=io.StringIO(), width=100)
-    return run_demo(out, seed=3, pairs=50, console=console, recipe_overrides=overrides)
-
-
-class Page(html.parser.HTMLParser):
-    """Collects what a page loads and shows."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.sources: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.sources += [value for name, value in attrs if name in ("src", "href") and value]
-
-    def handle_data(self, data):
-        self.words.append(data)
+    return run_mmodalcc(out, seed=3, pairs=50, console=console, recipe_overrides=overrides)
 
 
 def test_the_page_needs_no_other_file_and_shows_pairs_and_scores(demo):
@@ -94,14 +79,14 @@ def test_the_model_answers_through_the_captioner(demo):
 def test_an_earlier_demo_is_kept_unless_told_otherwise(demo):
     before = demo.report.read_bytes()
     with pytest.raises(ValueError, match="--overwrite"):
-        run_demo(demo.report.parent, pairs=50)
+        run_mmodalcc(demo.report.parent, pairs=50)
     assert demo.report.read_bytes() == before
 
 
 def test_a_folder_with_other_files_is_never_emptied(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match=r"thesis\.tex"):
-        run_demo(tmp_path, pairs=50, overwrite=True)
+        run_mmodalcc(tmp_path, pairs=50, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 

@@ -1,0 +1,159 @@
+"""What the demos of both systems share: the folder, the clock, the table, the files of predictions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rscc_hf.data.synthetic import synthesize
+from rscc_hf.demo.answers import Row
+from rscc_hf.demo.report import COLUMNS, NOTHING, cells_of
+from rscc_hf.files import write_text
+
+#: Pairs of all three splits together (80 / 10 / 10 per cent).
+PAIRS = 3750
+#: Test pairs on the page: the first of each kind in the order of the split, so that nobody picked them.
+GALLERY_CHANGED, GALLERY_UNCHANGED = 12, 4
+#: What a demo leaves in its folder; anything else there stops it.
+WRITTEN = ("data", "model", "stages", "predictions_*.jsonl", "results.json", "report.html")
+NOTES = (
+    "Best constant caption: the frequent reference that scores highest when said of every pair.",
+    "One reference in five: each reference scored against the other four of its pair, as another person's description "
+    "would be; four references instead of five, so slightly low.",
+    "Oracle: the generator's own record of the events, said in one plain sentence shape.",
+    "Changed, unchanged: share of such pairs of which the caption says so.",
+    "Kind, object, place and count: share of the captions of changed pairs that state it as the record has it; "
+    "the count is judged where there is something to count.",
+    "Protocol “words”: lower case, no full stops, split at spaces; BLEU, METEOR 1.5, ROUGE-L, CIDEr-D times 100, "
+    "S*m their mean (with BLEU-4).",
+)
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found: the rows of its table, its files and the seconds that each part took."""
+
+    rows: list[Row]
+    seconds: dict[str, float]
+    report: Path
+    model: Path
+
+
+class Stopwatch:
+    """Announces each part of the demo and keeps its wall time."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str, title: str) -> Iterator[None]:
+        self.console.print(f"[bold]{len(self.seconds) + 1}. {title}[/bold]")
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+        self.console.print(f"   {self.seconds[name]:.0f} s")
+
+
+def score_tables(rows: list[Row]) -> list[Table]:
+    """The demo's table for a terminal, cut in two so that it fits 80 columns: scores, then what is right."""
+    half = COLUMNS.index("S*m") + 1
+    tables = []
+    for title, part in (
+        ("Scores on the test split", slice(0, half)),
+        ("Right, per cent (kind, object, place, count: of changed pairs)", slice(half, None)),
+    ):
+        table = Table(title=f"\n{title}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        table.add_column("", no_wrap=True)
+        for column in COLUMNS[part]:
+            table.add_column(column, justify="right")
+        for row in rows:
+            cells = cells_of(row)[part]
+            if any(cell != NOTHING for cell in cells):
+                table.add_row(row.name, *cells, style="bold" if row.ours else None)
+        tables.append(table)
+    return tables
+
+
+def prepare(out: Path, overwrite: bool) -> None:
+    """Make `out` an empty folder, deleting nothing but what a demo writes."""
+    if not out.exists():
+        out.mkdir(parents=True)
+        return
+    if not out.is_dir():
+        raise ValueError(f"{out} is a file: give the demo a folder with --output.")
+    foreign = sorted(path.name for path in out.iterdir() if not any(path.match(pattern) for pattern in WRITTEN))
+    if foreign:
+        raise ValueError(f"{out} holds {foreign[0]}, which no demo wrote: give another folder with --output.")
+    written = list(out.iterdir())
+    if written and not overwrite:
+        raise ValueError(f"{out} holds an earlier demo: replace it with --overwrite, or give another --output.")
+    for path in written:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextmanager
+def progress_on(console: Console, unit: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on `console`; yields what is called with `completed`, `total` and `description`."""
+    columns = (TextColumn("  "), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    # no refreshing thread: worker processes are forked only where no other thread runs, and start faster so
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, auto_refresh=False) as progress:
+        task = progress.add_task(unit, total=None)
+        shown = 0.0
+
+        def update(**values: Any) -> None:
+            nonlocal shown
+            progress.update(task, **values)
+            if time.monotonic() - shown > 0.2:
+                progress.refresh()
+                shown = time.monotonic()
+
+        yield update
+
+
+def write_predictions(out: Path, test: Dataset, answers: dict[str, list[str]]) -> None:
+    """One file a condition, in the form that `rscc evaluate` reads."""
+    columns = {name: list(test[name]) for name in ("pair_id", "captions", "changed")}
+    for key, captions in answers.items():
+        lines = [
+            json.dumps({"pair_id": pair_id, "prediction": caption, "references": references, "changed": changed})
+            for pair_id, caption, references, changed in zip(
+                columns["pair_id"], captions, columns["captions"], columns["changed"], strict=True
+            )
+        ]
+        write_text(out / f"predictions_{key}.jsonl", "\n".join(lines) + "\n")
+
+
+def synthesize_scenes(data: Path, pairs: int, seed: int, console: Console) -> None:
+    """Write the demo's data set, with a bar on `console`."""
+    with progress_on(console, "pairs") as update:
+        synthesize(data, pairs, seed, progress=lambda done: update(completed=done, total=pairs))
+
+
+def gallery_indices(test: Dataset) -> list[int]:
+    """The first pairs of each kind, in the order of the split."""
+    changed = list(test["changed"])
+    chosen = [index for index, value in enumerate(changed) if value][:GALLERY_CHANGED]
+    chosen += [index for index, value in enumerate(changed) if not value][:GALLERY_UNCHANGED]
+    return sorted(chosen)
+
+
+def write_results(out: Path, rows: list[Row], **facts: Any) -> None:
+    """`results.json`: the rows of the table and whatever else is told."""
+    result = {"rows": [asdict(row) for row in rows], **facts}
+    write_text(out / "results.json", json.dumps(result, indent=1) + "\n")

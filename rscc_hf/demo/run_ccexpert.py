@@ -1,0 +1,247 @@
+"""The whole of CCExpert in one command: a small LLaVA-OneVision from nothing, then stages I, II and III.
+
+Stage 0 stands in for the pretrained LLaVA-OneVision. As in `run_mmodalcc.py` the amount of work is fixed.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from datasets import Dataset
+from rich.console import Console
+
+from rscc_hf import __version__
+from rscc_hf.captioner import ChangeCaptioner
+from rscc_hf.data.loading import captions_of, load_pairs
+from rscc_hf.demo.answers import Row, captions_of_split, reference_rows, score_row
+from rscc_hf.demo.common import (
+    NOTES,
+    PAIRS,
+    DemoResult,
+    Stopwatch,
+    gallery_indices,
+    prepare,
+    progress_on,
+    score_tables,
+    synthesize_scenes,
+    write_predictions,
+    write_results,
+)
+from rscc_hf.demo.gallery_ccexpert import gallery_entries
+from rscc_hf.demo.onevision import SmallOneVision, make_tokenizer, write_new, write_trained
+from rscc_hf.demo.report import Curve, read_log, write_report
+from rscc_hf.evaluation import ChangeCaptionScorer
+from rscc_hf.training.ccexpert import train_ccexpert
+from rscc_hf.training.ccexpert_recipe import CCExpertRecipe, Stage1Recipe, Stage2Recipe, Stage3Recipe
+from rscc_hf.training.land_cover import LandCoverRecipe, train_land_cover
+from rscc_hf.training.recipe import read_recipe
+
+R = TypeVar("R", bound=CCExpertRecipe)
+#: What is scored, the last first, as on the page.
+SCORED = (
+    ("stage3", "stage III"),
+    ("stage2", "stage II"),
+    ("stage1", "stage I"),
+    ("stage0", "stage 0 (module off)"),
+)
+LIMITS = (
+    "Stage 0: what LLaVA-OneVision can say of two images before the module is there. It stands in for pretraining on "
+    "millions of images with some thousand scenes: words and objects are known, comparing the dates is not.",
+    "What limits it: words for a few thousand pairs are all the language its model has read. The heat maps show that "
+    "the module finds the changed patches long before the language model can say where they are; place is learned "
+    "last, and things smaller than a patch are confused or missed.",
+)
+STAGES: tuple[tuple[str, str, type[CCExpertRecipe]], ...] = (
+    ("stage1", "Stage I: the module", Stage1Recipe),
+    ("stage2", "Stage II: everything", Stage2Recipe),
+    ("stage3", "Stage III: everything, at a low learning rate", Stage3Recipe),
+)
+
+
+def stage_recipe(kind: type[R], name: str, data: Path, out: Path, start: Path, seed: int, **overrides: Any) -> R:
+    """A recipe of the demo (training/recipes/ccexpert_synthetic_NAME.yaml).
+
+    Args:
+        kind: Its class.
+        name: "tower", "stage0", "stage1", "stage2" or "stage3".
+        data: The scenes.
+        out: Gets the trained model.
+        start: What training starts from.
+        seed: Of the training.
+        **overrides: Fields to change.
+    """
+    given = {"train_data": str(data), "output_dir": str(out), "init_from": str(start), "seed": seed}
+    file = resources.files("rscc_hf.training.recipes").joinpath(f"ccexpert_synthetic_{name}.yaml")
+    with resources.as_file(file) as path:
+        return read_recipe(kind, path, **{**given, "progress_bar": False, **overrides})
+
+
+def run_ccexpert(
+    out: Path, *, seed: int = 1, pairs: int = PAIRS, overwrite: bool = False, console: Console | None = None,
+    sizes: SmallOneVision | None = None, recipe_overrides: dict[str, Any] | None = None,
+) -> DemoResult:  # fmt: skip
+    """Synthesise, train a small LLaVA-OneVision and the three stages, score and report into the folder `out`.
+
+    Args:
+        out: Gets `data/` (parquet), `stages/` (what each stage left), `model/` (stage III; loads with
+            `ChangeCaptioner.from_pretrained`), `predictions_*.jsonl`, `results.json` and `report.html`.
+        seed: Of the scenes and of the training.
+        pairs: Pairs in all splits together.
+        overwrite: Replace what an earlier demo left in `out`.
+        console: Where progress goes.
+        sizes: Of the LLaVA-OneVision.
+        recipe_overrides: Fields to change in all recipes (the tests train less).
+
+    Raises:
+        ValueError: `out` exists and is not empty, or holds something that no demo wrote.
+    """
+    console = console or Console()
+    prepare(out, overwrite)
+    watch = Stopwatch(console)
+    run = _Run(out, seed, console, recipe_overrides or {})
+
+    with watch.part("scenes", f"Synthesising {pairs} pairs: two dates, semantic maps, captions"):
+        synthesize_scenes(run.data, pairs, seed, console)
+    with watch.part("tower", "Stage 0: a tower from nothing learns the land cover of single dates"):
+        tokenizer = make_tokenizer(
+            captions_of(load_pairs(str(run.data), "train")), (sizes or SmallOneVision()).vocab_size
+        )
+        write_new(run.stages / "new", tokenizer, sizes or SmallOneVision(), seed)
+        run.train(LandCoverRecipe, train_land_cover, "tower", run.stages / "new")
+    with watch.part("stage0", "Stage 0: tower, projector and language model learn captions, the module off"):
+        result = run.train(CCExpertRecipe, train_ccexpert, "stage0", run.stages / "tower")
+        write_trained(run.stages / "onevision", run.stages / "new", result.task.model, tokenizer)
+    start = run.stages / "onevision"
+    for name, title, kind in STAGES:
+        with watch.part(name, title):
+            run.train(kind, train_ccexpert, name, start)
+        start = run.folder(name)
+    with watch.part("captions", "Captioning the test split after each stage"):
+        test = load_pairs(str(run.data), "test")
+        captioner = ChangeCaptioner.from_pretrained(run.folder("stage3"))
+        answers = {}
+        for name, _ in SCORED:
+            model = captioner if name == "stage3" else ChangeCaptioner.from_pretrained(run.folder(name))
+            answers[name] = captions_of_split(model, test, with_maps=False)
+        write_predictions(out, test, answers)
+    with watch.part("scores", "Scoring, beside the best constant caption, the references and the oracle"):
+        rows = _score(test, answers)
+    with watch.part("page", "Writing the page"):
+        chosen = gallery_indices(test)
+        gallery = gallery_entries(
+            captioner,
+            [test[index] for index in chosen],
+            [answers["stage3"][index] for index in chosen],
+            [answers["stage0"][index] for index in chosen],
+        )
+        report = out / "report.html"
+        write_report(
+            report,
+            "report_ccexpert.html.jinja",
+            rows=rows,
+            curves=run.curves,
+            pairs=gallery,
+            **_texts(run, captioner, test, watch.seconds),
+        )
+        write_results(out, rows, seconds=watch.seconds, seed=seed, pairs=pairs)
+    for table in score_tables(rows):
+        console.print(table)
+    console.print(f"{sum(watch.seconds.values()):.0f} seconds in all.")
+    return DemoResult(rows, watch.seconds, report, run.folder("stage3"))
+
+
+class _Run:
+    """Folders, progress and curves of the stages."""
+
+    def __init__(self, out: Path, seed: int, console: Console, overrides: dict[str, Any]) -> None:
+        self.data, self.stages, self.model = out / "data", out / "stages", out / "model"
+        self.seed, self.console, self.overrides = seed, console, overrides
+        self.curves: list[Curve] = []
+        self.recipes: dict[str, CCExpertRecipe] = {}
+
+    def folder(self, name: str) -> Path:
+        """Where a stage leaves its model."""
+        return self.model if name == "stage3" else self.stages / name
+
+    def train(self, kind: type[R], train: Callable[..., Any], name: str, start: Path) -> Any:
+        """Train a stage with a bar on the console."""
+        folder = self.folder(name)
+        recipe = stage_recipe(kind, name, self.data, folder, start, self.seed, **self.overrides)
+        with progress_on(self.console, "steps") as update:
+
+            def on_step(step: int, total: int | None, loss: float) -> None:
+                update(completed=step, total=total, description=f"steps, loss {loss:.2f}")
+
+            result = train(recipe, on_step=on_step)
+        self.recipes[name] = recipe
+        self.curves.append((_CURVES[name], read_log(folder), recipe.global_batch_size))
+        return result
+
+
+_CURVES = {
+    "tower": "tower (a patch)",
+    "stage0": "stage 0",
+    "stage1": "stage I",
+    "stage2": "stage II",
+    "stage3": "stage III",
+}
+
+
+def _score(test: Dataset, answers: dict[str, list[str]]) -> list[Row]:
+    with ChangeCaptionScorer() as scorer:
+        ours = [score_row(title, answers[name], test, scorer, ours=name == "stage3") for name, title in SCORED]
+        return ours + reference_rows(test, scorer)
+
+
+def _texts(run: _Run, captioner: ChangeCaptioner, test: Dataset, seconds: dict[str, float]) -> dict[str, Any]:
+    """The sentences of the page."""
+    changed = sum(test["changed"])
+    samples = {name: max((entry["step"] for entry in log if "loss" in entry), default=0) * size
+               for name, (_, log, size) in zip(run.recipes, run.curves, strict=True)}  # fmt: skip
+    parameters = captioner.model.num_parameters() / 1e6
+    config = captioner.model.config
+    masks = [name for name, recipe in run.recipes.items() if recipe.change_mask_loss]
+    return {
+        "title": "CCExpert on synthetic scenes",
+        "subtitle": (
+            f"A model of {parameters:.2f} million parameters (images of {config.image_size} pixels, "
+            f"{config.tokens_per_image} tokens each), trained from nothing on synthetic pairs (seed {run.seed}), RGB "
+            "only. It has seen no real image and no other text: the scores say that the whole path works, not how "
+            "well CCExpert does on your data."
+        ),
+        "n": {"all": len(test), "changed": changed, "unchanged": len(test) - changed},
+        "notes": (*NOTES, *LIMITS),
+        "training_text": (
+            "Stage 0 stands in for the pretrained LLaVA-OneVision: the tower learns the land cover of single dates "
+            f"({samples['tower']:,} pairs, {seconds['tower']:.0f} s), then tower, projector and language model learn "
+            f"captions with the module off ({samples['stage0']:,} samples, {seconds['stage0']:.0f} s); saved as a "
+            "LLaVA-OneVision and taken in by from_llava_onevision. "
+            + " ".join(
+                f"Stage {number}: {samples[name]:,} samples, {seconds[name]:.0f} s."
+                for name, number in (("stage1", "I"), ("stage2", "II"), ("stage3", "III"))
+            )
+            + f" {captioner_precision(run)} autocast; recipes: training/recipes/ccexpert_synthetic_*.yaml. "
+            + (
+                "With an auxiliary change-mask loss on the change features, which is no part of the paper, in "
+                f"{', '.join(_CURVES[name] for name in masks)} (the curves include it)."
+                if masks
+                else ""
+            )
+        ),
+        "gallery_text": (
+            "The first changed and unchanged pairs of the test split, picked by nobody. The marks compare the caption "
+            "of stage III with the generator's record of what really changed. The heat maps show how far the change "
+            "features of each patch are from the usual ones, on one scale for all pairs; bright is far."
+        ),
+        "predictions_file": str(run.model.parent / "predictions_stage3.jsonl"),
+        "footer": f"rscc_hf {__version__}, {platform.platform()}, Python {platform.python_version()}.",
+    }
+
+
+def captioner_precision(run: _Run) -> str:
+    """The precision that all stages were trained in."""
+    return ", ".join(sorted({recipe.mixed_precision for recipe in run.recipes.values()}))
