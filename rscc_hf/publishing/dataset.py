@@ -19,6 +19,7 @@ from rscc_hf.cards.dataset import render_dataset_card
 from rscc_hf.cards.dataset_facts import DatasetFacts, read_dataset_facts
 from rscc_hf.cards.rendering import CARD, earlier_metadata, is_ours, read_card
 from rscc_hf.data.loading import load_pairs, split_names
+from rscc_hf.data.schema import check_columns
 from rscc_hf.publishing.contents import PushError, check_files, choose_files, staged
 from rscc_hf.publishing.leaks import leak_in_text
 from rscc_hf.publishing.model import OnStage
@@ -233,6 +234,10 @@ def _is_beside(name: str) -> bool:
 def _check_rows(path: Path, name: str) -> None:
     """Refuses pairs without images, and secrets and paths of this machine in the texts of a shard."""
     file = _opened(path, name)
+    try:
+        check_columns(file.schema_arrow.names, name)
+    except ValueError as error:
+        raise PushError(str(error)) from error
     for column in ("image_before", "image_after"):
         lacking = _nulls(file, f"{column}.bytes")
         if lacking:

@@ -62,11 +62,8 @@ def test_the_lines_of_a_user_from_push_to_caption(local_hub, tiny_checkpoints, t
     done = rscc("push", folder, "org/change-captions", "--license", "mit")
     assert done.returncode == 0, done.stderr
     there = local_hub.files("org/change-captions")
-    assert (
-        set(there) - {".gitattributes"}
-        == set(status_of(dry.stdout))
-        == {p.name for p in folder.iterdir()} | {"README.md"}
-    )
+    assert set(there) == {path.name for path in folder.iterdir()} | {"README.md", ".gitattributes"}
+    assert set(status_of(done.stdout)) == set(there) - {".gitattributes"}
     assert there["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert f"{local_hub.url}/org/change-captions" in done.stdout
 
@@ -258,8 +255,10 @@ def damage(folder, kind):
 
 @pytest.mark.parametrize(
     "kind",
-    ["pickled weights", "pickle by name", "token", "token in code", "path in config", "home in a README"]
-    + ["no processor", "no weights", "no config", "cut weights", "adapters", "bad metadata"],
+    [
+        *("pickled weights", "pickle by name", "token", "token in code", "path in config", "home in a README"),
+        *("no processor", "no weights", "no config", "cut weights", "adapters", "bad metadata"),
+    ],
 )
 def test_what_must_not_go_is_refused_in_one_sentence(hub, folder, kind):
     expected = damage(folder, kind)

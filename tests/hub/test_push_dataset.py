@@ -1,0 +1,264 @@
+"""`rscc data push`: parquet shards with a card, from whatever folder a data set lies in."""
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict, Features, Value
+from huggingface_hub import DatasetCard
+from PIL import Image
+from typer.testing import CliRunner
+
+from rscc_hf.cli import app
+from rscc_hf.data.loading import load_pairs
+from rscc_hf.data.schema import FEATURES
+from rscc_hf.publishing import dataset as publishing
+from rscc_hf.publishing.dataset import push_dataset
+
+RSCC = Path(sys.executable).with_name("rscc")
+
+
+@pytest.fixture
+def hub(local_hub, monkeypatch):
+    """The small Hub for this process too; what is pushed is loaded in a new process by a test of its own only."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", local_hub.url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("rscc_hf.publishing.upload._FIRST_WAIT", 0.0)
+    monkeypatch.setattr(publishing, "_check_loads", lambda folder, stage: None)
+    return local_hub
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    out = tmp_path_factory.mktemp("scenes") / "out"
+    command = ["data", "synthesize", str(out), "--pairs", "10", "--seed", "5", "--size", "64", "--workers", "1"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    return out
+
+
+@pytest.fixture
+def folder(scenes, tmp_path):
+    return shutil.copytree(scenes, tmp_path / "scenes")
+
+
+def rows(number, **changes):
+    image = Image.new("RGB", (16, 16), (number, 0, 0))
+    row = {
+        "pair_id": str(number),
+        "image_before": image,
+        "image_after": image,
+        "semantic_before": None,
+        "semantic_after": None,
+        "change_mask": None,
+        "captions": ["a house appears", "a new house"],
+        "changed": True,
+        "source": "toy",
+    }
+    return {**row, **changes}
+
+
+def write_parquet(folder, split="train", count=3, change=None):
+    change = change or (lambda row: row)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    pairs = Dataset.from_list([change(rows(number)) for number in range(count)], features=FEATURES)
+    pairs.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
+    return folder
+
+
+def push(*arguments, fails=False):
+    result = CliRunner().invoke(app, ["data", "push", *map(str, arguments)])
+    assert (result.exit_code != 0) == fails, result.output
+    if fails:
+        (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+        return line
+    return result.stdout
+
+
+def test_the_lines_of_a_user_from_push_to_pairs(local_hub, scenes, tmp_path):
+    def rscc(*arguments):
+        return subprocess.run([RSCC, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    done = rscc("data", "push", scenes, "org/scenes-mini")
+    assert done.returncode == 0, done.stderr
+    there = local_hub.files("org/scenes-mini")
+    for path in (scenes / "data").iterdir():
+        assert there[f"data/{path.name}"] == path.read_bytes(), "shards that are right go as they are"
+    (code,) = re.findall(r"```python\n(.*?)```", there["README.md"].decode(), re.DOTALL)
+    more = "\nprint(before.size, after.size, len(pairs), len(load_dataset('org/scenes-mini', split='test')))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code + more],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path / "new")},
+    )
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout.splitlines()[-1] == "(64, 64) (64, 64) 8 1"
+
+
+def test_the_card_tells_what_was_counted(hub, folder):
+    push(folder, "org/scenes")
+    card = DatasetCard(hub.files("org/scenes")["README.md"].decode())
+    data = card.data.to_dict()
+    assert data["license"] == "apache-2.0" and data["language"] == ["en"] and data["size_categories"] == ["n<1K"]
+    assert data["task_categories"] == ["image-to-text"] and "synthetic" in data["tags"]
+    files = {entry["split"]: entry["path"] for entry in data["configs"][0]["data_files"]}
+    assert files["train"] == ["data/train-00000-of-00001.parquet"] and list(files) == ["train", "validation", "test"]
+    changed = sum(load_pairs(folder, "train")["changed"])
+    assert f"| train | 8 | {changed} | {8 - changed} | 40 |" in card.text
+    assert "64x64 pixels" in card.text and "seed 5" in card.text and '"size": 64' in card.text
+    captions = [caption for split in files for texts in load_pairs(folder, split)["captions"] for caption in texts]
+    words = {word for caption in captions for word in caption.lower().replace(".", "").split()}
+    assert f"{len(words)} different words" in card.text
+    assert "Nothing in it is a photograph" in card.text
+
+
+def test_a_dry_run_and_a_second_push(hub, folder):
+    assert "would be made" in push(folder, "org/scenes", "--dry-run") and not hub.repos
+    push(folder, "org/scenes")
+    commits = len(hub.commits("org/scenes"))
+    assert "is as it should be" in push(folder, "org/scenes") and len(hub.commits("org/scenes")) == commits
+    hub.add_commit("org/scenes", {"data/train-00001-of-00002.parquet": b"stale", "figure.png": b"x"})
+    stdout = push(folder, "org/scenes", "--dry-run")
+    assert re.search(r"removed +5 B  data/train-00001-of-00002\.parquet", stdout)
+    assert re.search(r"kept +1 B  figure\.png", stdout)
+    push(folder, "org/scenes")
+    assert "data/train-00001-of-00002.parquet" not in hub.files("org/scenes")
+
+
+def test_a_saved_dataset_becomes_shards_with_its_images_inside(hub, tmp_path):
+    paths = []
+    for number in range(6):
+        paths.append(tmp_path / "photos" / f"{number}.png")
+        paths[-1].parent.mkdir(exist_ok=True)
+        Image.effect_noise((64, 64), 50 + number).convert("RGB").save(paths[-1])
+    features = Features({**FEATURES, "note": Value("string")})
+    made = [rows(n, image_before=str(paths[n]), image_after=str(paths[n]), note="n") for n in range(6)]
+    splits = DatasetDict(
+        train=Dataset.from_list(made, features=features), test=Dataset.from_list(made[:2], features=features)
+    )
+    splits.save_to_disk(tmp_path / "saved")
+    push_dataset(tmp_path / "saved", "org/saved", shard_bytes=15_000)
+    there = hub.files("org/saved")
+    assert {name for name in there if name.endswith(".arrow") or "state.json" in name} == set()
+    assert [name for name in there if name.startswith("data/")] == [
+        "data/test-00000-of-00001.parquet",
+        "data/train-00000-of-00001.parquet",
+    ]
+    table = pq.read_table(io.BytesIO(there["data/train-00000-of-00001.parquet"])).to_pylist()
+    assert [row["image_before"]["bytes"] for row in table] == [path.read_bytes() for path in paths]
+    assert [row["image_before"]["path"] for row in table] == [path.name for path in paths]
+    assert not any(str(tmp_path).encode() in content for content in there.values())
+    again = push_dataset(tmp_path / "saved", "org/saved", shard_bytes=15_000)
+    assert {change.what for change in again.changes} == {"same"}, "the same data give the same bytes"
+
+
+def test_large_files_are_cut(hub, folder, monkeypatch):
+    monkeypatch.setattr(publishing, "_ROWS", 2)
+    size = (folder / "data" / "train-00000-of-00001.parquet").stat().st_size
+    push_dataset(folder, "org/scenes", shard_bytes=size // 3)
+    there = hub.files("org/scenes")
+    shards = sorted(name for name in there if name.startswith("data/train-"))
+    assert len(shards) > 1 and shards[0].endswith(f"-of-{len(shards):05d}.parquet")
+    ids = [row["pair_id"] for name in shards for row in pq.read_table(io.BytesIO(there[name])).to_pylist()]
+    assert ids == load_pairs(folder, "train")["pair_id"][:]
+
+
+def spoil(folder, kind):
+    """Makes a data set that must not go; what is then said."""
+    if kind == "absolute image paths":
+        image = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(image, "PNG")
+        outside = {"bytes": None, "path": "/home/alice/a.png"}
+        table = [rows(0, image_before=outside, image_after={"bytes": image.getvalue(), "path": None})]
+        path = folder / "data" / "train-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(table, schema=FEATURES.arrow_schema), path)
+        return "does not load|alice"
+    if kind == "path in a source":
+        write_parquet(folder, change=lambda row: {**row, "source": "/home/alice/levir"})
+        return r"train-00000-of-00001\.parquet, row 0: source is the path /home/alice/levir"
+    if kind == "token in a caption":
+        token = "hf_" + "x" * 34
+        write_parquet(folder, change=lambda row: {**row, "captions": ["fine", f"use {token}"]})
+        return r"row 0: captions holds a Hugging Face token \(hf_xxxx"
+    if kind == "pair without an image":
+        write_parquet(folder, change=lambda row: {**row, "image_after": None})
+        return "3 pairs without image_after"
+    if kind == "pickle":
+        write_parquet(folder)
+        (folder / "cache.pkl").write_bytes(b"\x80\x04.")
+        return r"cache\.pkl is a pickle"
+    if kind == "cut off":
+        path = write_parquet(folder) / "data" / "train-00000-of-00001.parquet"
+        path.write_bytes(path.read_bytes()[:-10])
+        return "is no parquet file"
+    if kind == "no pairs":
+        folder.mkdir()
+        return "holds no pairs"
+    if kind == "missing column":
+        (folder / "data").mkdir(parents=True)
+        pq.write_table(pa.table({"a": [1]}), folder / "data" / "train-00000-of-00001.parquet")
+        return r"train-00000-of-00001\.parquet: the columns pair_id, image_before, .* are missing"
+    assert kind == "no folder"
+    return "there is no folder"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("absolute image paths", "path in a source", "token in a caption", "pair without an image", "pickle"),
+        *("cut off", "no pairs", "missing column", "no folder"),
+    ],
+)
+def test_what_must_not_go_is_refused_in_one_sentence(hub, tmp_path, kind):
+    folder = tmp_path / "pairs"
+    expected = spoil(folder, kind)
+    line = push(folder, "org/pairs", fails=True)
+    assert re.search(expected, line), line
+    assert not hub.repos
+
+
+def test_data_that_do_not_load_are_refused(local_hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", local_hub.url)
+    image = {"bytes": b"no image", "path": "a.png"}
+    path = write_parquet(tmp_path / "pairs") / "data" / "train-00000-of-00001.parquet"
+    table = pa.Table.from_pylist([rows(0, image_before=image, image_after=image)], schema=FEATURES.arrow_schema)
+    pq.write_table(table, path)
+    with pytest.raises(ValueError, match=r"does not load in a new process .*write the data set again"):
+        push_dataset(tmp_path / "pairs", "org/pairs")
+    assert not local_hub.repos
+
+
+def test_terms_are_told_where_a_push_would_publish(hub, tmp_path):
+    folder = write_parquet(tmp_path / "levir", change=lambda row: {**row, "source": "LEVIR-CC"})
+    plan = push_dataset(folder, "org/levir", dry_run=True)
+    assert any("academic use" in note and "--private" in note for note in plan.notes)
+    assert not any("academic use" in note for note in push_dataset(folder, "org/levir", private=True).notes)
+    card = hub.files("org/levir")["README.md"].decode()
+    assert "license" not in DatasetCard(card).data.to_dict() and "academic use" in card
+
+
+def test_what_a_user_wrote_stays(hub, tmp_path):
+    folder = write_parquet(tmp_path / "pairs")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
+    (folder / "LICENSE").write_text("MIT")
+    push(folder, "org/pairs")
+    there = hub.files("org/pairs")
+    assert there["README.md"] == (folder / "README.md").read_bytes() and there["LICENSE"] == b"MIT"
+    (folder / "README.md").unlink()
+    push(folder, "org/pairs", "--license", "cc-by-4.0")
+    first = hub.files("org/pairs")["README.md"].decode()
+    assert DatasetCard(first).data.license == "cc-by-4.0"
+    (folder / "README.md").write_text(first + "My own words.\n")
+    push(folder, "org/pairs")
+    again = hub.files("org/pairs")["README.md"].decode()
+    assert again.endswith("My own words.\n") and DatasetCard(again).data.license == "cc-by-4.0"
