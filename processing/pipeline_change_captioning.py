@@ -230,7 +230,7 @@ class _Rows(Dataset):
 
 
 def _stream(images: Any) -> Any:
-    """Data sets and generators in the two forms that transformers streams."""
+    """Data sets and generators in a form that transformers streams."""
     if not isinstance(images, IterableDataset) and hasattr(images, "__getitem__") and hasattr(images, "__len__"):
         return _Rows(images)
     if not isinstance(images, Iterable):
@@ -238,12 +238,18 @@ def _stream(images: Any) -> Any:
             f"{type(images).__name__} is no pair: give (before, after), a dictionary with before and after, a list "
             "of such, or a data set or generator."
         )
-    return _requests(images)
+    return _Stream(images)
 
 
-def _requests(images: Iterable[Any]) -> Iterator[_Request]:
-    for index, pair in enumerate(images):
-        yield _request(pair, index)
+class _Stream(IterableDataset):
+    """Pairs that come one by one, as requests; older transformers (5.6) would read a bare generator to its end."""
+
+    def __init__(self, pairs: Iterable[Any]):
+        self.pairs = pairs
+
+    def __iter__(self) -> Iterator[_Request]:
+        for index, pair in enumerate(self.pairs):
+            yield _request(pair, index)
 
 
 def _is_image(value: Any) -> bool:

@@ -1,10 +1,12 @@
 """What the rehearsals load: tiny checkpoints of both systems, images, and a data set of pairs."""
 
+import inspect
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
+from huggingface_hub import file_download
 from PIL import Image
 from toy_ccexpert import tiny_model, tiny_processor
 
@@ -12,6 +14,8 @@ from rscc_hf.data.schema import FEATURES
 
 # so many words that the weights take more than the 10 MB that a download is written by
 MANY_WORDS = 50_000
+# whether the client goes on by itself where a connection was lost (1.5 does not: its next call does)
+CLIENT_RESUMES = "RemoteProtocolError" in inspect.getsource(file_download.http_get)
 CARD = b"""---
 license: apache-2.0
 configs:
