@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 from rscc_hf.cards import write_model_card
 from rscc_hf.conversion.ccexpert import carried, official_to_ours, rename_state_dict, translate_config
 from rscc_hf.conversion.checks import check_complete
-from rscc_hf.conversion.output import Source, new_checkpoint, run_a_pair, source_of, write_provenance
+from rscc_hf.conversion.output import Source, check_apart, new_checkpoint, run_a_pair, source_of, write_provenance
 from rscc_hf.conversion.shards import (
     MAX_FILE_BYTES,
     WeightFile,
@@ -298,17 +298,6 @@ def load_tokenizer(folder: Path) -> Any:
 def holds_tokenizer(folder: Path) -> bool:
     """Whether a tokenizer lies in a folder."""
     return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
-
-
-def check_apart(out: Path, sources: Sequence[Path]) -> None:
-    """Refuse to replace what is read.
-
-    Raises:
-        ValueError: `out` is a source or holds one.
-    """
-    for source in sources:
-        if source.resolve().is_relative_to(out.resolve()):
-            raise ValueError(f"{out} holds {source}, which is read; choose another folder to make.")
 
 
 def check_room(out: Path, size: int) -> None:

@@ -23,7 +23,6 @@ from rscc_hf.conversion.ccexpert_release import (
     HEAD,
     OUR_EMBEDDING,
     Converted,
-    check_apart,
     check_room,
     holds_tokenizer,
     load_tokenizer,
@@ -31,7 +30,7 @@ from rscc_hf.conversion.ccexpert_release import (
     weight_sources,
 )
 from rscc_hf.conversion.checks import check_complete
-from rscc_hf.conversion.output import new_checkpoint, run_a_pair, write_provenance
+from rscc_hf.conversion.output import check_apart, new_checkpoint, run_a_pair, write_provenance
 from rscc_hf.conversion.shards import MAX_FILE_BYTES, WeightFile, all_tensors, digest, find_weight_files, read_json
 from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
 from rscc_hf.modeling.loading_ccexpert import may_be_left_out, our_name, translate_config

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rscc_hf.cards import write_model_card
 from rscc_hf.conversion.mmodalcc import rename_state_dict
-from rscc_hf.conversion.output import new_checkpoint, run_a_pair, source_of, write_provenance
+from rscc_hf.conversion.output import check_apart, new_checkpoint, run_a_pair, source_of, write_provenance
 from rscc_hf.conversion.pickle_reader import ReleasedFile, modules_of, open_released, state_dict_of
 from rscc_hf.conversion.pickle_reader_machine import Placeholder
 from rscc_hf.data.vocabulary import END, PAD, START, read_word_map, word_tokenizer_from_word_map
@@ -112,6 +112,7 @@ def convert_mmodalcc(checkpoint: Path, word_map: Path, out: Path, *, overwrite: 
     Raises:
         ValueError: naming the file and the reason; nothing is left at `out`, and nothing of `checkpoint` was run.
     """
+    check_apart(out, [checkpoint, word_map])
     with new_checkpoint(out, overwrite=overwrite) as folder:
         tokenizer = _tokenizer(word_map)
         with open_released(checkpoint, CLASSES) as file:
@@ -202,7 +203,7 @@ def _check_fields(modules: Mapping[str, Placeholder]) -> None:
         if expected and kind != expected:
             raise ValueError(f"{name} is a {kind} where a released MModalCC has a {expected}.")
         fixed = dict(_FIXED.get(kind, {}))
-        if kind == "Conv2d" and name.startswith("encoder_image"):
+        if kind == "Conv2d":
             kernel = module.fields.get("kernel_size")
             fixed |= {"stride": _expected_stride(name, modules)}
             fixed |= {"padding": kernel[0] // 2} if isinstance(kernel, tuple) and _whole(kernel) else {}
@@ -214,7 +215,7 @@ def _check_fields(modules: Mapping[str, Placeholder]) -> None:
 
 
 def _expected_stride(name: str, modules: Mapping[str, Placeholder]) -> int:
-    """Of a ResNet's convolution: torchvision strides the 3x3 one of a stage's first block."""
+    """Of a convolution: only ResNets have strides, torchvision in the 3x3 one of a stage's first block."""
     root, _, rest = name.partition(".net.")
     block = rest.rpartition(".conv")[0] or rest.rpartition(".downsample")[0]
     strided = "conv2" if f"{root}.net.{block}.conv3" in modules else "conv1"

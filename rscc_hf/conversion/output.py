@@ -38,6 +38,17 @@ class Source:
     bytes: int
 
 
+def check_apart(out: Path, sources: Sequence[Path]) -> None:
+    """Refuse to replace what is read.
+
+    Raises:
+        ValueError: `out` is a source or holds one.
+    """
+    for source in sources:
+        if source.resolve().is_relative_to(out.resolve()):
+            raise ValueError(f"{out} holds {source}, which is read; choose another folder to make.")
+
+
 @contextmanager
 def new_checkpoint(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """A temporary folder beside `out` that takes its place at the end; after an error nothing of it is left.
