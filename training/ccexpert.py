@@ -98,7 +98,7 @@ class CCExpertTask(PairTask):
         self.processor.save_pretrained(folder)
         self.write_summary(folder)
 
-    def reader(self, where: str, training: bool) -> PixelReader:
+    def reader(self, dataset: Any, where: str, training: bool) -> PixelReader:
         """See `PairTask`."""
         masks = training and self.recipe.change_mask_loss > 0
         return PixelReader(self.processor.image_processor, False, True, where, masks)

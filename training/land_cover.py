@@ -172,7 +172,7 @@ class LandCoverTask(PairTask):
         self.processor.save_pretrained(folder)
         self.write_summary(folder)
 
-    def reader(self, where: str, training: bool) -> PixelReader:
+    def reader(self, dataset: Any, where: str, training: bool) -> PixelReader:
         """See `PairTask`: the processor with maps reads both, at the tower's size."""
         side = self.ccexpert.config.image_size
         images: Any = MModalCCImageProcessor  # its settings are keywords that no signature lists

@@ -7,10 +7,8 @@
 `--help` lists every key. The same in a program: `train_mmodalcc(MModalCCRecipe(train_data=..., ...))`.
 """
 
-import json
 import logging
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,22 +23,14 @@ from rscc_hf.data.vocabulary import build_word_tokenizer
 from rscc_hf.modeling.modeling_mmodalcc import MModalCCForConditionalGeneration, load_backbone_weights
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
 from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
-from rscc_hf.training.batches import Batch, BatchSource, IndexedBatches, IndexedSamples
+from rscc_hf.training.batches import Batch
 from rscc_hf.training.loop import OnEvaluation, OnStep, TrainingResult, train
 from rscc_hf.training.mmodalcc_recipe import MModalCCRecipe
-from rscc_hf.training.pair_images import MAPS, FromDisk, InMemory, PixelReader, PixelSource, undecoded
+from rscc_hf.training.pair_images import MAPS, PixelReader, Pixels, PixelSource
+from rscc_hf.training.pair_task import PairTask, learning
 from rscc_hf.training.recipe import RecipeError, parse_recipe
-from rscc_hf.training.samples import (
-    BatchMaker,
-    CaptionFilter,
-    ChosenSamples,
-    FewerUnchanged,
-    FlattenedSamples,
-    StreamedSamples,
-)
-from rscc_hf.training.stream import StreamBatches
-from rscc_hf.training.task import Part, Task
-from rscc_hf.training.validation import ValidationPairs, Validator, spread
+from rscc_hf.training.samples import BatchMaker, CaptionFilter, ChosenSamples, FlattenedSamples
+from rscc_hf.training.task import Part
 
 __all__ = ["MModalCCRecipe", "MModalCCTask", "train_mmodalcc"]
 
@@ -64,29 +54,24 @@ def train_mmodalcc(
     return train(recipe, MModalCCTask, on_step=on_step, on_evaluation=on_evaluation)
 
 
-class MModalCCTask(Task):
+class MModalCCTask(PairTask):
     """Model, processor and data that a recipe describes."""
 
+    recipe: MModalCCRecipe
     model: MModalCCForConditionalGeneration
 
     def __init__(self, recipe: MModalCCRecipe, accelerator: Accelerator):
+        super().__init__(recipe, accelerator)
         self.recipe = recipe
-        self.validator: Validator | None = None
         with accelerator.main_process_first():  # the others find what `datasets` has prepared
-            self.training = self._load(recipe.train_data, recipe.train_split, recipe.streaming, "train_data")
             self.tokenizer = self._tokenizer()
         self.processor = MModalCCProcessor(self._image_processor(), self.tokenizer)
         self.model = self._model()
         self.maker = BatchMaker(
             self.processor, recipe.augmentation, recipe.semantic_dropout, recipe.seed, recipe.coverage
         )
-        self.captions = CaptionFilter(self.tokenizer, recipe.max_caption_length)
-        self.samples = None if isinstance(self.training, IterableDataset) else self._samples(self.training)
-        if recipe.eval_unit != "never":
-            with accelerator.main_process_first():
-                where = recipe.validation_data or recipe.train_data
-                validation = self._load(where, recipe.validation_split, False, "validation_data")
-            self.validator = self._validator(validation)
+        self.caption_filter = CaptionFilter(self.tokenizer, recipe.max_caption_length)
+        self.prepare_data(accelerator)
 
     def parts(self) -> list[Part]:
         """The paper's parts: both ResNets, the feature enhancement, the decoder with the output projection."""
@@ -102,32 +87,8 @@ class MModalCCTask(Task):
             Part("decoder", decoder, _rate(recipe.decoder_learning_rate, recipe), clamp=clamp, decays=True),
         ]
         for part in parts:
-            part.parameters = [parameter for parameter in part.parameters if parameter.requires_grad]
+            part.parameters = learning(part.parameters)
         return [part for part in parts if part.parameters]
-
-    def batches(self, process: int, processes: int, accumulation_steps: int) -> BatchSource:
-        """See `Task`."""
-        recipe = self.recipe
-        common: dict[str, Any] = {
-            "seed": recipe.seed,
-            "per_device_batch_size": recipe.per_device_batch_size,
-            "accumulation_steps": accumulation_steps,
-            "process": process,
-            "processes": processes,
-            "num_workers": recipe.num_workers,
-        }
-        if self.samples is not None:
-            return IndexedBatches(self.samples, **common)
-        assert isinstance(self.training, IterableDataset)
-        reader = self._reader(self.training, str(recipe.train_data), bool(recipe.coverage))
-        streamed = StreamedSamples(reader, self.captions, self.maker, recipe.captions_per_sample)
-        return StreamBatches(
-            self.training,
-            streamed.batch,
-            usable=streamed.usable,
-            shuffle_buffer=recipe.stream_shuffle_buffer,
-            **common,
-        )
 
     def loss(self, model: torch.nn.Module, batch: Batch, targets: int) -> torch.Tensor:
         """See `Task`. Label smoothing is the recipe's, not the model's."""
@@ -142,34 +103,52 @@ class MModalCCTask(Task):
         )
         return total / targets
 
-    def validate(self, accelerator: Accelerator) -> dict[str, float]:
-        """See `Task`."""
-        assert self.validator is not None  # the loop asks only where the recipe evaluates
-        return self.validator(self.model, accelerator)
-
     def save(self, folder: Path) -> None:
         """Model, processor, and `training_summary.json`: what kind of images the model has seen."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-        summary = {"trained_on": self._trained_on(), "data": self.recipe.train_data, "split": self.recipe.train_split}
-        (folder / "training_summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        self.write_summary(folder)
 
-    def close(self) -> None:
-        """See `Task`."""
-        if self.validator is not None:
-            self.validator.close()
+    @property
+    def load_options(self) -> dict[str, Any]:
+        """See `PairTask`."""
+        return {"semantic_coverage": self.recipe.semantic_coverage}
 
-    def _load(self, where: str | None, split: str, streaming: bool, key: str) -> Any:
-        if where is None:
-            raise RecipeError(f"{key} is not given: name a folder or Hub id of pairs.")
-        local = Path(where).expanduser().exists()
-        return load_pairs(
-            where,
-            split,
-            streaming=streaming,
-            semantic_coverage=self.recipe.semantic_coverage,
-            revision=None if local else self.recipe.data_revision,
-        )
+    @property
+    def captions_per_sample(self) -> int:
+        """See `PairTask`."""
+        return self.recipe.captions_per_sample
+
+    def reader(self, dataset: Dataset | IterableDataset, where: str, training: bool) -> PixelReader:
+        """See `PairTask`.
+
+        Raises:
+            RecipeError: The model needs maps, and the data set has no column of them.
+        """
+        recipe = self.recipe
+        maps = recipe.modalities != "rgb"
+        missing = [name for name in MAPS if name not in (dataset.column_names or MAPS)]
+        if maps and missing and not recipe.semantics_optional:
+            raise RecipeError(
+                f"{where} has no column {missing[0]}: set modalities to rgb, or semantics_optional to true."
+            )
+        masks = training and bool(recipe.coverage)
+        return PixelReader(self.processor.image_processor, maps, recipe.semantics_optional, where, masks)
+
+    def choose_samples(self, pixels: PixelSource, captions: list[list[str]]) -> Any:
+        """See `PairTask`."""
+        recipe = self.recipe
+        if recipe.captions == "flatten":
+            return FlattenedSamples(pixels, captions, self.maker, recipe.captions_per_pair)
+        return ChosenSamples(pixels, captions, self.maker, recipe.captions_per_sample)
+
+    def question(self, pixels: Pixels) -> Batch:
+        """See `PairTask`."""
+        images, maps, present, _ = pixels
+        inputs = dict(self.processor(images, semantic_maps=maps, return_tensors="pt", white_to_void=False))
+        if maps is not None:
+            inputs["semantic_present"] = present
+        return inputs
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         recipe = self.recipe
@@ -219,69 +198,6 @@ class MModalCCTask(Task):
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
-
-    def _reader(self, dataset: Dataset | IterableDataset, where: str, masks: bool) -> PixelReader:
-        recipe = self.recipe
-        maps = recipe.modalities != "rgb"
-        missing = [name for name in MAPS if name not in (dataset.column_names or MAPS)]
-        if maps and missing and not recipe.semantics_optional:
-            raise RecipeError(
-                f"{where} has no column {missing[0]}: set modalities to rgb, or semantics_optional to true."
-            )
-        image_processor = self.processor.image_processor
-        return PixelReader(image_processor, maps, recipe.semantics_optional, where, masks)
-
-    def _pixels(self, dataset: Dataset, where: str, masks: bool = False) -> PixelSource:
-        pixels = FromDisk(undecoded(dataset), self._reader(dataset, where, masks))
-        return InMemory(pixels) if self.recipe.cache == "memory" else pixels
-
-    def _samples(self, dataset: Dataset) -> IndexedSamples:
-        recipe = self.recipe
-        captions = [self.captions(texts) for texts in dataset["captions"]]
-        unusable = sum(not texts for texts in captions)
-        if unusable:
-            logger.warning("%d of %d training pairs have no usable caption: left out", unusable, len(captions))
-        pixels = self._pixels(dataset, str(recipe.train_data), masks=bool(recipe.coverage))
-        samples: FlattenedSamples | ChosenSamples
-        if recipe.captions == "flatten":
-            samples = FlattenedSamples(pixels, captions, self.maker, recipe.captions_per_pair)
-        else:
-            samples = ChosenSamples(pixels, captions, self.maker, recipe.captions_per_sample)
-        if recipe.unchanged_share == 1:
-            return samples
-        changed = dataset["changed"]
-        return FewerUnchanged(
-            samples, [changed[pair] for pair, _ in samples.samples], recipe.unchanged_share, recipe.seed
-        )
-
-    def _validator(self, dataset: Dataset) -> Validator:
-        recipe = self.recipe
-        where = str(recipe.validation_data or recipe.train_data)
-        chosen = dataset.select(spread(len(dataset), recipe.max_validation_pairs))
-        pixels = self._pixels(chosen, where)
-
-        def batch(indices: Any) -> Batch:
-            images, maps, present, _ = pixels.get(indices)
-            inputs = dict(self.processor(images, semantic_maps=maps, return_tensors="pt", white_to_void=False))
-            if maps is not None:
-                inputs["semantic_present"] = present
-            return inputs
-
-        return Validator(
-            ValidationPairs(chosen["pair_id"], chosen["captions"], chosen["changed"], batch),
-            lambda ids: self.processor.batch_decode(ids, skip_special_tokens=True),
-            batch_size=recipe.validation_batch_size,
-            meteor=recipe.metric_for_best == "s_m",
-            num_workers=recipe.num_workers,
-            num_beams=recipe.num_beams,
-            do_sample=False,
-        )
-
-    def _trained_on(self) -> str:
-        """The sources of the training pairs, the most frequent first; of a stream the data set's name."""
-        if isinstance(self.training, IterableDataset):
-            return str(self.recipe.train_data)
-        return ", ".join(source for source, _ in Counter(self.training["source"]).most_common())
 
 
 def _rate(own: float | None, recipe: MModalCCRecipe) -> float:

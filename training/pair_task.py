@@ -58,7 +58,7 @@ class PairTask(Task):
             self.validator = self._validator(validation)
 
     @abstractmethod
-    def reader(self, where: str, training: bool) -> PixelReader:
+    def reader(self, dataset: Dataset | IterableDataset, where: str, training: bool) -> PixelReader:
         """What reads the rows of a data set called `where`, for training or for validation."""
 
     @abstractmethod
@@ -68,6 +68,16 @@ class PairTask(Task):
     @abstractmethod
     def question(self, pixels: Any) -> Batch:
         """What `generate` takes to caption `pixels`."""
+
+    @property
+    def load_options(self) -> dict[str, Any]:
+        """For `load_pairs`, beyond what every recipe says."""
+        return {}
+
+    @property
+    def captions_per_sample(self) -> int:
+        """Captions of a streamed sample."""
+        return 1
 
     @property
     def generate_options(self) -> dict[str, Any]:
@@ -88,7 +98,8 @@ class PairTask(Task):
         if self.samples is not None:
             return IndexedBatches(self.samples, **common)
         assert isinstance(self.training, IterableDataset)
-        streamed = StreamedSamples(self.reader(str(recipe.train_data), True), self.caption_filter, self.maker)
+        reader = self.reader(self.training, str(recipe.train_data), True)
+        streamed = StreamedSamples(reader, self.caption_filter, self.maker, self.captions_per_sample)
         return StreamBatches(
             self.training,
             streamed.batch,
@@ -116,10 +127,11 @@ class PairTask(Task):
         if where is None:
             raise RecipeError(f"{key} is not given: name a folder or Hub id of pairs.")
         local = Path(where).expanduser().exists()
-        return load_pairs(where, split, streaming=streaming, revision=None if local else self.recipe.data_revision)
+        revision = None if local else self.recipe.data_revision
+        return load_pairs(where, split, streaming=streaming, revision=revision, **self.load_options)
 
     def _pixels(self, dataset: Dataset, where: str, training: bool) -> PixelSource:
-        pixels = FromDisk(undecoded(dataset), self.reader(where, training))
+        pixels = FromDisk(undecoded(dataset), self.reader(dataset, where, training))
         return InMemory(pixels) if self.recipe.cache == "memory" else pixels
 
     def _samples(self, dataset: Dataset) -> IndexedSamples:
