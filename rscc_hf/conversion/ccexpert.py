@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, SiglipVisionConfig
 
-from rscc_hf.conversion.checks import check_complete
+from rscc_hf.conversion.checks import check_complete, check_depth
 from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
 from rscc_hf.modeling.configuration_ccexpert import relative_levels, so400m_config
 
 MODEL_TYPE = "llava_qwen_cc"
 _VISION = "model.vision_tower.vision_tower.vision_model."
 _RESAMPLER = "model.vision_resampler."
+_TEXT_LAYERS = "model.layers."
 _EMBEDDING = "model.embed_tokens.weight"
 _OUR_EMBEDDING = "language_model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
@@ -114,6 +115,7 @@ def translate_config(
         raise ValueError(f"{_EMBEDDING} is missing; give all weights of the release.")
     if release.get("mm_projector_type") != "mlp2x_gelu":
         raise ValueError(f"mm_projector_type={release.get('mm_projector_type')!r} is unknown; mlp2x_gelu is known.")
+    check_depth(release.get("num_hidden_layers"), len(weights))
     known = {field.name for field in fields(Qwen2Config)} | {"rope_theta", "rope_scaling"}
     ours = {"dtype", "architectures", "transformers_version", "vocab_size", "tie_word_embeddings"}
     text = {name: value for name, value in release.items() if name in known - ours and value is not None}
@@ -141,7 +143,14 @@ def rename_state_dict(state: Mapping[str, torch.Tensor], config: CCExpertConfig)
     Raises:
         ValueError: it lists the weights that are unknown, missing, or of another shape.
     """
-    check_layers(state, config)
+    _check_layers(
+        state,
+        {
+            _TEXT_LAYERS: config.text.num_hidden_layers,
+            _RESAMPLER + "layers.": config.num_integration_layers if config.integration else 0,
+            _VISION + "encoder.layers.": config.vision.num_hidden_layers,
+        },
+    )
     renamed: dict[str, torch.Tensor] = {}
     dropped: list[str] = []
     unknown: list[str] = []
@@ -176,23 +185,22 @@ def carried(ours: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.squeeze(0) if ours.endswith("_flag") else tensor
 
 
-def check_layers(names: Iterable[str], config: CCExpertConfig) -> None:
-    """Check numbers of layers before a model is built of them, however large a damaged file says that they are.
+def _check_layers(names: Iterable[str], wanted: Mapping[str, int]) -> None:
+    """Check numbers of layers before anything is made of them, however large a damaged file says that they are.
+
+    Args:
+        names: of all weights.
+        wanted: how many layers there are to be, by what comes before their number.
 
     Raises:
-        ValueError: layers are missing; it names them.
+        ValueError: layers are missing; it names the first.
     """
-    wanted = {
-        "model.layers.": config.text.num_hidden_layers,
-        _RESAMPLER + "layers.": config.num_integration_layers if config.integration else 0,
-        _VISION + "encoder.layers.": config.vision.num_hidden_layers,
-    }
     found: dict[str, set[int]] = {prefix: set() for prefix in wanted}
     for name in names:
         if (match := _ANY_LAYER.match(name)) and match[1] in found:
             found[match[1]].add(int(match[2]))
     for prefix, number in wanted.items():
-        # one beyond what is there is enough to tell; the number itself may be anything
+        # one beyond what is there is enough to tell
         missing = [index for index in range(min(number, len(found[prefix]) + 1)) if index not in found[prefix]]
         if missing:
             raise ValueError(

@@ -48,6 +48,20 @@ def check_complete(
         raise ValueError(f"{'; '.join(problems)}; give all weights of one release and its own config.")
 
 
+def check_depth(layers: Any, weights: int) -> None:
+    """Refuse a number of layers that cannot be: configurations make lists as long as it says.
+
+    Args:
+        layers: `num_hidden_layers` as it stands in a file.
+        weights: how many weights there are.
+
+    Raises:
+        ValueError: there are fewer weights than layers.
+    """
+    if isinstance(layers, int) and layers > weights:
+        raise ValueError(f"config.json has num_hidden_layers={layers}, and there are {weights} weights in all.")
+
+
 def listed(names: Iterable[str]) -> str:
     """All names, sorted; those that differ in the number of their layer are told as one, as `layers.{0-23}.norm`."""
     numbers: dict[str, list[int]] = {}

@@ -29,7 +29,7 @@ from rscc_hf.conversion.ccexpert_release import (
     tokenizer_sources,
     weight_sources,
 )
-from rscc_hf.conversion.checks import check_complete
+from rscc_hf.conversion.checks import check_complete, check_depth
 from rscc_hf.conversion.output import check_apart, new_checkpoint, run_a_pair, write_provenance
 from rscc_hf.conversion.shards import MAX_FILE_BYTES, WeightFile, all_tensors, digest, find_weight_files, read_json
 from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
@@ -155,12 +155,13 @@ def _download(repo_id: str, revision: str | None) -> Path:
 
 def _check(name: str, folder: Path, weights: Mapping[str, torch.Tensor], fields: Mapping[str, Any]) -> list[str]:
     """Check every name and shape on the meta device; gives the names that have no use here."""
+    parts = [read_json(folder / "config.json").get(part) for part in ("text_config", "vision_config")]
+    depths = [part.get("num_hidden_layers") for part in parts if isinstance(part, dict)]
     try:
+        for depth in (*depths, fields.get("num_integration_layers")):
+            check_depth(depth, len(weights))
         source = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         config: CCExpertConfig = translate_config(CCExpertConfig, source, fields)
-        layers = config.text.num_hidden_layers, config.vision.num_hidden_layers, config.num_integration_layers
-        if max(layers) > len(weights) + 100:
-            raise ValueError(f"config.json asks for {max(layers)} layers, and there are {len(weights)} weights.")
         left_out = sorted(weight for weight in weights if may_be_left_out(weight, config.vision.num_hidden_layers))
         found = {our_name(weight): tensor for weight, tensor in weights.items() if weight not in set(left_out)}
         if config.tie_word_embeddings and OUR_EMBEDDING in found:

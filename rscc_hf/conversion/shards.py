@@ -192,7 +192,7 @@ def _load_bin(path: Path, device: str) -> dict[str, torch.Tensor]:
         ) from error
     except Exception as error:  # whatever torch's reader trips over in a damaged file
         raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {_first_sentence(str(error))}); fetch it again."
+            f"{path} cannot be read as weights ({type(error).__name__}: {_first_sentence(str(error))}); fetch it again."
         ) from error
     if not isinstance(weights, Mapping):
         raise ValueError(f"{path} holds a {type(weights).__name__} and no dict of weights; give a state dict.")

@@ -115,7 +115,8 @@ def test_everything_that_is_wrong_is_listed(release: dict[str, Any], weights: We
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_hidden_layers": 10**9}, r"model\.layers\.2 is missing: .* 2 layers and this config needs 1000000000"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000, and there are"),
+        ({"num_hidden_layers": 100}, r"model\.layers\.2 is missing: .* 2 layers and this config needs 100"),
         ({"cc_expert_args": {"per_expert_depth": 10**9}}, r"model\.vision_resampler\.layers\.2 is missing"),
     ],
 )
