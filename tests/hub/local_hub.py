@@ -55,10 +55,11 @@ class LocalHub:
         return self
 
     def stop(self) -> None:
-        """Stops answering."""
-        for server in self._servers:
+        """Stops answering; again does nothing."""
+        for server in self._servers[:]:
             server.shutdown()
             server.server_close()
+            self._servers.remove(server)
 
     def __enter__(self) -> "LocalHub":
         return self.start()
