@@ -75,6 +75,7 @@ def render_model_card(
         system=facts.system,
         properties=properties_of(facts),
         snippet=snippet(loads_from, facts),
+        pipeline=pipeline_lines(loads_from, facts),
         maps=facts.maps,
         evaluations=[evaluation_table(one, facts) for one in facts.evaluations],
         training=None if facts.training is None else training_section(facts, facts.training),
@@ -112,6 +113,23 @@ def snippet(loads_from: str, facts: ModelFacts) -> str:
             f'inputs = processor(images=[["before.png", "after.png"]],{maps} return_tensors="pt")',
             "captions = processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)",
         ]
+    )
+
+
+def pipeline_lines(loads_from: str, facts: ModelFacts) -> str | None:
+    """The same by the pipeline that ships with the checkpoint; None where none does."""
+    if "change-captioning" not in (facts.config.get("custom_pipelines") or {}) or not facts.processor:
+        return None
+    where = f"{loads_from!r}".replace("'", '"')
+    pair = '("before.png", "after.png")'
+    if facts.maps == "required":
+        names = ("before", "after", "semantic_before", "semantic_after")
+        files = ("before.png", "after.png", "map_before.png", "map_after.png")
+        pair = "{" + ", ".join(f'"{name}": "{file}"' for name, file in zip(names, files, strict=True)) + "}"
+    return (
+        "from transformers import pipeline\n\n"
+        f'captioner = pipeline("change-captioning", model={where}, trust_remote_code=True)\n'
+        f"answer = captioner({pair})"
     )
 
 

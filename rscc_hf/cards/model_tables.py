@@ -110,20 +110,24 @@ def evaluation_table(one: Evaluation, facts: ModelFacts) -> dict[str, Any]:
         parts.append(f"{report['n_changed']:,} changed, {report['n_unchanged']:,} unchanged")
     rows = [("all pairs", report["all"])]
     rows += [(f"{kind} pairs", report[kind]) for kind in ("changed", "unchanged") if report.get(kind)]
-    if report.get("baseline"):
-        caption = plain(report["baseline"].get("caption", ""))
-        rows.append((f"best constant caption (“{caption}”)", report["baseline"]))
+    baseline = report.get("baseline")
+    if baseline:
+        rows.append(("best constant caption", baseline))
     cells = [(name, [f"{scores[key]:.2f}" for key in SCORES]) for name, scores in rows]
     interval = ((report.get("bootstrap") or {}).get("all")) or {}
     if interval:
         ends = [interval.get(key) for key in SCORES]
-        cells.insert(1, ("95 % interval", [f"{end[0]:.2f} to {end[1]:.2f}" if end else "" for end in ends]))
+        cells.insert(1, ("95 % interval", [f"{end[0]:.1f}\u2013{end[1]:.1f}" if end else "" for end in ends]))
     accuracy = [
         f"{value:.1f} % of the {kind} pairs got a caption that says so"
         for kind, value in report["accuracy"].items()
         if value is not None
     ]
     sentences = [f"{'; '.join(accuracy)}."] if accuracy else []
+    if baseline and baseline.get("caption"):
+        sentences.append(f"The best constant caption is “{plain(baseline['caption'])}”.")
+    if (report.get("unchanged") or {}).get("cider_d") == 0:
+        sentences.append("CIDEr-D is 0 where all pairs share their references, as unchanged ones do.")
     version = (report.get("versions") or {}).get("rscc_hf")
     if version:
         sentences.append(f"Scored by rscc_hf {version}.")
@@ -135,7 +139,8 @@ def evaluation_table(one: Evaluation, facts: ModelFacts) -> dict[str, Any]:
         "decoding": ", ".join(f"`{key}` {plain(value)}" for key, value in (one.settings or {}).items()),
         "columns": [plain(title) for title in SCORES.values()],
         "rows": cells,
-        "sentences": [*sentences, *notes_on(one, facts)],
+        "sentences": sentences,
+        "notes": notes_on(one, facts),
     }
 
 

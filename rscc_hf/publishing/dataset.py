@@ -242,6 +242,10 @@ def _check_rows(path: Path, name: str) -> None:
         lacking = _nulls(file, f"{column}.bytes")
         if lacking:
             raise PushError(f"{name} has {count(lacking, 'pair')} without {column}; write the data set again.")
+    for key, value in (file.metadata.metadata or {}).items():
+        leak = leak_in_text(value.decode("utf-8", errors="replace")) if key != b"ARROW:schema" else None
+        if leak is not None:
+            raise PushError(f"{name}: its metadata {leak}; write the data set again without.")
     texts = [column.name for column in file.schema_arrow if _is_text(column.type)]
     row = 0
     for batch in file.iter_batches(batch_size=1000, columns=texts):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from rscc_hf.cards.facts import read_json
 from rscc_hf.cards.model import render_model_card
 from rscc_hf.cards.rendering import CARD, earlier_metadata, is_ours, read_card
 from rscc_hf.conversion.output import run_a_pair
@@ -96,6 +97,14 @@ def _check_is_checkpoint(folder: Path) -> None:
             raise PushError(f"{folder} holds no {name}; {remedy}.")
     if not any(folder.glob("*.safetensors")):
         raise PushError(f"{folder} holds no safetensors; save the model there (model.save_pretrained).")
+    index = folder / "model.safetensors.index.json"
+    try:
+        shards = sorted(set((read_json(index).get("weight_map") or {}).values()))
+    except ValueError as error:
+        raise PushError(str(error)) from error
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise PushError(f"{index.name} names {missing[0]}, which is not there; save the model again.")
 
 
 def _written(

@@ -280,7 +280,7 @@ def _told(repo_id: str, error: BaseException, uploading: bool = False) -> str:
         return f"{repo_id} is not there for you ({_reason(error)}); look at its name and at who is logged in."
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set; unset it to reach the Hub."
-    if status is not None and status < 500:
+    if (status is not None and status < 500) or (status is None and isinstance(error, ValueError)):
         return f"the Hub refuses {repo_id} ({_reason(error)})."
     if uploading:
         return f"the upload to {repo_id} broke off ({_reason(error)}); the same command goes on where it stopped."

@@ -37,8 +37,9 @@ def folder(tiny_checkpoints, tmp_path):
 
 
 def python_of(card):
-    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    return code
+    """The four lines, and the one of the pipeline."""
+    lines, pipeline = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    return lines, pipeline
 
 
 def run_snippet(code, folder, write_image):
@@ -60,11 +61,13 @@ def test_the_lines_of_a_card_caption_a_pair(kind, tiny_checkpoints, ccexpert, tm
     source = ccexpert if kind == "ccexpert" else tiny_checkpoints[kind]
     folder = shutil.copytree(source, tmp_path / "change-model")
     card = write_model_card(folder).read_text()
-    code = python_of(card)
-    assert "semantic_maps" in code if kind == "required" else "semantic_maps" not in code
+    code, pipeline = python_of(card)
+    assert ("semantic" in code) == ("semantic" in pipeline) == (kind == "required")
     assert sum(bool(line) and not line.startswith(("from", "import")) for line in code.splitlines()) == 4
-    (caption,) = run_snippet(code, folder, write_image)
+    *captions, answer = run_snippet(f"{code}\n{pipeline}\ncaptions.append(answer)", folder, write_image)
+    (caption,) = captions
     assert isinstance(caption, str) and caption
+    assert answer == [{"generated_text": caption}]
 
 
 def test_the_hub_reads_the_metadata(folder):
@@ -102,7 +105,7 @@ def test_scores_stand_in_the_card_as_they_were_measured(folder, tmp_path):
     text = ModelCard(card).text
     assert "10 pairs: 7 changed, 3 unchanged" in text and "Protocol `words`" in text
     assert "| all pairs | 81.23 |" in text and "| changed pairs | 71.23 |" in text and "| unchanged pairs" not in text
-    assert "80.23 to 82.23" in text, "the interval"
+    assert "80.2\u201382.2" in text, "the interval"
     assert "the scene is \\| the same" in text, "a caption cannot break the table"
 
 

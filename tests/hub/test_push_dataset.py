@@ -193,6 +193,11 @@ def spoil(folder, kind):
     if kind == "pair without an image":
         write_parquet(folder, change=lambda row: {**row, "image_after": None})
         return "3 pairs without image_after"
+    if kind == "path in the metadata":
+        path = write_parquet(folder) / "data" / "train-00000-of-00001.parquet"
+        table = pq.read_table(path)
+        pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"made": b"in /home/alice/work"}), path)
+        return "its metadata names /home/alice/work"
     if kind == "pickle":
         write_parquet(folder)
         (folder / "cache.pkl").write_bytes(b"\x80\x04.")
@@ -216,7 +221,7 @@ def spoil(folder, kind):
     "kind",
     [
         *("absolute image paths", "path in a source", "token in a caption", "pair without an image", "pickle"),
-        *("cut off", "no pairs", "missing column", "no folder"),
+        *("cut off", "no pairs", "missing column", "path in the metadata", "no folder"),
     ],
 )
 def test_what_must_not_go_is_refused_in_one_sentence(hub, tmp_path, kind):

@@ -67,17 +67,17 @@ def test_the_lines_of_a_user_from_push_to_caption(local_hub, tiny_checkpoints, t
     assert there["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert f"{local_hub.url}/org/change-captions" in done.stdout
 
-    (code,) = re.findall(r"```python\n(.*?)```", there["README.md"].decode(), re.DOTALL)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", there["README.md"].decode(), re.DOTALL))
     for seed, name in enumerate(("before", "after")):
         write_image(tmp_path / f"{name}.png", seed)
     alone = "import sys; sys.modules['rscc_hf'] = None\n"
     caption = subprocess.run(
-        [sys.executable, "-c", alone + code + "\nprint(captions)"],
+        [sys.executable, "-c", alone + code + "\nprint(captions, answer)"],
         capture_output=True, text=True, check=False, cwd=tmp_path,
         env={**os.environ, "HF_HOME": str(tmp_path / "new")},
     )  # fmt: skip
     assert caption.returncode == 0, caption.stderr
-    assert re.match(r"\['\w.*'\]", caption.stdout.splitlines()[-1])
+    assert re.fullmatch(r"\['(\w.*)'\] \[\{'generated_text': '\1'\}\]", caption.stdout.splitlines()[-1])
 
 
 def test_a_dry_run_says_what_would_change_and_changes_nothing(hub, folder):
@@ -245,6 +245,10 @@ def damage(folder, kind):
         weights = folder / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-100])
         return r"model\.safetensors is cut off"
+    if kind == "missing shard":
+        index = {"metadata": {}, "weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        return r"names model-00002-of-00002\.safetensors, which is not there"
     if kind == "adapters":
         (folder / "adapter_config.json").write_text("{}")
         return r"holds adapters.*training/adapters\.py"
@@ -257,7 +261,7 @@ def damage(folder, kind):
     "kind",
     [
         *("pickled weights", "pickle by name", "token", "token in code", "path in config", "home in a README"),
-        *("no processor", "no weights", "no config", "cut weights", "adapters", "bad metadata"),
+        *("no processor", "no weights", "no config", "cut weights", "missing shard", "adapters", "bad metadata"),
     ],
 )
 def test_what_must_not_go_is_refused_in_one_sentence(hub, folder, kind):
