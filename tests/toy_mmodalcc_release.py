@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -22,6 +23,7 @@ WORDS = ("houses", "appear", "trees", "vanish", "the")
 WORD_MAP = {word: number for number, word in enumerate(("<pad>", *WORDS, "<unk>", "<start>", "<end>"))}
 GRID, WIDTH, STAGES, LAYERS = 3, 16, 3, 2
 ENCODER_HEADS, DECODER_HEADS = 4, 2
+DEPTHS = (1, 2, 1)
 
 
 def _module_class(module: str, name: str) -> type[nn.Module]:
@@ -86,7 +88,8 @@ def _encoder(bottleneck: bool) -> nn.Module:
     widths = (8, 8, 16, 16)
     stages = [
         nn.Sequential(
-            _block(bottleneck, inputs, outputs, 1 if number == 0 else 2), _block(bottleneck, outputs, outputs, 1)
+            _block(bottleneck, inputs, outputs, 1 if number == 0 else 2),
+            *(_block(bottleneck, outputs, outputs, 1) for _ in range(DEPTHS[number] - 1)),
         )
         for number, (inputs, outputs) in enumerate(pairwise(widths))
     ]
@@ -162,12 +165,15 @@ def toy_content(bottleneck: bool = True, seed: int = 0) -> dict[str, Any]:
     """What a release pickles: four modules with random weights, their optimizers, scores and counts."""
     torch.manual_seed(seed)
     decoder = _decoder()
-    optimizer = torch.optim.Adam(decoder.parameters(), lr=5e-5)
-    for parameter in decoder.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    for parameter in decoder.parameters():
-        parameter.grad = None
+    # what Adam's constructor and steps would leave, without the second that they take to import a compiler
+    optimizer = torch.optim.Adam.__new__(torch.optim.Adam)
+    parameters = list(decoder.parameters())
+    state = {
+        parameter: {"step": torch.tensor(1.0), "exp_avg": torch.zeros_like(parameter)} for parameter in parameters
+    }
+    optimizer.__dict__.update(
+        defaults={"lr": 5e-5}, state=defaultdict(dict, state), param_groups=[{"params": parameters, "lr": 5e-5}]
+    )
     return {
         "epoch": 3,
         "epochs_since_improvement": 0,

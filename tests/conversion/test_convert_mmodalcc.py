@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from toy_mmodalcc_release import (
     DECODER_HEADS,
+    DEPTHS,
     ENCODER_HEADS,
     GRID,
     LAYERS,
@@ -145,7 +146,7 @@ def test_sizes_heads_and_dropouts_are_read(convert: Callable[..., Result], legac
     assert config.backbone_stages == 3 and config.image_size == 256
     for backbone in config.backbone_configs.values():
         assert backbone.layer_type == ("bottleneck" if bottleneck else "basic")
-        assert (backbone.depths, backbone.hidden_sizes, backbone.embedding_size) == ([2, 2, 2], [8, 16, 16], 8)
+        assert (backbone.depths, backbone.hidden_sizes, backbone.embedding_size) == (list(DEPTHS), [8, 16, 16], 8)
     ids = (config.pad_token_id, config.bos_token_id, config.eos_token_id, config.vocab_size)
     assert ids == (0, WORD_MAP["<start>"], WORD_MAP["<end>"], len(WORD_MAP))
     assert (model.generation_config.num_beams, model.generation_config.length_penalty) == (4, 0.0)
@@ -210,6 +211,16 @@ def test_an_existing_out_needs_overwrite(convert: Callable[..., Result]) -> None
     assert convert(other, "--overwrite").exit_code == 0
     assert Path("out/model.safetensors").read_bytes() != first
     assert sorted(path.name for path in Path().iterdir()) == ["out", "release.pth.tar", "words.json"]
+
+
+def test_what_is_read_is_not_replaced(convert: Callable[..., Result]) -> None:
+    assert convert(saved(toy_content())).exit_code == 0
+    Path("release.pth.tar").rename("out/release.pth.tar")
+    result = CliRunner().invoke(
+        app, ["convert", "mmodalcc", "out/release.pth.tar", "--word-map", "words.json", "out", "--overwrite"]
+    )
+    assert result.exit_code == 1 and "out holds out/release.pth.tar, which is read" in result.stderr
+    assert Path("out/release.pth.tar").is_file()
 
 
 def test_what_does_not_work_in_a_new_process_is_not_left(
@@ -287,7 +298,8 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "stride-elsewhere": (lambda c: _put(c["encoder_image"].net[5][0].conv1, stride=(2, 2)),
                          "encoder_image.net.5.0.conv1 has stride=tuple, a released MModalCC 1"),
     "no-stride": (lambda c: _put(c["encoder_image"].net[6][0].conv2, stride=(1, 1)), "conv2 has stride=tuple"),
-    "dilated": (lambda c: _put(c["encoder_image2"].net[6][1].conv2, dilation=(2, 2)), "dilation=tuple"),
+    "padded-otherwise": (lambda c: _put(c["encoder_feat"].resblock[0].left[3], padding=(0, 0)), "padding=tuple"),
+    "dilated": (lambda c: _put(c["encoder_image2"].net[5][1].conv2, dilation=(2, 2)), "dilation=tuple"),
     "other-activation": (lambda c: c["decoder"].transformer.layers[0]._modules.update(activation=nn.Sigmoid()),
                          "activation is a Sigmoid where a released MModalCC has a ReLU"),
     "other-gate": (lambda c: c["decoder"].transformer.layers[0].gate2._modules.update({"1": nn.ReLU()}),

@@ -1,0 +1,110 @@
+"""A new checkpoint is there whole or not at all; its provenance; its trial in a new process."""
+
+import json
+import signal
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from rscc_hf.conversion.output import new_checkpoint, run_a_pair, source_of, write_provenance
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from rscc_hf.conversion.output import new_checkpoint
+old, new = map(Path, sys.argv[1:])
+with new_checkpoint(old, overwrite=True) as one, new_checkpoint(new, overwrite=True) as two:
+    for folder in (one, two):
+        (folder / "config.json").write_text("{}")
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+def write(out: Path, text: str, *, overwrite: bool = False) -> None:
+    with new_checkpoint(out, overwrite=overwrite) as folder:
+        assert folder.parent.parent == out.parent  # the same disk: a rename is all that is left to do
+        (folder / "config.json").write_text(text)
+
+
+def test_it_appears_at_the_end(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with new_checkpoint(out, overwrite=False) as folder:
+        (folder / "config.json").write_text("new")
+        assert not out.exists()
+    assert (out / "config.json").read_text() == "new"
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt), new_checkpoint(out, overwrite=False) as folder:
+        (folder / "config.json").write_text("new")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    write(out, "old")
+    with pytest.raises(ZeroDivisionError), new_checkpoint(out, overwrite=True) as folder:
+        (folder / "config.json").write_text("new")
+        raise ZeroDivisionError
+    assert (out / "config.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_killed_process_leaves_what_was_there(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    write(old, "old")
+    command = [sys.executable, "-c", KILLED, str(old), str(new)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGKILL)
+    assert (old / "config.json").read_text() == "old" and not new.exists()
+
+
+def test_only_checkpoints_and_empty_folders_are_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    write(out, "one")  # an empty folder holds nothing to lose
+    with pytest.raises(ValueError, match="out exists; choose another folder or --overwrite it"):
+        write(out, "two")
+    write(out, "two", overwrite=True)
+    assert (out / "config.json").read_text() == "two"
+    (out / "config.json").rename(out / "thesis.txt")
+    with pytest.raises(ValueError, match=r"is no checkpoint \(no config.json\), so it is not replaced"):
+        write(out, "three", overwrite=True)
+    assert (out / "thesis.txt").read_text() == "two"
+    with pytest.raises(ValueError, match=r"thesis.txt is a file"):
+        write(out / "thesis.txt", "four", overwrite=True)
+
+
+def test_provenance_tells_names_and_digests_and_no_paths(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"weights" * 1000)
+    write_provenance(tmp_path, [source_of(path), source_of(path, "shards/weights.bin")], {"dropped": ["a.b"]})
+    found = json.loads((tmp_path / "conversion.json").read_text())
+    assert found["dropped"] == ["a.b"] and set(found["versions"]) == {
+        "rscc_hf",
+        "transformers",
+        "torch",
+        "safetensors",
+    }
+    digest = sha256(path.read_bytes()).hexdigest()
+    assert found["sources"] == [
+        {"name": "weights.bin", "sha256": digest, "bytes": 7000},
+        {"name": "shards/weights.bin", "sha256": digest, "bytes": 7000},
+    ]
+    for details in ({"from": str(tmp_path)}, {"nested": [{"a": str(path)}]}):
+        with pytest.raises(ValueError, match="of this machine"):
+            write_provenance(tmp_path, [], details)
+
+
+def test_the_trial_runs_a_pair_with_the_code_of_the_folder_alone(tiny_checkpoints: dict[str, Path]) -> None:
+    assert run_a_pair(tiny_checkpoints["required"])
+
+
+def test_the_trial_of_a_damaged_folder_says_why(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mmodalcc"}')
+    with pytest.raises(ValueError, match="the new checkpoint does not work when it is loaded again: ") as caught:
+        run_a_pair(tmp_path)
+    assert "\n" not in str(caught.value)
