@@ -8,6 +8,7 @@ read; what was written is read again and compared.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -288,7 +289,11 @@ def load_tokenizer(folder: Path) -> Any:
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; give the folder of the tokenizer.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with tempfile.TemporaryDirectory() as apart:  # from a config.json or code that lie beside it
+            for path in _tokenizer_files(folder):
+                shutil.copyfile(path, Path(apart) / path.name)
+            tokenizer = AutoTokenizer.from_pretrained(apart, trust_remote_code=False, local_files_only=True)
+        tokenizer.name_or_path = ""
         return prepare_tokenizer(tokenizer)
     except Exception as error:  # whatever the libraries trip over in a damaged file
         reason = " ".join(str(error).split())[:300]
@@ -325,5 +330,9 @@ def weight_sources(folder: Path, files: Sequence[WeightFile]) -> list[Source]:
 
 def tokenizer_sources(folder: Path) -> list[Source]:
     """Files of a folder that say how words become tokens, with SHA-256."""
-    found = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
-    return [source_of(path, f"tokenizer/{path.name}") for path in found]
+    return [source_of(path, f"tokenizer/{path.name}") for path in _tokenizer_files(folder)]
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    """Those that are there."""
+    return [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]

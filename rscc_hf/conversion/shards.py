@@ -191,9 +191,8 @@ def _load_bin(path: Path, device: str) -> dict[str, torch.Tensor]:
             "safetensors."
         ) from error
     except Exception as error:  # whatever torch's reader trips over in a damaged file
-        raise ValueError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {_first_sentence(str(error))}); fetch it again."
-        ) from error
+        reason = f"{type(error).__name__}: {_first_sentence(str(error))}"
+        raise ValueError(f"{path} cannot be read as weights ({reason}); fetch it again.") from error
     if not isinstance(weights, Mapping):
         raise ValueError(f"{path} holds a {type(weights).__name__} and no dict of weights; give a state dict.")
     other = [str(name) for name, value in weights.items() if not _is_plain(name, value)]
