@@ -58,7 +58,9 @@ class CCExpertTask(PairTask):
         if recipe.captions == "together" and self.processor.label_policy == "release":
             raise RecipeError("label_policy of init_from is release: set it to assistant for captions together.")
         self.model = prepare_to_learn(model, recipe)
-        self.maker = PromptedBatchMaker(self.processor, recipe.seed, recipe.augmentation, recipe.max_length)
+        self.maker = PromptedBatchMaker(
+            self.processor, recipe.seed, recipe.augmentation, recipe.max_length, recipe.changed_pixels_share
+        )
         self.caption_filter = PromptedCaptionFilter(self.processor.tokenizer, recipe.max_caption_length)
         self.prepare_data(accelerator)
 
@@ -100,7 +102,7 @@ class CCExpertTask(PairTask):
 
     def reader(self, dataset: Any, where: str, training: bool) -> PixelReader:
         """See `PairTask`."""
-        masks = training and self.recipe.change_mask_loss > 0
+        masks = training and (self.recipe.change_mask_loss > 0 or self.recipe.changed_pixels_share > 0)
         return PixelReader(self.processor.image_processor, False, True, where, masks)
 
     def choose_samples(self, pixels: PixelSource, captions: list[list[str]]) -> Any:

@@ -84,6 +84,10 @@ class CCExpertRecipe(PairRecipe):
         0.0, "Weight of a loss that tells changed patches from the change features; needs change masks. 0: none."
     )
 
+    changed_pixels_share: float = option(
+        0.0, "Share of the samples whose images show what changed and grey elsewhere; needs change masks. 0: none."
+    )
+
     lora_rank: int | None = option(
         None,
         "Rank of LoRA adapters in the language model; then module and projector learn in full, the tower is frozen.",
@@ -134,6 +138,8 @@ class CCExpertRecipe(PairRecipe):
         self.require_at_least(0, "change_mask_loss lora_alpha " + " ".join(f"{part}_learning_rate_ratio" for part in
                               ("vision", "integration", "projector", "language")))  # fmt: skip
         self.require_share("lora_dropout")
+        if not 0 <= self.changed_pixels_share <= 1:
+            raise RecipeError(f"changed_pixels_share is {self.changed_pixels_share}: give a share from 0 to 1.")
         for name in self.trained_parts:
             if name not in PARTS:
                 raise RecipeError(f"trained_parts has {name!r}: there are {', '.join(PARTS)}.")

@@ -27,6 +27,8 @@ from rscc_hf.training.samples import (
     augment,
 )
 
+_GREY = 127
+_MARGIN = 0.04  # of the side: what a change stands on and where its shadow falls
 CAPTION_POLICIES = ("flatten", "random_choice", "together")
 
 
@@ -38,6 +40,7 @@ class PromptedBatchMaker(SampleMaker):
         seed: Of all randomness.
         augmentation: Of pixels and words together; None: none, as in the paper.
         max_length: Longest sequence in tokens, those of the images included; None: whatever comes.
+        changed_pixels_share: Share of the samples whose images are grey where nothing changed, see `changed_pixels`.
 
     Raises:
         RecipeError: `max_length` has no room for the prompt and a word.
@@ -49,9 +52,11 @@ class PromptedBatchMaker(SampleMaker):
         seed: int,
         augmentation: Augmentation | None = None,
         max_length: int | None = None,
+        changed_pixels_share: float = 0.0,
     ):
         super().__init__(seed)
         self.processor, self.augmentation, self.max_length = processor, augmentation, max_length
+        self.changed_pixels_share = changed_pixels_share
         self.prompt_length = len(processor(text=[None], return_tensors=None)["input_ids"][0])
         if max_length is not None and max_length <= self.prompt_length:
             raise RecipeError(
@@ -84,6 +89,9 @@ class PromptedBatchMaker(SampleMaker):
             maps = changes.to(torch.uint8).expand(-1, 2, -1, -1, -1)
         if self.augmentation is not None:
             images, maps, captions = augment(self.augmentation, images, maps, captions, generators)
+        if self.changed_pixels_share and maps is not None:
+            chosen = torch.tensor([generator.random() < self.changed_pixels_share for generator in generators])
+            images = torch.where(chosen[:, None, None, None, None], changed_pixels(images, maps), images)
         (count,) = counts
         if count == 1:
             batch = dict(
@@ -118,6 +126,26 @@ class PromptedBatchMaker(SampleMaker):
             images: (n, 2, C, H, W) uint8, as `Pixels.images`.
         """
         return dict(self.processor(images=images, padding_side="left", return_tensors="pt"))
+
+
+def changed_pixels(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """The images where something changed, with a margin, and grey elsewhere.
+
+    On such images a language model learns to say what it sees where, before a module can compare the dates. It is to
+    images what `Coverage` is to semantic maps; no part of CCExpert's paper.
+
+    Args:
+        images: (n, 2, C, H, W) uint8.
+        masks: (n, 2, 1, H, W), the change masks, not 0 where something changed.
+
+    Returns:
+        New images.
+    """
+    margin = max(1, round(_MARGIN * masks.shape[-1]))
+    wide = torch.nn.functional.max_pool2d(
+        masks.flatten(0, 1).float(), kernel_size=2 * margin + 1, stride=1, padding=margin
+    )
+    return torch.where(wide.unflatten(0, masks.shape[:2]) > 0, images, torch.full_like(images, _GREY))
 
 
 def packed(input_ids: Sequence[list[int]], labels: Sequence[list[int]], count: int, pad: int) -> Batch:

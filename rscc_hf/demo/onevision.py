@@ -21,9 +21,11 @@ from transformers import (
 )
 
 from rscc_hf.data.vocabulary import build_bpe_tokenizer
+from rscc_hf.modeling.modeling_ccexpert_integration import sine_positions
 from rscc_hf.processing.chat_templates_ccexpert import IMAGE_TOKEN, PAPER_PROMPT, SYSTEM_MESSAGE, prepare_tokenizer
 
-_POSITION_STD = 1.0
+#: Of the tower's first position embedding, sines of amplitude 1, so that attention of every part finds places.
+_POSITION_SCALE = 3.0
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,11 @@ def write_new(folder: Path, tokenizer: PreTrainedTokenizerFast, sizes: SmallOneV
     )
     torch.manual_seed(seed)
     model = LlavaOnevisionForConditionalGeneration(config)
-    # SigLIP's own start is small beside the patches: "where" is then learned late or never
-    torch.nn.init.normal_(model.model.vision_tower.embeddings.position_embedding.weight, std=_POSITION_STD)
+    # SigLIP's own start is random and small beside the patches: "where" is then learned late or never
+    grid = sizes.image_size // sizes.patch_size
+    table = model.model.vision_tower.embeddings.position_embedding.weight
+    with torch.no_grad():
+        table.copy_(_POSITION_SCALE * sine_positions(grid, grid, sizes.vision_width))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -90,6 +90,24 @@ def spelled(processor, batch) -> list[str]:
     return rows
 
 
+def test_changed_pixels_alone_are_shown_in_a_share_of_the_samples(processor, dataset):
+    def pixels(share):
+        made = samples(processor, dataset, masks=True, changed_pixels_share=share)
+        return made.batch([(0, 0), (0, 1)])["pixel_values"]
+
+    whole, masked = pixels(0.0), pixels(1.0)
+    side = whole.shape[-1]
+    left, right = slice(0, side // 2), slice(side // 2 + 2, None)  # the left half changed; a margin of a pixel or two
+    assert torch.equal(masked[..., left], whole[..., left])
+    assert masked[..., right].abs().max() < 0.01  # grey, normalised
+    assert whole[..., right].abs().max() > 0.1
+    some = [pixels_of for pixels_of in samples(processor, dataset, masks=True, changed_pixels_share=0.5).batch(
+        [(epoch, 0) for epoch in range(40)]
+    )["pixel_values"]]  # fmt: skip
+    shown = sum(torch.equal(sample, masked[0]) for sample in some)
+    assert 8 <= shown <= 32
+
+
 def test_captions_together_need_to_know_how_many(processor, dataset):
     with pytest.raises(RecipeError, match="captions_per_pair"):
         samples(processor, dataset, "together")
