@@ -26,8 +26,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object, reduce, send_to_device, set_seed
 from tqdm.auto import tqdm
 
-from rscc_hf.training import checkpoints
+from rscc_hf.training import checkpoints, deepspeed_engine
 from rscc_hf.training.batches import Batch, Window
+from rscc_hf.training.deepspeed_engine import Zero
 from rscc_hf.training.optimisation import (
     build_optimizer,
     build_schedule,
@@ -152,10 +153,19 @@ class _Loop:
             checkpoints.load_weights(checkpoint, task.model)
         optimizer = build_optimizer(self.parts, recipe, task.model)
         self.schedule = build_schedule(optimizer, recipe, self.total_steps)
-        self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
-        self.sharded = Sharded(accelerator, self.model, self.optimizer) if accelerator.is_fsdp2 else None
-        if self.sharded is not None:
-            self.parts = task.parts()  # the processes hold pieces of the parameters now
+        shares = accelerator.is_fsdp2 or deepspeed_engine.stage(accelerator) is not None
+        if shares and type(task).save_weights is Task.save_weights:
+            task.save_weights(folder.path, {})  # says that it cannot, now instead of after an epoch
+        self.zero: Zero | None = None
+        self.sharded: Sharded | Zero | None = None
+        if deepspeed_engine.stage(accelerator) is not None:
+            self.sharded = self.zero = Zero(accelerator, task.model, optimizer, self.parts)
+            self.model, self.optimizer = self.zero.engine, self.zero.optimizer
+        else:
+            self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
+            if accelerator.is_fsdp2:
+                self.sharded = Sharded(accelerator, self.model, self.optimizer)
+                self.parts = task.parts()  # the processes hold pieces of the parameters now
         if checkpoint is not None:
             self._restore(checkpoint)
 
@@ -227,15 +237,19 @@ class _Loop:
                 torch.manual_seed(self._seed(number))
                 if number < len(batches):
                     batch = send_to_device(batches[number], device)
-                    loss = self.task.loss(self.model, batch, max(targets, 1))
+                    with self.accelerator.autocast():  # which accelerate leaves out with FSDP2
+                        loss = self.task.loss(self.model, batch, max(targets, 1))
                     total += loss.detach()
                 else:
                     # Every process must take part in every backward pass. This one has no data left: what it runs
                     # counts nothing and, in eval mode, leaves no trace in batch-norm statistics.
                     self.task.model.eval()
                     loss = 0 * self.task.loss(self.model, send_to_device(self.source.filler(), device), 1)
-                # distributed training takes the mean of the processes' gradients, the sum is wanted
-                self.accelerator.backward(loss * self.processes)
+                loss = loss * self.processes  # distributed training takes the mean of the gradients, the sum is wanted
+                if self.zero is None:
+                    self.accelerator.backward(loss)
+                else:
+                    self.zero.backward(loss, last)
         if self.processes > 1:
             total = reduce(total, "sum")
         loss_value = float(total)
@@ -244,13 +258,25 @@ class _Loop:
                 f"The loss is {loss_value} at step {self.state.step + 1}: lower learning_rate, or clip the gradients "
                 "by max_grad_norm."
             )
-        self.accelerator.unscale_gradients(self.optimizer)
-        limit_gradients(self.parts, self.recipe.max_grad_norm)
-        self.optimizer.step()
-        if not self.accelerator.optimizer_step_was_skipped:
-            self.schedule.step()
-        self.optimizer.zero_grad()
+        self._update()
         return loss_value
+
+    def _update(self) -> None:
+        if self.zero is None:
+            self.accelerator.unscale_gradients(self.optimizer)
+            limit_gradients(self.parts, self.recipe.max_grad_norm)
+            self.optimizer.step()
+            skipped = self.accelerator.optimizer_step_was_skipped
+            self.optimizer.zero_grad()
+        elif not self.zero.update():
+            raise TrainingError(
+                f"The gradients are not finite at step {self.state.step + 1}: lower learning_rate, or clip the "
+                "gradients by max_grad_norm."
+            )
+        else:
+            skipped = False
+        if not skipped:
+            self.schedule.step()
 
     def _seed(self, number: int) -> int:
         """Seed of a micro-batch: (recipe's seed, step, its number within the global batch)."""
@@ -268,7 +294,7 @@ class _Loop:
     def _evaluate(self) -> None:
         recipe, state = self.recipe, self.state
         model = self.task.model
-        if self.processes > 1 and self.sharded is None:
+        if self.processes > 1 and not isinstance(self.sharded, Sharded):
             for buffer in model.buffers():  # batch-norm statistics: the first process's are the ones that are saved
                 buffer.copy_(broadcast(buffer.clone()))
         model.eval()
@@ -335,7 +361,8 @@ class _Loop:
         by_name = "state" in states["optimizer"] and any(isinstance(key, str) for key in states["optimizer"]["state"])
         if by_name != (self.sharded is not None):
             raise checkpoints.CheckpointError(
-                f"{checkpoint} is of a run {'with' if by_name else 'without'} FSDP: continue it so, or start another."
+                f"{checkpoint} is of a run {'with' if by_name else 'without'} FSDP or DeepSpeed: continue it so, or "
+                "start another."
             )
         if self.sharded is None:
             self.optimizer.load_state_dict(states["optimizer"])

@@ -8,7 +8,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from rscc_hf.training import deepspeed_engine
 from rscc_hf.training.recipe import LoopRecipe, RecipeError
 
 _SUPPORTED = {
@@ -18,6 +20,7 @@ _SUPPORTED = {
     DistributedType.MULTI_XPU,
     DistributedType.MULTI_NPU,
     DistributedType.FSDP,
+    DistributedType.DEEPSPEED,
 }
 
 
@@ -27,14 +30,17 @@ def open_accelerator(recipe: LoopRecipe) -> Iterator[Accelerator]:
 
     Raises:
         RecipeError: The tracker is not installed, or the launcher asks for a kind of distribution that the loop was
-            never tried with.
+            never tried with, or that does not go with the recipe.
     """
     tracker = None if recipe.tracker == "none" else recipe.tracker
     if tracker is not None and tracker not in [str(name) for name in get_available_trackers()]:
         raise RecipeError(f"tracker {tracker} is not installed: `pip install {tracker}`, or set tracker to none.")
+    deepspeed = deepspeed_engine.asked_for()
+    if deepspeed:
+        deepspeed_engine.check(recipe)
     ours = not AcceleratorState._shared_state  # a notebook may have an Accelerator of its own
     accelerator = Accelerator(
-        mixed_precision=recipe.mixed_precision,
+        mixed_precision="no" if deepspeed else recipe.mixed_precision,  # see `deepspeed_engine`
         cpu=recipe.cpu,
         # the loop accumulates by itself; a launcher's setting must not divide the loss once more
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
@@ -46,10 +52,15 @@ def open_accelerator(recipe: LoopRecipe) -> Iterator[Accelerator]:
         if accelerator.distributed_type not in _SUPPORTED:
             kind = accelerator.distributed_type.value
             raise RecipeError(
-                f"accelerate is set to {kind}: the loop runs on one process, by data parallelism (DDP) or by FSDP2."
+                f"accelerate is set to {kind}: the loop runs on one process, by data parallelism (DDP), FSDP2 or "
+                "DeepSpeed."
             )
         if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
             raise RecipeError("accelerate is set to FSDP version 1: set fsdp_version to 2.")
+        if accelerator.is_fsdp2:
+            _configure_fsdp(accelerator, recipe)
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            deepspeed_engine.configure(accelerator, recipe)
         yield accelerator
     finally:
         for opened in getattr(accelerator, "trackers", []):
@@ -59,3 +70,13 @@ def open_accelerator(recipe: LoopRecipe) -> Iterator[Accelerator]:
             accelerator.state.destroy_process_group()
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
+
+
+def _configure_fsdp(accelerator: Accelerator, recipe: LoopRecipe) -> None:
+    if recipe.optimizer == "muon":
+        raise RecipeError("optimizer muon needs whole matrices, which FSDP cuts up: set it to adamw or adam.")
+    if recipe.mixed_precision == "fp16":
+        raise RecipeError("mixed_precision fp16 was never tried with FSDP: set it to bf16 or no.")
+    # Float32 is gathered and summed, autocast does the rest, as in one process. accelerate's own policy for bf16 would
+    # round the loss and add up micro-batches in bf16; sums in float32 beside it fail with adapters (torch 2.13).
+    accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()

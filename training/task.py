@@ -68,7 +68,7 @@ class Task(ABC):
         Raises:
             RecipeError: This kind of training was never tried so.
         """
-        raise RecipeError(f"{type(self).__name__} runs on one process or by data parallelism: use no FSDP.")
+        raise RecipeError(f"{type(self).__name__} runs on one process or by DDP: use no FSDP or DeepSpeed.")
 
     def loss(self, model: torch.nn.Module, batch: Batch, targets: int) -> torch.Tensor:
         """Sum of the losses of a micro-batch over `targets`, the target tokens of the whole global batch.

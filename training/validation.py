@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from rscc_hf.data.captions import is_no_change
 from rscc_hf.evaluation import ChangeCaptionScorer, corpus_scores
+from rscc_hf.training import deepspeed_engine
 from rscc_hf.training.batches import Batch, unchanged
 
 
@@ -82,7 +83,8 @@ class Validator:
         indices = list(range(len(self.pairs.pair_ids)))[accelerator.process_index :: accelerator.num_processes]
         chunks = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
         options = dict(self.generate_options)
-        if accelerator.is_fsdp2:  # all processes must run as many forward passes: the shortest repeats its pairs
+        if accelerator.is_fsdp2 or deepspeed_engine.stage(accelerator) == 3:
+            # all processes must run as many forward passes: the shortest repeats its pairs
             options["synced_gpus"] = True
             most = max(gather_object([len(chunks)]))
             chunks += [(indices or [0])[: self.batch_size]] * (most - len(chunks))
@@ -94,7 +96,7 @@ class Validator:
         )
         answers: list[tuple[int, str]] = []
         generator: Any = model  # a PreTrainedModel need not generate, as far as its type says
-        with torch.no_grad(), accelerator.autocast():
+        with torch.no_grad(), deepspeed_engine.autocast(accelerator):
             for chunk, batch in zip(chunks, loader, strict=True):
                 if accelerator.is_fsdp2:
                     generator.unshard()  # what lies in no layer; images may be encoded outside of `forward`

@@ -107,7 +107,7 @@ def test_two_processes_equal_one_that_accumulates(pairs, start, tmp_path, sharde
     given = {**changes, "data": pairs, "start": start, "output_dir": str(tmp_path / "two"), "sharded": sharded}
     if sharded:
         launch(WORKER, json.dumps({**given, "max_steps": 3}))
-        with pytest.raises(checkpoints.CheckpointError, match="is of a run with FSDP: continue it so"):
+        with pytest.raises(checkpoints.CheckpointError, match="is of a run with FSDP or DeepSpeed: continue it so"):
             train_double(stage_recipe(pairs, start, tmp_path / "two", **changes))
     launch(WORKER, json.dumps(given))
     assert distance(one, weights(tmp_path / "two")) < 1e-10

@@ -1,29 +1,40 @@
 """A tiny CCExpert to start from and recipes to train it; run by a launcher: `toy_ccexpert_stages.py '{...}'`."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a launcher's processes do not read `conftest.py`
 
 import torch
-from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
+from accelerate import (
+    Accelerator,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+    PartialState,
+)
 from toy_ccexpert import tiny_model, tiny_processor
 
-from rscc_hf.training import processes
+from rscc_hf.training import deepspeed_engine, processes
 from rscc_hf.training.ccexpert import CCExpertTask
 from rscc_hf.training.ccexpert_recipe import CCExpertRecipe
 from rscc_hf.training.loop import TrainingResult, train
 
 
-def save_start(folder: Path) -> str:
+def save_start(folder: Path, tied: bool = False) -> str:
     """Saves what training starts from: initial weights as they are, not those that make captions differ."""
     processor = tiny_processor()
     model = tiny_model(processor)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.div_(8)
+    if tied:
+        model.config.tie_word_embeddings = model.config.text.tie_word_embeddings = True
+        model = type(model)(model.config)
+    else:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.div_(8)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)
@@ -78,14 +89,38 @@ def sharding_accelerator(*arguments, **settings) -> Accelerator:
     return accelerator
 
 
+def ask_for_deepspeed(stage: int) -> None:
+    """Asks as `accelerate launch` does, for two processes without a GPU."""
+    os.environ.pop("ACCELERATE_USE_CPU", None)
+    os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    # the threshold is larger than the toy: nothing would be shared out
+    zero = {"stage": stage, "stage3_param_persistence_threshold": 0}
+    os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = json.dumps({"zero_optimization": zero})
+
+
+def gloo_accelerator(*arguments, kwargs_handlers, **settings) -> Accelerator:
+    """An accelerator for DeepSpeed, told of the backend that accelerate looks for on GPUs only."""
+    handlers = [*kwargs_handlers, InitProcessGroupKwargs(backend="gloo")]
+    return Accelerator(*arguments, kwargs_handlers=handlers, **settings)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     given = json.loads(sys.argv[1])
-    if given.pop("sharded"):
+    kind: type[CCExpertTask] = DoubleTask
+    if given.pop("sharded", False):
         processes.Accelerator = sharding_accelerator
+        kind = DoubleTask if given.pop("double", True) else CCExpertTask
+    zero = given.pop("zero", None)
+    if zero is not None:
+        ask_for_deepspeed(zero)
+    if deepspeed_engine.asked_for():  # by us, or by `accelerate launch`
+        processes.Accelerator = gloo_accelerator
+        given["cpu"] = False
+        kind = CCExpertTask  # DeepSpeed's optimiser works in float32
 
     def build(recipe, accelerator):
-        assert accelerator.num_processes == 2
-        return DoubleTask(recipe, accelerator)
+        assert accelerator.num_processes == int(os.environ["WORLD_SIZE"])
+        return kind(recipe, accelerator)
 
     train(stage_recipe(given.pop("data"), given.pop("start"), given.pop("output_dir"), **given), build)

@@ -12,11 +12,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def launch(script: Path, *arguments: str, processes: int = 2) -> None:
-    """Run `script` with `arguments` in each process, from the checkout; an error in one fails the test."""
+def free_port() -> str:
+    """A port that nothing listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    how = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", port]
+        return str(found.getsockname()[1])
+
+
+def launch(script: Path, *arguments: str, processes: int = 2) -> None:
+    """Run `script` with `arguments` in each process, from the checkout; an error in one fails the test."""
+    how = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    how += ["--master_port", free_port()]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     subprocess.run([*how, str(script), *arguments], check=True, timeout=300, env=environment, cwd=ROOT)
