@@ -171,7 +171,7 @@ def training_section(facts: ModelFacts, training: Training) -> dict[str, Any]:
     script = _script(facts, recipe)
     command = None
     if script is not None and (facts.folder / RECIPE).is_file():
-        given = shlex.quote(training.data) if hub_id(training.data, facts.folder) else "YOUR_DATA"
+        given = shlex.quote(hub_id(training.data, facts.folder) or "YOUR_DATA")
         command = f"accelerate launch {script} --config {RECIPE} --train_data {given} --output_dir outputs/again"
     return {
         "sentences": sentences,
