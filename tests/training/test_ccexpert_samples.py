@@ -101,9 +101,8 @@ def test_changed_pixels_alone_are_shown_in_a_share_of_the_samples(processor, dat
     assert torch.equal(masked[..., left], whole[..., left])
     assert masked[..., right].abs().max() < 0.01  # grey, normalised
     assert whole[..., right].abs().max() > 0.1
-    some = [pixels_of for pixels_of in samples(processor, dataset, masks=True, changed_pixels_share=0.5).batch(
-        [(epoch, 0) for epoch in range(40)]
-    )["pixel_values"]]  # fmt: skip
+    half = samples(processor, dataset, masks=True, changed_pixels_share=0.5)
+    some = half.batch([(epoch, 0) for epoch in range(40)])["pixel_values"]
     shown = sum(torch.equal(sample, masked[0]) for sample in some)
     assert 8 <= shown <= 32
 
