@@ -2,7 +2,7 @@
 
 The recipe says what it says without DeepSpeed: precision (float32 weights under torch's autocast, DeepSpeed's
 `torch_autocast`), clipping, accumulation, optimiser and schedule. From the launcher come the stage and what concerns
-communication alone. Checkpoints hold whole tensors by name: the stage and the number of processes may change.
+communication alone. Checkpoints hold whole tensors by name, so that the stage may change.
 """
 
 import contextlib
