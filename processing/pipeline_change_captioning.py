@@ -47,18 +47,20 @@ class ChangeCaptioningPipeline(Pipeline):
     or a generator gives them one by one as they are asked for.
     """
 
-    _load_processor = True
-    _load_tokenizer = False
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_video_processor = False
+    model: Any  # transformers' mixins are beyond a type checker
+    processor: Any
+    _load_processor: Any = True
+    _load_tokenizer: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_video_processor: Any = False
 
-    def __init__(self, model: Any, *args: Any, processor: Any = None, **kwargs: Any):
+    def __init__(self, model: Any, *, processor: Any = None, **kwargs: Any):
         if processor is None or not hasattr(processor, "image_processor"):
             raise ValueError(f"{TASK} needs the processor of the checkpoint: give processor=AutoProcessor's.")
         if not getattr(model, "can_generate", lambda: False)():
             raise ValueError(f"{type(model).__name__} cannot write captions: give a change captioning model.")
-        super().__init__(model, *args, processor=processor, **kwargs)
+        super().__init__(model, processor=processor, **kwargs)
 
     @property
     def takes_text(self) -> bool:
@@ -129,8 +131,8 @@ class ChangeCaptioningPipeline(Pipeline):
         if several is None and not _is_pair(images):  # a data set or a generator
             if semantic_maps is not None or isinstance(text, list):
                 raise ValueError("give the maps and texts of a data set or generator inside of its dictionaries.")
-            texts = {} if text is None else {"text": text}
-            return super().__call__(_stream(images), **texts, **kwargs)
+            for_all = {} if text is None else {"text": text}
+            return super().__call__(_stream(images), **for_all, **kwargs)
         pairs = [images] if several is None else several
         if not pairs:
             return []
