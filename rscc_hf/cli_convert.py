@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,9 +32,7 @@ def mmodalcc(
         from rscc_hf.conversion.mmodalcc_release import convert_mmodalcc
 
         result = convert_mmodalcc(checkpoint, word_map, out, overwrite=overwrite)
-    tell(f"{count(len(result.dropped), 'weight')} that the release never uses, or that are computed, dropped:")
-    for name in result.dropped:
-        tell(f"  {name}")
+    _tell_dropped(result.dropped)
     print(f"{out}: MModalCC with {result.parameters:,} parameters.")
     print(f"Loaded in a new process, it says of a made-up pair: {result.caption!r}")
 
@@ -117,11 +116,18 @@ def llava_onevision(
     _tell_ccexpert(result)
 
 
-def _tell_ccexpert(result: Converted) -> None:
-    from rscc_hf.conversion.checks import listed
+def _tell_dropped(names: Iterable[str]) -> None:
+    from rscc_hf.conversion.checks import grouped
 
-    if result.dropped:
-        tell(f"{count(len(result.dropped), 'weight')} without use dropped: {listed(result.dropped)}")
+    dropped = list(names)
+    if dropped:
+        tell(f"{count(len(dropped), 'weight')} dropped, which the model never uses or computes itself:")
+    for name in grouped(dropped):
+        tell(f"  {name}")
+
+
+def _tell_ccexpert(result: Converted) -> None:
+    _tell_dropped(result.dropped)
     print(f"{result.folder}: CCExpert with {result.parameters:,} parameters, names, shapes and checksums verified.")
     if not result.has_processor:
         tell("Only the model was made: no tokenizer was found; give one with --tokenizer FOLDER.")

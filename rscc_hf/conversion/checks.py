@@ -63,13 +63,18 @@ def check_depth(layers: Any, weights: int) -> None:
 
 
 def listed(names: Iterable[str]) -> str:
+    """All names in one line, see `grouped`."""
+    return ", ".join(grouped(names))
+
+
+def grouped(names: Iterable[str]) -> list[str]:
     """All names, sorted; those that differ in the number of their layer are told as one, as `layers.{0-23}.norm`."""
     numbers: dict[str, list[int]] = {}
     for name in sorted(names):
         match = _LAYER_NUMBER.search(name)
         key = name if match is None else f"{name[: match.start()]}\0{name[match.end() :]}"
         numbers.setdefault(key, []).extend([] if match is None else [int(match[0])])
-    return ", ".join(key.replace("\0", _ranges(found)) for key, found in numbers.items())
+    return [key.replace("\0", _ranges(found)) for key, found in numbers.items()]
 
 
 def _ranges(numbers: list[int]) -> str:

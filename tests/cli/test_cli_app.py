@@ -13,7 +13,11 @@ from rscc_hf.cli import app
 from rscc_hf.default_model import find_demo_model
 from rscc_hf.evaluation import MeteorError
 
-COMMANDS = ([], ["caption"], ["evaluate"], ["data"], ["data", "synthesize"], ["data", "vocabulary"], ["demo"])
+COMMANDS = (
+    *([], ["caption"], ["evaluate"], ["demo"], ["card"], ["push"]),
+    *(["data"], ["data", "synthesize"], ["data", "vocabulary"], ["data", "push"]),
+    *(["convert"], ["convert", "mmodalcc"], ["convert", "ccexpert"], ["convert", "llava-onevision"]),
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
