@@ -266,7 +266,7 @@ def _check_ties(files: Sequence[WeightFile], config: CCExpertConfig) -> None:
     """A head beside tied embeddings must be the embedding: the release would overwrite it when it loads."""
     if not config.tie_word_embeddings or HEAD not in all_tensors(files):
         return
-    digests = {}
+    digests: dict[str, str] = {}
     for file in files:
         with file.reader() as read:
             digests |= {name: digest(read(name)) for name in (_EMBEDDING, HEAD) if name in file.tensors}

@@ -305,4 +305,4 @@ def write_index(folder: Path, files: Mapping[str, Sequence[str]], total_bytes: i
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
     """A tensor's bytes in row-major order; no copy where it lies so already."""
-    return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
