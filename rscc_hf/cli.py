@@ -139,6 +139,12 @@ def caption(
             rich_help_panel=_MODEL,
         ),
     ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Its branch, tag or commit on the Hub.", show_default="main", rich_help_panel=_MODEL
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_MODEL)
     ] = "auto",
@@ -173,7 +179,7 @@ def caption(
     listed = None
     if pairs is not None:
         listed = _read_list(pairs, split, semantic_coverage, check=on_error is OnError.RAISE)
-    captioner = _load(model, device, dtype, trust_remote_code)
+    captioner = _load(model, revision, device, dtype, trust_remote_code)
     wanted: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     generate = {name: value for name, value in wanted.items() if value is not None}
     if listed is None or output is None:
@@ -239,7 +245,9 @@ def _read_list(source: str, split: str | None, coverage: Coverage, *, check: boo
     return listed
 
 
-def _load(named: str | None, device: str, dtype: str, trust_remote_code: bool) -> ChangeCaptioner:
+def _load(
+    named: str | None, revision: str | None, device: str, dtype: str, trust_remote_code: bool
+) -> ChangeCaptioner:
     """Loads the model and says who answers, where the reader does not know it or must not forget it."""
     from rscc_hf.default_model import model_to_use
 
@@ -248,7 +256,7 @@ def _load(named: str | None, device: str, dtype: str, trust_remote_code: bool) -
         from rscc_hf.captioner import ChangeCaptioner
 
         captioner = ChangeCaptioner.from_pretrained(
-            name, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+            name, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision
         )
     if named is None or captioner.trained_on == "synthetic":
         kind = type(captioner.model).__name__.removesuffix("ForConditionalGeneration")

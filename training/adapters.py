@@ -41,7 +41,7 @@ def quantization(recipe: CCExpertRecipe) -> BitsAndBytesConfig | None:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32,
-        llm_int8_skip_modules=["vision_tower", "integration", "projector", "lm_head"],
+        llm_int8_skip_modules=CCExpertForConditionalGeneration.full_precision_modules,
     )
 
 

@@ -228,9 +228,13 @@ def test_rscc_caption_takes_a_name_on_the_hub_and_then_needs_none(repos, checkpo
 @pytest.mark.slow
 def test_rscc_caption_says_in_one_line_what_it_may_not_have(repos, images):
     rscc = Path(sys.executable).with_name("rscc")
-    for name, reason in (("org/gated", "is gated: ask for access"), ("org/none", "nor a model of that name")):
+    for name, reason in (
+        (["org/gated"], "is gated: ask for access"),
+        (["org/none"], "nor a model of that name"),
+        (["org/mmodalcc-tiny", "--revision", "v9"], "v9"),
+    ):
         done = subprocess.run(
-            [rscc, "caption", "--model", name, *images[:2]], capture_output=True, text=True, check=False
+            [rscc, "caption", "--model", *name, *images[:2]], capture_output=True, text=True, check=False
         )
         assert done.returncode == 1 and not done.stdout
         assert reason in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
