@@ -159,8 +159,7 @@ def _plan(
         config = translate_config(release, weights, **settings)
         rename_state_dict(weights, config)
     except CONFIG_ERRORS as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder} cannot be converted: {reason}") from error
+        raise ValueError(f"{folder} cannot be converted: {why(error)}") from error
     names = official_to_ours(weights, config)
     return config, {ours: _Move(name, carried(ours, weights[name])) for name, ours in names.items() if ours}
 
@@ -298,6 +297,14 @@ def load_tokenizer(folder: Path) -> Any:
     except Exception as error:  # whatever the libraries trip over in a damaged file
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{folder} holds no tokenizer that can be read ({reason}); give another folder.") from error
+
+
+def why(error: Exception) -> str:
+    """What is wrong, in a sentence; errors other than `ValueError` are a library's, over numbers of config.json."""
+    reason = " ".join(str(error).split())
+    if type(error) is ValueError:
+        return reason
+    return f"its config.json makes no model ({type(error).__name__}: {reason[:300]}); fetch it again."
 
 
 def holds_tokenizer(folder: Path) -> bool:

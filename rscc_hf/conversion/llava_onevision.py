@@ -28,6 +28,7 @@ from rscc_hf.conversion.ccexpert_release import (
     load_tokenizer,
     tokenizer_sources,
     weight_sources,
+    why,
 )
 from rscc_hf.conversion.checks import check_complete, check_depth
 from rscc_hf.conversion.output import check_apart, new_checkpoint, run_a_pair, write_provenance
@@ -171,7 +172,7 @@ def _check(name: str, folder: Path, weights: Mapping[str, torch.Tensor], fields:
         module = {weight: tensor for weight, tensor in expected.items() if weight.startswith(_NEW)}
         check_complete(found | module, CCExpertForConditionalGeneration, config)
     except (*CONFIG_ERRORS, OSError) as error:
-        raise ValueError(f"{name} cannot be converted: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{name} cannot be converted: {why(error)}") from error
     return left_out
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -184,11 +185,10 @@ def _load_bin(path: Path, device: str) -> dict[str, torch.Tensor]:
     try:
         weights = torch.load(path, map_location=device, weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).replace("\n", " ").strip()
-        named = next((part for part in reason.split() if part.count(".") and "GLOBAL" in reason), "")
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = found[1] if found else _first_sentence(str(error))
         raise ValueError(
-            f"{path} holds more than weights, which is not unpickled ({_first_sentence(reason, named)}); give "
-            "safetensors."
+            f"{path} holds more than weights, which is not unpickled ({what}); give safetensors."
         ) from error
     except Exception as error:  # whatever torch's reader trips over in a damaged file
         reason = f"{type(error).__name__}: {_first_sentence(str(error))}"
@@ -226,11 +226,9 @@ def _check_archive(path: Path) -> None:
         raise ValueError(f"{path} is packed, which torch.save never does; it is not opened.")
 
 
-def _first_sentence(text: str, within: str = "") -> str:
-    """The first sentence of a library's long advice, or the one that holds a word."""
-    sentences = [part.strip() for part in " ".join(text.split()).split(". ") if part.strip()]
-    wanted = next((part for part in sentences if within and within in part), sentences[0] if sentences else "")
-    return wanted.rstrip(".")[:200]
+def _first_sentence(text: str) -> str:
+    """The first sentence of a library's long advice."""
+    return " ".join(text.split()).split(". ")[0].rstrip(".")[:200]
 
 
 def digest(tensor: torch.Tensor) -> str:
