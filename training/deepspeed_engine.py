@@ -169,7 +169,7 @@ class Zero:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         state: dict[str, dict[str, Any]] = {}
-        own = next(iter(self._torch_optimizer.state.values()), {})
+        own: dict[str, Any] = next(iter(self._torch_optimizer.state.values()), {})
         self._link_state()
         for name, parameter in (item for group in self.groups for item in group):
             entry = {}

@@ -167,7 +167,7 @@ def _plan(
 def _empty_model(config: CCExpertConfig, dtype: torch.dtype) -> CCExpertForConditionalGeneration:
     """The model on the meta device."""
     with torch.device("meta"):
-        model = CCExpertForConditionalGeneration(config)
+        model: Any = CCExpertForConditionalGeneration(config)
     return model.to(dtype)
 
 

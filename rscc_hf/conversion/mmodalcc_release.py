@@ -162,7 +162,8 @@ def _processor(config: MModalCCConfig, tokenizer: PreTrainedTokenizerFast) -> MM
     """Preprocessing of the release: bilinear, divided by 255, no mean and standard deviation."""
     bilinear = int(Image.Resampling.BILINEAR)
     channels = {stream: backbone.num_channels for stream, backbone in config.backbone_configs.items()}
-    images = MModalCCImageProcessor(
+    image_processor: Any = MModalCCImageProcessor  # its settings are keywords that no signature lists
+    images = image_processor(
         size={"height": config.image_size, "width": config.image_size},
         resample=bilinear,
         semantic_resample=bilinear,

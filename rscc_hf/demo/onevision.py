@@ -66,6 +66,7 @@ def write_new(folder: Path, tokenizer: PreTrainedTokenizerFast, sizes: SmallOneV
         sizes: Of the model.
         seed: Of the weights.
     """
+    image: Any = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     heads = max(1, sizes.vision_width // 24), max(1, sizes.text_width // 32)
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(
@@ -90,8 +91,8 @@ def write_new(folder: Path, tokenizer: PreTrainedTokenizerFast, sizes: SmallOneV
             pad_token_id=tokenizer.pad_token_id,
             tie_word_embeddings=True,
         ),
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        video_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),  # it reads no videos
+        image_token_index=image,
+        video_token_index=image,  # it reads no videos
         vision_feature_layer=-1,
         tie_word_embeddings=True,
     )

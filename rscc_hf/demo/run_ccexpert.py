@@ -204,7 +204,6 @@ def _texts(run: _Run, captioner: ChangeCaptioner, test: Dataset, seconds: dict[s
                for name, (_, log, size) in zip(run.recipes, run.curves, strict=True)}  # fmt: skip
     parameters = captioner.model.num_parameters() / 1e6
     config = captioner.model.config
-    masks = [name for name, recipe in run.recipes.items() if recipe.change_mask_loss]
     return {
         "title": "CCExpert on synthetic scenes",
         "subtitle": (
@@ -225,12 +224,7 @@ def _texts(run: _Run, captioner: ChangeCaptioner, test: Dataset, seconds: dict[s
                 for name, number in (("stage1", "I"), ("stage2", "II"), ("stage3", "III"))
             )
             + f" {captioner_precision(run)} autocast; recipes: training/recipes/ccexpert_synthetic_*.yaml. "
-            + (
-                "With an auxiliary change-mask loss on the change features, which is no part of the paper, in "
-                f"{', '.join(_CURVES[name] for name in masks)} (the curves include it)."
-                if masks
-                else ""
-            )
+            + _aids(run)
         ),
         "gallery_text": (
             "The first changed and unchanged pairs of the test split, picked by nobody. The marks compare the caption "
@@ -240,6 +234,20 @@ def _texts(run: _Run, captioner: ChangeCaptioner, test: Dataset, seconds: dict[s
         "predictions_file": str(run.model.parent / "predictions_stage3.jsonl"),
         "footer": f"rscc_hf {__version__}, {platform.platform()}, Python {platform.python_version()}.",
     }
+
+
+def _aids(run: _Run) -> str:
+    """What helped that is no part of the paper, and where."""
+
+    def stages(field: str) -> str:
+        return ", ".join(_CURVES[name] for name, recipe in run.recipes.items() if getattr(recipe, field))
+
+    aids = []
+    if where := stages("change_mask_loss"):
+        aids.append(f"an auxiliary change-mask loss on the change features ({where}; the curves include it)")
+    if where := stages("changed_pixels_share"):
+        aids.append(f"a share of the images grey wherever nothing changed ({where})")
+    return f"No part of the paper: {' and '.join(aids)}. The test pairs are shown whole." if aids else ""
 
 
 def captioner_precision(run: _Run) -> str:
