@@ -329,7 +329,7 @@ def evaluate(
 @app.command()
 def demo(
     model: Annotated[
-        System, typer.Option(help="mmodalcc: RGB and semantic maps, 6 minutes; ccexpert: RGB, 15 minutes.")
+        System, typer.Option(help="mmodalcc: RGB and semantic maps, 6 minutes; ccexpert: RGB, 13 minutes.")
     ] = System.MMODALCC,
     output: Annotated[
         Path | None,
