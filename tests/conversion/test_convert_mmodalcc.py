@@ -77,7 +77,7 @@ def test_the_golden_release_answers_as_its_authors_code_did(tmp_path: Path) -> N
     done = run("-m", "rscc_hf.cli", "convert", "mmodalcc", release, "--word-map", words, "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Loaded in a new process, it says" in done.stdout
-    assert done.stderr.startswith("33 weights that the release never uses")
+    assert done.stderr.startswith("33 weights dropped, which the model never uses")
     assert "  decoder.transformer.layers.0.multihead_attn2.in_proj_weight\n" in done.stderr
 
     alone = run("-c", ALONE, tmp_path / "out", GOLDEN, cwd=tmp_path)
