@@ -157,6 +157,39 @@ def _huge_directory() -> bytes:
     return bytes(data[:4]) + bytes(12 * 2**20) + bytes(data[4:])
 
 
+def _doubled() -> bytes:
+    """A list of two lists of two lists ...: 2 to 33 times nothing, in some hundred bytes."""
+    twice = b"".join(
+        b"(h" + bytes([n]) + b"h" + bytes([n]) + b"t" + b"q" + bytes([n + 1]) + b"0" for n in range(1, 33)
+    )
+    return b"]q\x01" + b"0" + twice + b"h\x21"
+
+
+def _nested() -> bytes:
+    return b"]" * 200_000 + b"a" * 199_999
+
+
+def _storage_of(numel: bytes) -> bytes:
+    """A storage of so many numbers."""
+    kind = name("torch", "FloatStorage")
+    return pickled(b"(" + text("storage") + kind + text("0") + text("cpu") + numel + b"tQ")
+
+
+def _transient_in_a_tuple(value: dict[str, Any]) -> None:
+    """Many names to look up in a tuple of as many."""
+    value["decoder"]._buffers.update(dict.fromkeys((f"b{number}" for number in range(60_000)), torch.zeros(1)))
+    value["decoder"]._non_persistent_buffers_set = tuple(map(str, range(60_000)))
+
+
+def _sharing() -> nn.Module:
+    """Few modules with few parts each, but for a dict that all of them share."""
+    shared = dict.fromkeys((f"w{number}" for number in range(2000)), None)
+    parts = {f"m{number}": make("resblock") for number in range(2000)}
+    for part in parts.values():
+        part._parameters = shared  # type: ignore[assignment]
+    return make("resblock", parts)
+
+
 def _deep() -> bytes:
     return b"(}" + b")" + b"\x85" * 100_000 + b"K\x01s0N"
 
@@ -294,6 +327,26 @@ CASES: dict[str, Case] = {
     "integers-of-one-hash": (
         lambda: pickled(b"}\x8a\x09" + (2**64 - 8).to_bytes(9, "little") + b"K\x01s"),
         "a int as the key",
+    ),
+    "size-of-doubled-lists": (lambda: _storage_of(_doubled()), "declares a size that cannot be (a tuple)"),
+    "size-of-nested-lists": (lambda: _storage_of(_nested()), "declares a size that cannot be (a list)"),
+    "object-of-doubled-lists-as-key": (
+        lambda: pickled(b"}" + name("models_Decoder", "resblock") + b")\x81}" + text("a") + _doubled() + b"sbK\x01s"),
+        "a Placeholder as the key",
+    ),
+    "number-as-a-name": (content(lambda c: c["decoder"]._modules.update({3: nn.ReLU()})), "part whose name is a int"),
+    "terminal-codes-as-a-name": (
+        content(lambda c: c["decoder"]._modules.update({"\x1b[2J": nn.ReLU()})),
+        "a part with the name \\x1b[2J",
+    ),
+    "transient-names-in-a-tuple": (
+        content(_transient_in_a_tuple),
+        "decoder is no torch module (its _buffers are damaged)",
+    ),
+    "parts-in-a-shared-dict": (content(lambda c: c.update(decoder=_sharing())), "more than 200000 parts"),
+    "shape-again-and-again": (
+        lambda: pickled(b"(" + b"K\x01" * 100_000 + b"tq\x000" + (name("torch", "Size") + b"h\x00\x85R0") * 60 + b"N"),
+        "steps",
     ),
     "list-again-and-again": (
         lambda: pickled(b"]q\x00(" + b"K\x01" * 100_000 + b"e" + (name("builtins", "set") + b"h\x00\x85R0") * 60),

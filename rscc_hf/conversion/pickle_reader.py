@@ -20,6 +20,7 @@ from rscc_hf.conversion.pickle_reader_machine import Name, Placeholder, UnsafePi
 from rscc_hf.conversion.pickle_reader_values import StorageRef, TensorRef, allowed_names
 
 _MAX_MODULES = 50_000
+_MAX_PARTS = 200_000
 _MAX_DEPTH = 32
 
 
@@ -97,6 +98,10 @@ def open_released(path: Path, classes: frozenset[tuple[str, str]]) -> Iterator[R
             yield ReleasedFile(content, read_storage, size)
     except ValueError as error:
         raise ValueError(f"{path} cannot be converted: {str(error).removesuffix('.')}.") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} cannot be converted: its values are nested too deeply.") from error
+    except MemoryError as error:
+        raise ValueError(f"{path} cannot be converted: it takes more memory than there is.") from error
 
 
 def _reader(start: bytes) -> Callable[[IO[bytes], int, Mapping[tuple[str, str], Name]], Read]:
@@ -123,12 +128,13 @@ def modules_of(module: Any, name: str) -> dict[str, Placeholder]:
     """
     found: dict[str, Placeholder] = {}
     pending: list[tuple[str, Any]] = [(name, module)]
+    budget = _Budget(name)
     while pending:
         here, part = pending.pop()
         if type(part) is not Placeholder:
             raise UnsafePickleError(f"{here} is a {type(part).__name__} where a pickled module belongs")
         found[here] = part
-        pending += [(f"{here}.{key}", child) for key, child in _children(part, "_modules", here)]
+        pending += [(f"{here}.{key}", child) for key, child in _children(part, "_modules", here, budget)]
         if len(found) + len(pending) > _MAX_MODULES or here.count(".") > _MAX_DEPTH:
             raise UnsafePickleError(f"the modules of {name} contain each other, or there are too many of them")
     return found
@@ -146,8 +152,12 @@ def state_dict_of(module: Any, name: str) -> dict[str, TensorRef]:
     """
     modules = modules_of(module, name)
     state: dict[str, TensorRef] = {}
+    budget = _Budget(name)
     for here, part in modules.items():
-        for key, value in (*_children(part, "_parameters", here), *_children(part, "_buffers", here)):
+        for key, value in (
+            *_children(part, "_parameters", here, budget),
+            *_children(part, "_buffers", here, budget),
+        ):
             if type(value) is not TensorRef:
                 raise UnsafePickleError(f"{here}.{key} is a {type(value).__name__} where a tensor belongs")
             if f"{here}.{key}" in state:
@@ -156,13 +166,30 @@ def state_dict_of(module: Any, name: str) -> dict[str, TensorRef]:
     return state
 
 
-def _children(part: Placeholder, kind: str, here: str) -> list[tuple[str, Any]]:
+class _Budget:
+    """Bounds how many parts are looked at: a few bytes can say that all modules share one large dict of them."""
+
+    def __init__(self, name: str):
+        self._name = name
+        self._left = _MAX_PARTS
+
+    def spend(self, parts: int) -> None:
+        """Raises `UnsafePickleError` where too many were looked at."""
+        self._left -= parts
+        if self._left < 0:
+            raise UnsafePickleError(f"the modules of {self._name} have more than {_MAX_PARTS} parts")
+
+
+def _children(part: Placeholder, kind: str, here: str, budget: _Budget) -> list[tuple[str, Any]]:
     """Named parts of a module, without those that are none."""
     children = part.fields.get(kind, {})
-    transient = part.fields.get("_non_persistent_buffers_set", ()) if kind == "_buffers" else ()
-    if type(children) is not dict or not isinstance(transient, set | tuple):
+    transient = part.fields.get("_non_persistent_buffers_set", set()) if kind == "_buffers" else set()
+    if type(children) is not dict or type(transient) is not set:
         raise UnsafePickleError(f"{printable(here)} is no torch module (its {kind} are damaged)")
+    budget.spend(len(children))
     for key in children:
-        if type(key) is not str or not re.fullmatch(r"\w{1,64}", key, re.ASCII):
-            raise UnsafePickleError(f"{printable(here)} has a part with the name {printable(str(key))}")
+        if type(key) is not str:
+            raise UnsafePickleError(f"{printable(here)} has a part whose name is a {type(key).__name__}")
+        if not re.fullmatch(r"\w{1,64}", key, re.ASCII):
+            raise UnsafePickleError(f"{printable(here)} has a part with the name {printable(key)}")
     return [(key, value) for key, value in children.items() if value is not None and key not in transient]

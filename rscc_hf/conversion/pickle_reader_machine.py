@@ -60,7 +60,7 @@ class Placeholder:
     """
 
     class_name: str
-    fields: dict[Any, Any] = field(default_factory=dict)
+    fields: dict[Any, Any] = field(default_factory=dict, repr=False)  # as text it could be endless
     built: bool = field(default=False, repr=False)
 
 
@@ -242,7 +242,7 @@ class PickleMachine:
             raise UnsafePickleError(f"its pickle wants to call a {type(function).__name__}")
         if function.rebuild is None:
             raise UnsafePickleError(f"its pickle wants to call {function.module}.{function.name}")
-        self.charge(sum(len(item) for item in arguments if isinstance(item, list | dict)))
+        self.charge(sum(len(item) for item in arguments if isinstance(item, list | dict | tuple)))
         self._stack.append(function.rebuild(arguments))
 
     def _new_object(self, _: Any) -> None:
@@ -271,19 +271,21 @@ class PickleMachine:
 def checked_key(key: Any) -> Any:
     """A key of a dict or a member of a set, of a kind whose hash is quick to take and hard to make collide.
 
+    Text, small integers, truths and None; and records that say so, for the state of an optimizer is kept by tensor.
     Hashing deep tuples can exhaust the C stack; floats and huge integers can be chosen to have one hash.
 
     Raises:
         UnsafePickleError: It is of another kind.
     """
-    if isinstance(key, float | bytes | tuple | list | dict | set) or (isinstance(key, int) and key.bit_length() > 60):
+    plain = type(key) in (str, int, bool, type(None)) or getattr(type(key), "may_be_key", False)
+    if not plain or (type(key) is int and key.bit_length() > 60):
         raise UnsafePickleError(f"its pickle has a {type(key).__name__} as the key of a dict or in a set")
     return key
 
 
 def printable(text: str, limit: int = 120) -> str:
     """Text from a foreign file for a message: one line, no control characters, not too long."""
-    shown = ascii(text)[1:-1]
+    shown = ascii(text[: limit + 1])[1:-1]
     return shown if len(shown) <= limit else f"{shown[:limit]}..."
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from rscc_hf.conversion.pickle_reader_machine import Name, Placeholder, UnsafePickleError, checked_key, printable
+from rscc_hf.conversion.pickle_reader_machine import Name, Placeholder, UnsafePickleError, checked_key
 
 _MAX_DIMENSIONS = 8
 _MAX_NUMBER = 2**40
@@ -52,6 +52,8 @@ class TensorRef:
         size: Its shape.
         stride: Steps, in numbers, along each dimension.
     """
+
+    may_be_key: ClassVar[bool] = True
 
     storage: StorageRef
     offset: int
@@ -155,9 +157,9 @@ class Storages:
         if type(location) is not str or type(key) is not str or not re.fullmatch(r"\d{1,20}", key, re.ASCII):
             raise UnsafePickleError("its pickle holds a storage whose key or device is no plain text")
         if type(numel) is not int or not 0 <= numel < _MAX_NUMBER:
-            raise UnsafePickleError(
-                f"storage {key} declares a size that cannot be ({printable(str(numel), 40)} numbers)"
-            )
+            # the text of anything else could be without end
+            shown = f"{numel} numbers" if type(numel) is int else f"a {type(numel).__name__}"
+            raise UnsafePickleError(f"storage {key} declares a size that cannot be ({shown})")
         ref = StorageRef(key, _DTYPES[storage_type.name], numel)
         if self.by_key.setdefault(key, ref) != ref:
             raise UnsafePickleError(f"storage {key} is declared twice with different types or sizes")
