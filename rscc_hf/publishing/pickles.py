@@ -1,9 +1,9 @@
 """Finding pickles by what a file holds, whatever it is called. Nothing is ever unpickled."""
 
 import bz2
+import gzip
 import io
 import lzma
-import pickletools
 import tarfile
 import zipfile
 import zlib
@@ -11,21 +11,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from rscc_hf.publishing.pickle_walk import is_pickle
+
 SUFFIXES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill", ".mar"})
 """What pickles are called. A file of such a name is taken for one even when it is empty."""
 
-_HEAD = 64 * 1024  # bytes of a file, or of a member of an archive, that are looked at
+_HEAD = 64 * 1024  # bytes that tell what a file is
+_INNER = 64 << 20  # bytes of what is inside an archive or compressed that are looked at
 _DEPTH = 3  # archives in archives
 _MEMBERS = 10_000
-# Opcodes that name or call something: text hardly ever parses as a pickle with one of them.
-_CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"})
-_ENOUGH = 3  # valid opcodes after which a file that begins like a pickle is one
-# How compressed files begin, and what takes them apart; each stops after as many bytes as it is told.
-_COMPRESSED: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
-    (b"\x1f\x8b", lambda head: zlib.decompressobj(31).decompress(head, _HEAD)),  # gzip
-    (b"BZh", lambda head: bz2.BZ2Decompressor().decompress(head, _HEAD)),
-    (b"\xfd7zXZ\x00", lambda head: lzma.LZMADecompressor().decompress(head, _HEAD)),
-    (b"\x78", lambda head: zlib.decompressobj().decompress(head, _HEAD)),
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
+# How compressed files begin, and what takes them apart.
+_COMPRESSED: tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...] = (
+    (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
+    (b"BZh", bz2.BZ2File),
+    (b"\xfd7zXZ\x00", lzma.LZMAFile),
+    (b"]\x00\x00", lzma.LZMAFile),
+    (b"\x78", lambda file: io.BytesIO(zlib.decompressobj().decompress(file.read(_INNER), _INNER + 1))),
 )
 
 
@@ -45,30 +48,47 @@ def pickle_in(path: Path) -> str | None:
     return f"is named like a pickle ({path.suffix})" if path.suffix.lower() in SUFFIXES else None
 
 
-def _in_stream(file: IO[bytes], depth: int) -> str | None:
-    head = file.read(_HEAD)
-    if _is_pickle(head):
+def _in_stream(file: IO[bytes], depth: int, cut: bool = False) -> str | None:
+    """What a seekable file holds; `cut`: it is the beginning of a longer one."""
+    if is_pickle(file, cut):
         return "is a pickle"
+    file.seek(0)
+    head = file.read(_HEAD)
     if head.startswith(b"\x93NUMPY"):
         return "holds pickled objects (numpy)" if _numpy_holds_objects(head) else None
-    if depth == 0:
-        return None
-    if head.startswith(b"PK") or zipfile.is_zipfile(file):
-        return _in_zip(file, depth)
+    if head.startswith(_ZIP) or zipfile.is_zipfile(file):
+        return _in_zip(file, depth, cut)
     if head[257:262] == b"ustar":
-        return _in_tar(file, depth)
-    for magic, decompress in _COMPRESSED:
+        return _in_tar(file, depth, cut)
+    for magic, opened in _COMPRESSED:
         if head.startswith(magic):
-            try:
-                inner = decompress(head)
-            except (OSError, EOFError, zlib.error, lzma.LZMAError):
-                continue
-            if _in_stream(io.BytesIO(inner), depth - 1):
-                return "holds a compressed pickle"
+            file.seek(0)
+            found = _in_compressed(opened, file, depth)
+            if found:
+                return found
     return None
 
 
-def _in_zip(file: IO[bytes], depth: int) -> str | None:
+def _in_compressed(opened: Callable[[IO[bytes]], IO[bytes]], file: IO[bytes], depth: int) -> str | None:
+    try:
+        inner, inner_cut = _beginning(opened(file))
+    except _DAMAGED:
+        return None  # it only begins like one
+    if not inner.getbuffer().nbytes:
+        return None
+    if depth == 0:
+        return "holds archives in archives, too deep to be looked through"
+    found = _in_stream(inner, depth - 1, inner_cut)
+    if found is None:
+        return None
+    return "holds a compressed pickle" if "pickle" in found else f"holds, compressed, what {found}"
+
+
+def _in_zip(file: IO[bytes], depth: int, cut: bool) -> str | None:
+    if cut:
+        return "is an archive too large to be looked through"  # what a zip holds is told at its end
+    if depth == 0:
+        return "holds archives in archives, too deep to be looked through"
     try:
         with zipfile.ZipFile(file) as archive:
             for entry in archive.infolist()[:_MEMBERS]:
@@ -79,57 +99,58 @@ def _in_zip(file: IO[bytes], depth: int) -> str | None:
                 if entry.flag_bits & 1:
                     continue  # encrypted: nothing reads it
                 with archive.open(entry) as member:
-                    found = _in_stream(io.BytesIO(member.read(_HEAD)), depth - 1)
+                    inner, inner_cut = _beginning(member)
+                found = _in_stream(inner, depth - 1, inner_cut)
                 if found:
-                    return f"holds a pickle ({entry.filename})"
-    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, zlib.error, lzma.LZMAError, RuntimeError):
+                    return _told(found, entry.filename)
+    except (*_DAMAGED, NotImplementedError, RuntimeError):
         return "is a damaged archive"
     return None
 
 
-def _in_tar(file: IO[bytes], depth: int) -> str | None:
+def _in_tar(file: IO[bytes], depth: int, cut: bool) -> str | None:
+    if depth == 0:
+        return "holds archives in archives, too deep to be looked through"
     file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for number, entry in enumerate(archive):
-                member = archive.extractfile(entry) if entry.isfile() else None
                 if number >= _MEMBERS:
                     break
+                member = archive.extractfile(entry) if entry.isfile() else None
                 if member is None:
                     continue
-                if _in_stream(io.BytesIO(member.read(_HEAD)), depth - 1):
+                if Path(entry.name).suffix.lower() in SUFFIXES:
                     return f"holds a pickle ({entry.name})"
-    except (tarfile.TarError, OSError):
-        return "is a damaged archive"
+                inner, inner_cut = _beginning(member)
+                found = _in_stream(inner, depth - 1, inner_cut or (cut and inner.getbuffer().nbytes < entry.size))
+                if found:
+                    return _told(found, entry.name)
+    except _DAMAGED:
+        return None if cut else "is a damaged archive"
     return None
 
 
-def _is_pickle(head: bytes) -> bool:
-    """Whether the bytes are the beginning of a pickle, judged by its opcodes, none of which is carried out."""
-    marked = len(head) >= 2 and head[0] == 0x80 and 2 <= head[1] <= 5  # PROTO of protocols 2 to 5
-    if not marked and head[:1] not in b"(cilIFLSVNdgpt]}":  # what protocols 0 and 1 begin with
-        return False
-    seen = 0
-    calls = False
-    try:
-        for opcode, argument, _ in pickletools.genops(head):
-            seen += 1
-            calls = calls or opcode.name in _CALLS
-            if opcode.name in ("GLOBAL", "INST") and not _names(argument):
-                return False
-            if marked and seen >= _ENOUGH:
-                return True
-            if opcode.name == "STOP":
-                return marked or calls
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError):
-        return False
-    return False
+def _told(found: str, name: str) -> str:
+    return f"holds a pickle ({name})" if "pickle" in found else f"holds {name}, which {found}"
 
 
-def _names(argument: object) -> bool:
-    """Whether the text of a GLOBAL reads `module name`, as it does in no prose."""
-    parts = str(argument).split(" ")
-    return len(parts) == 2 and all(part.replace(".", "_").isidentifier() for part in parts)
+def _beginning(stream: IO[bytes]) -> tuple[io.BytesIO, bool]:
+    """As much of a member as is looked at, and whether that is not all; what is damaged further on is left out."""
+    parts: list[bytes] = []
+    size = 0
+    while size <= _INNER:
+        try:
+            part = stream.read(_HEAD)
+        except _DAMAGED:
+            if not parts:
+                raise
+            break
+        if not part:
+            break
+        parts.append(part)
+        size += len(part)
+    return io.BytesIO(b"".join(parts)), size > _INNER
 
 
 def _numpy_holds_objects(head: bytes) -> bool:

@@ -11,6 +11,7 @@ import pickle
 import tarfile
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,26 +29,27 @@ class Evil:
         return os.system, ("touch owned",)
 
 
-def saved(value, zipped=True):
+def saved(value, zipped=True, **options):
     buffer = io.BytesIO()
-    torch.save(value, buffer, _use_new_zipfile_serialization=zipped)
+    torch.save(value, buffer, _use_new_zipfile_serialization=zipped, **options)
     return buffer.getvalue()
 
 
-def zipped(name, content):
+def zipped(name, content, first=b"hello"):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("readme.txt", "hello")
+        archive.writestr("readme.txt", first)
         archive.writestr(name, content)
     return buffer.getvalue()
 
 
-def tarred(name, content):
+def tarred(*names_and_contents):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        entry = tarfile.TarInfo(name)
-        entry.size = len(content)
-        archive.addfile(entry, io.BytesIO(content))
+        for name, content in zip(names_and_contents[::2], names_and_contents[1::2], strict=True):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
 
 
@@ -82,6 +84,23 @@ PICKLES = {
     "numpy objects": objects(),
     "numpy archive of objects": object_archive(),
     "zip behind a script": b"#!/bin/sh\nexit\n" + zipped("a", EVIL[4]),
+    "cut protocol 0": pickle.dumps([Evil(), list(range(50_000))], 0),
+    "late call": pickle.dumps([list(range(50_000)), Evil()], 0),
+    "late call, protocol 1": pickle.dumps([list(range(50_000)), Evil()], 1),
+    "behind a long line": b"V" + b"x" * 300_000 + b"\n0" + EVIL[0],
+    "behind a long string": b"X" + (3_000_000).to_bytes(4, "little") + b"x" * 3_000_000 + b"0" + EVIL[1],
+    "behind an endless nothing": b"N0" * 100_000 + EVIL[0],
+    "PROTO 0": b"\x80\x00" + EVIL[0],
+    "PROTO 1": b"\x80\x01cos\nsystem\n(S'touch owned'\ntR.",
+    "without PROTO": b"\x8c\x05posix\x8c\x06system\x93\x8c\x0btouch owned\x85R.",
+    "without an end": b"cos\nsystem\n(S'touch owned'\ntR",
+    "instance": b"(S'touch owned'\nios\nsystem\n.",
+    "several": pickle.dumps(1 << 70, 0) + pickle.dumps(7, 0) + pickle.dumps([1], 0),
+    "old torch, protocol 0": saved({"a": torch.zeros(3)}, zipped=False, pickle_protocol=0),
+    "zip in a long zip": zipped("inner.zip", zipped("x", EVIL[0], os.urandom(100_000))),
+    "long tar, compressed": gzip.compress(tarred("a", os.urandom(100_000), "x.dat", EVIL[2])),
+    "late in a compressed tar": gzip.compress(tarred("x.dat", pickle.dumps([list(range(50_000)), Evil()], 0))),
+    "lzma": lzma.compress(EVIL[3], format=lzma.FORMAT_ALONE),
     "broken zip": zipped("a", EVIL[4])[:-30],
 }
 
@@ -128,6 +147,16 @@ HARMLESS = {
     "gzip of text": gzip.compress(b"nothing at all"),
     "x": b"x" * 100,
     "letters": b"I\n.",
+    "number": b"I1\n.",
+    "a text that begins like a zip": b"PK is short for a name\n",
+    "a text that begins like bz2": b"BZhello\n",
+    "long line": b"Very long " + b"and longer " * 20_000,
+    "long line of words": b"Programs " * 20_000,
+    "word list": b"cat\ndog\n)\nRiver\n(\ntree\n" * 5_000,
+    "long numbers": b"I1\nI2\nhello\n" * 10_000,
+    "long tar, compressed": gzip.compress(tarred("a.txt", b"nothing", "b", os.urandom(200_000), "c", b"end")),
+    "zip in a zip": zipped("inner.zip", zipped("x", b"nothing", os.urandom(100_000))),
+    "cut gzip": gzip.compress(os.urandom(100_000))[:-50_000],
 }
 
 
@@ -151,6 +180,14 @@ def test_saved_weights_pass(tmp_path):
     assert pickle_in(tmp_path / "model.safetensors") is None
 
 
+def test_code_and_settings_of_this_package_are_no_pickles(tmp_path):
+    root = Path(__file__).parents[2]
+    texts = [path for kind in ("py", "md", "toml", "yaml") for path in root.glob(f"[!.]*/**/*.{kind}")]
+    assert len(texts) > 100
+    for path in [*texts, *root.glob("*.md")]:
+        assert pickle_in(path) is None, path
+
+
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(alphabet=st.characters(codec="utf-8"), max_size=200))
 def test_prose_is_no_pickle(tmp_path_factory, text):
@@ -159,16 +196,38 @@ def test_prose_is_no_pickle(tmp_path_factory, text):
     assert pickle_in(path) is None
 
 
-@settings(max_examples=100, deadline=None)
+WORD = st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=30)
+
+
+@settings(max_examples=400, deadline=None)
+@given(lines=st.lists(WORD, min_size=1, max_size=20), ending=st.sampled_from(["\n", "\r\n", " "]))
+def test_lines_of_ascii_are_no_pickle(tmp_path_factory, lines, ending):
+    path = tmp_path_factory.getbasetemp() / "lines.txt"
+    path.write_text(ending.join(lines), newline="")
+    assert pickle_in(path) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(first=st.sampled_from("(cilIFLSVNdgpt]})PQRabejoqrsu0128"), words=st.lists(WORD, min_size=2, max_size=6))
+def test_long_texts_of_any_beginning_are_no_pickles(tmp_path_factory, first, words):
+    path = tmp_path_factory.getbasetemp() / "long.txt"
+    path.write_text((first + "\n".join(["", *words]) + " and so on, ") * 4000, newline="")
+    assert pickle_in(path) is None
+
+
+@settings(max_examples=150, deadline=None)
 @given(
     value=st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=20),
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
         max_leaves=20,
     ),
-    protocol=st.integers(2, 5),
+    protocol=st.integers(0, 5),
+    padding=st.sampled_from([None, "x" * 100_000, list(range(30_000)), b"y" * 100_000]),
 )
-def test_every_pickle_of_a_binary_protocol_is_found(tmp_path_factory, value, protocol):
+def test_every_pickle_is_found(tmp_path_factory, value, protocol, padding):
+    """In protocols 0 and 1 every one of a container: a bare `I1` and a full stop is text as well."""
     path = tmp_path_factory.getbasetemp() / "anything"
-    path.write_bytes(pickle.dumps(value, protocol))
+    whole = value if padding is None and protocol > 1 else [padding, value, collections.OrderedDict()]
+    path.write_bytes(pickle.dumps(whole, protocol))
     assert pickle_in(path) == "is a pickle"
