@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rscc_hf.terminal import count, progress_bar, quiet_models, tell
+from rscc_hf.terminal import count, printable, progress_bar, quiet_models, tell
 
 if TYPE_CHECKING:
     from rscc_hf.conversion.ccexpert_release import Converted
@@ -123,7 +123,7 @@ def _tell_dropped(names: Iterable[str]) -> None:
     if dropped:
         tell(f"{count(len(dropped), 'weight')} dropped, which the model never uses or computes itself:")
     for name in grouped(dropped):
-        tell(f"  {name}")
+        tell(f"  {printable(name)}")
 
 
 def _tell_ccexpert(result: Converted) -> None:

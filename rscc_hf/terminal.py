@@ -44,8 +44,17 @@ def _is_ours(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+        return printable(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    return printable(str(error))
+
+
+def printable(text: str) -> str:
+    """Text in one line; what would control the terminal is shown as its escape, letters of all languages as they are.
+
+    Names out of files and archives of strangers are among what is told.
+    """
+    line = " ".join(text.split())
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
 
 
 def count(number: int, noun: str) -> str:

@@ -334,7 +334,10 @@ CASES: dict[str, Case] = {
         lambda: pickled(b"}" + name("models_Decoder", "resblock") + b")\x81}" + text("a") + _doubled() + b"sbK\x01s"),
         "a Placeholder as the key",
     ),
-    "number-as-a-name": (content(lambda c: c["decoder"]._modules.update({3: nn.ReLU()})), "part whose name is a int"),
+    "optimizer-as-a-name": (
+        content(lambda c: c["decoder"]._modules.update({torch.zeros(3): nn.ReLU()})),
+        "a part with the name of a TensorRef",
+    ),
     "terminal-codes-as-a-name": (
         content(lambda c: c["decoder"]._modules.update({"\x1b[2J": nn.ReLU()})),
         "a part with the name \\x1b[2J",

@@ -27,6 +27,7 @@ from rscc_hf.conversion.shards import (
     MAX_FILE_BYTES,
     WeightFile,
     all_tensors,
+    check_finite,
     digest,
     find_weight_files,
     plan_files,
@@ -133,7 +134,7 @@ def convert_ccexpert(
                 "prompt": RELEASE_PROMPT if words is not None else None,
             },
         )
-        write_model_card(new, name=out.name)
+        write_model_card(new, name=out.resolve().name)
         caption = run_a_pair(new) if verify else None
     parameters = sum(move.target.numel() for move in moves.values())
     return Converted(out, parameters, dropped, words is not None, verify, caption)
@@ -226,7 +227,9 @@ def _write(new: Path, files: Sequence[WeightFile], moves: Mapping[str, _Move], s
 
             def next_weight(name: str, read: Callable[[str], torch.Tensor] = read) -> torch.Tensor:
                 steps.step()
-                return carried(name, read(moves[name].official))
+                weight = read(moves[name].official)
+                check_finite(moves[name].official, weight)
+                return carried(name, weight)
 
             path = new / f"model{part}.safetensors"
             digests |= write_safetensors(path, {name: targets[name] for name in names}, next_weight)

@@ -32,7 +32,15 @@ from rscc_hf.conversion.ccexpert_release import (
 )
 from rscc_hf.conversion.checks import check_complete, check_depth
 from rscc_hf.conversion.output import check_apart, new_checkpoint, run_a_pair, write_provenance
-from rscc_hf.conversion.shards import MAX_FILE_BYTES, WeightFile, all_tensors, digest, find_weight_files, read_json
+from rscc_hf.conversion.shards import (
+    MAX_FILE_BYTES,
+    WeightFile,
+    all_tensors,
+    check_finite,
+    digest,
+    find_weight_files,
+    read_json,
+)
 from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
 from rscc_hf.modeling.loading_ccexpert import may_be_left_out, our_name, translate_config
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
@@ -134,7 +142,7 @@ def convert_llava_onevision(
             details |= {"base_model": path_or_id, "revision": folder.name}
         sources = weight_sources(folder, files) + ([] if tokenizer is None else tokenizer_sources(tokenizer))
         write_provenance(new, sources, details)
-        write_model_card(new, name=out.name)
+        write_model_card(new, name=out.resolve().name)
         caption = run_a_pair(new) if verify else None
     return Converted(out, parameters, left_out, words is not None, verify, caption)
 
@@ -195,7 +203,9 @@ def _verify(new: Path, files: Sequence[WeightFile]) -> None:
                 ours = our_name(name)
                 if ours not in written:
                     continue  # has no use here, or is tied: names were checked before
+                weight = read(name)
+                check_finite(name, weight)
                 with written[ours].reader() as read_again:
                     again = read_again(ours)
-                    if digest(read(name).to(again.dtype)) != digest(again):
+                    if digest(weight.to(again.dtype)) != digest(again):
                         raise ValueError(f"{name} was not written as it was read; convert it again.")

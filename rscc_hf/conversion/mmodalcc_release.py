@@ -136,7 +136,7 @@ def convert_mmodalcc(checkpoint: Path, word_map: Path, out: Path, *, overwrite: 
                 "dropped": renamed.dropped,
             },
         )
-        write_model_card(folder, name=out.name)
+        write_model_card(folder, name=out.resolve().name)
         caption = run_a_pair(folder)
     return Converted(out, sum(weight.numel() for weight in model.parameters()), renamed.dropped, caption)
 

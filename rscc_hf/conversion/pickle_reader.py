@@ -188,8 +188,8 @@ def _children(part: Placeholder, kind: str, here: str, budget: _Budget) -> list[
         raise UnsafePickleError(f"{printable(here)} is no torch module (its {kind} are damaged)")
     budget.spend(len(children))
     for key in children:
-        if type(key) is not str:
-            raise UnsafePickleError(f"{printable(here)} has a part whose name is a {type(key).__name__}")
-        if not re.fullmatch(r"\w{1,64}", key, re.ASCII):
-            raise UnsafePickleError(f"{printable(here)} has a part with the name {printable(key)}")
+        if type(key) is not str or not re.fullmatch(r"\w{1,64}", key, re.ASCII):
+            # the text of anything else could be without end
+            shown = printable(str(key)) if type(key) in (str, int) else f"of a {type(key).__name__}"
+            raise UnsafePickleError(f"{printable(here)} has a part with the name {shown}")
     return [(key, value) for key, value in children.items() if value is not None and key not in transient]

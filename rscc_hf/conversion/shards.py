@@ -28,6 +28,9 @@ Read = Callable[[str], torch.Tensor]
 MAX_FILE_BYTES = 5 * 10**9
 
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+# Names reach the terminal and the model card.
+_NAME = re.compile(r"[\w.]{1,200}", re.ASCII)
+_FILE = re.compile(r"[\w.-]{1,200}", re.ASCII)
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _BIN = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -116,10 +119,13 @@ def _read_index(path: Path) -> list[WeightFile]:
         raise ValueError(f"{path} has no weight_map from names to files; fetch it again.")
     suffix = path.name.removesuffix(".index.json").rpartition(".")[2]
     by_file: dict[str, set[str]] = {}
+    _check_names(path, weight_map)
     for name, file in weight_map.items():
         # PureWindowsPath knows the separators of all systems, and drives
         if not isinstance(file, str) or file != PureWindowsPath(file).name or Path(file).suffix != f".{suffix}":
             raise ValueError(f"{path} has {name} in {file!r}; it must name .{suffix} files of its own folder.")
+        if not _FILE.fullmatch(file):
+            raise ValueError(f"{path} names a file {file[:200]!a}; letters, digits, `.`, `_` and `-` make its name.")
         by_file.setdefault(file, set()).add(name)
     if missing := [file for file in by_file if not (path.parent / file).is_file()]:
         raise ValueError(f"{path} names files that are not there: {', '.join(missing)}; fetch them.")
@@ -143,12 +149,22 @@ def _read_header(path: Path) -> WeightFile:
     tensors = _load_bin(path, "meta") if path.suffix == ".bin" else _safetensors_header(path)
     if not tensors:
         raise ValueError(f"{path} holds no weights; fetch it again.")
+    _check_names(path, tensors)
     if other := [name for name, tensor in tensors.items() if tensor.dtype not in _DTYPES]:
         raise ValueError(
             f"{path} has weights that are not of 16, 32 or 64 bit floating-point numbers: {listed(other)}; give a "
             "checkpoint that is not quantised."
         )
     return WeightFile(path, tensors)
+
+
+def _check_names(path: Path, names: Iterable[str]) -> None:
+    """Refuse names that no module of torch gives its weights: they may be meant for the terminal that shows them."""
+    if odd := [name for name in names if not _NAME.fullmatch(name)]:
+        raise ValueError(
+            f"{path} has {len(odd)} weights with names that cannot be, such as {odd[0][:200]!a}; letters, digits, `.` "
+            "and `_` make a name, 200 at most."
+        )
 
 
 @contextmanager
@@ -195,8 +211,12 @@ def _load_bin(path: Path, device: str) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} cannot be read as weights ({reason}); fetch it again.") from error
     if not isinstance(weights, Mapping):
         raise ValueError(f"{path} holds a {type(weights).__name__} and no dict of weights; give a state dict.")
-    other = [str(name) for name, value in weights.items() if not _is_plain(name, value)]
-    if other:
+    if other := [
+        name if isinstance(name, str) else f"{name}" if type(name) is int else f"a {type(name).__name__}"
+        for name, value in weights.items()
+        if not _is_plain(name, value)
+    ]:
+        _check_names(path, (name for name in weights if isinstance(name, str)))
         raise ValueError(f"{path} has entries that are no weights: {listed(other)}; give a plain state dict.")
     return dict(weights)
 
@@ -234,6 +254,20 @@ def _first_sentence(text: str) -> str:
 def digest(tensor: torch.Tensor) -> str:
     """SHA-256 of a tensor's values in row-major order, hexadecimal."""
     return hashlib.sha256(_bytes_of(tensor)).hexdigest()
+
+
+def check_finite(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a weight that holds what is no number.
+
+    Raises:
+        ValueError: naming it, with how many of its values are infinite or not a number.
+    """
+    # in pieces: what isfinite makes on its way is larger than a large weight
+    wrong = sum(piece.numel() - int(piece.isfinite().sum()) for piece in tensor.detach().reshape(-1).split(2**22))
+    if wrong:
+        raise ValueError(
+            f"{name} holds {wrong} of {tensor.numel()} values that are not finite numbers; give other weights."
+        )
 
 
 def plan_files(names: Iterable[str], tensors: Mapping[str, torch.Tensor], limit: int) -> list[list[str]]:

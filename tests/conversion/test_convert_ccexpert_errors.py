@@ -202,6 +202,47 @@ def test_indexes(case: str, tmp_path: Path) -> None:
     assert message in refused(release, tmp_path / "out")
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", ["\x1b[2J", "a`<b>\n# Title", "a b", "w\u00e9ight", "x" * 201, ""], ids=ascii)
+def test_names_that_no_weight_has(name: str, parts: int, kind: str, tmp_path: Path) -> None:
+    release = write_release(tmp_path / "release", WEIGHTS | {name: torch.zeros(1)}, parts=parts, kind=kind)
+    line = refused(release, tmp_path / "out")
+    assert "1 weights with names that cannot be" in line and ascii(name)[:-1][:201] in line
+    assert line.isascii() and line.isprintable()
+
+
+def test_a_name_in_an_index_that_no_file_has(tmp_path: Path) -> None:
+    release = write_release(tmp_path / "release", WEIGHTS, parts=2)
+    path = release / "model.safetensors.index.json"
+    weight_map = json.loads(path.read_text())["weight_map"]
+    write_index(path, weight_map | {"\x1b[2J": "model-00001-of-00002.safetensors"})
+    assert "names that cannot be, such as '\\x1b[2J'" in refused(release, tmp_path / "out")
+    write_index(path, weight_map | {"a": "\x1b[2J.safetensors"})
+    assert "names a file '\\x1b[2J.safetensors'" in refused(release, tmp_path / "out")
+
+
+def test_no_line_controls_the_terminal(tmp_path: Path) -> None:
+    release = with_config(tmp_path / "release", model_type="\x1b]0;\x07\u202e\u00fc")
+    line = refused(release, tmp_path / "out\x9b")
+    assert line.isprintable() and r"\u202e" in line and "\u00fc" in line
+    (release / "config.json").unlink()
+    release.rename(tmp_path / "r\x1b[2J\n\u00fc")
+    line = refused(tmp_path / "r\x1b[2J\n\u00fc", tmp_path / "out")
+    assert line.isprintable() and "r\\x1b[2J \u00fc" in line
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.1.mlp.up_proj.weight"])
+def test_weights_that_are_no_numbers(name: str, number: float, kind: str, tmp_path: Path) -> None:
+    weight = WEIGHTS[name].clone()
+    weight.view(-1)[[3, -1]] = number
+    release = write_release(tmp_path / "release", WEIGHTS | {name: weight}, parts=2, kind=kind)
+    line = refused(release, tmp_path / "out")
+    assert f"{name} holds 2 of {weight.numel()} values that are not finite numbers" in line
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"a": NaN', "\xff"])
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
 def test_what_is_no_json(name: str, content: str, tmp_path: Path) -> None:
