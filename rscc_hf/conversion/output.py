@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rscc_hf.files import new_folder, write_text
+from rscc_hf.files import cleaning_up_when_terminated, holds_working_folder, new_folder, write_text
 
 PROVENANCE = "conversion.json"
 """Written beside the weights by every converter; the model card is rendered from it."""
@@ -53,23 +53,28 @@ def check_apart(out: Path, sources: Sequence[Path]) -> None:
 def new_checkpoint(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """A temporary folder beside `out` that takes its place at the end; after an error nothing of it is left.
 
+    So it is after Ctrl+C and SIGTERM, which ends the process with a `SystemExit` here.
+
     Args:
         out: The checkpoint to make. Missing parents are made.
         overwrite: Whether a checkpoint that is there is replaced. Other folders never are: a slip in the name must
             not cost the user's files.
 
     Raises:
-        ValueError: `out` exists and is not to be replaced, or is neither a checkpoint nor empty.
+        ValueError: `out` exists and is not to be replaced, is neither a checkpoint nor empty, or holds the working
+            folder.
     """
     if out.exists() or out.is_symlink():
         if not out.is_dir():
             raise ValueError(f"{out} is a file; name a folder to make.")
+        if holds_working_folder(out):
+            raise ValueError(f"{out} is, or holds, the folder you work in; name another folder to make.")
         holds = any(out.iterdir())
         if holds and not overwrite:
             raise ValueError(f"{out} exists; choose another folder or --overwrite it.")
         if holds and not (out / "config.json").is_file():
             raise ValueError(f"{out} is no checkpoint (no config.json), so it is not replaced; choose another folder.")
-    with new_folder(out.resolve(), overwrite=True) as folder:
+    with cleaning_up_when_terminated(), new_folder(out.resolve(), overwrite=True) as folder:
         yield folder
 
 

@@ -25,6 +25,7 @@ def _try(folder: Path) -> str | None:
         if info[kind]:
             first = sorted(map(str, info[kind]))[0]
             raise ValueError(f"{len(info[kind])} {kind.replace('_', ' ')}, first {first}")
+    model.register_forward_hook(_check_numbers)
     if not (folder / "processor_config.json").is_file():
         _run_without_words(model.eval())
         return None
@@ -55,9 +56,13 @@ def _run_without_words(model: Any) -> None:
     pixels = torch.randn((1, 2, config.vision.num_channels, config.image_size, config.image_size), generator=noise)
     ids = torch.tensor([[0, *[config.image_token_id] * 2 * config.tokens_per_image, 0]])
     with torch.inference_mode():
-        logits = model(input_ids=ids, pixel_values=pixels.to(model.dtype), logits_to_keep=1).logits
-    if not bool(logits.isfinite().all()):
-        raise ValueError("a made-up pair gives numbers that are not finite")
+        model(input_ids=ids, pixel_values=pixels.to(model.dtype), logits_to_keep=1)
+
+
+def _check_numbers(model: Any, given: Any, answer: Any) -> None:
+    """After each step of the model: what it says of the words must be numbers, or the words say nothing of it."""
+    if not bool(answer.logits.isfinite().all()):
+        raise ValueError("a made-up pair gives numbers that are not finite; its weights are damaged or overflow")
 
 
 if __name__ == "__main__":

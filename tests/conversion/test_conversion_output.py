@@ -1,15 +1,21 @@
 """A new checkpoint is there whole or not at all; its provenance; its trial in a new process."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from rscc_hf.conversion.output import new_checkpoint, run_a_pair, source_of, write_provenance
+from rscc_hf.files import new_folder
 
 KILLED = """
 import sys, time
@@ -62,6 +68,78 @@ def test_a_killed_process_leaves_what_was_there(tmp_path: Path) -> None:
     assert (old / "config.json").read_text() == "old" and not new.exists()
 
 
+def test_a_terminated_process_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    write(old, "old")
+    command = [sys.executable, "-c", KILLED, str(old), str(new)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+        assert process.stderr is not None and process.stderr.read() == ""
+    assert (old / "config.json").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_sigterm_is_what_it_was_afterwards(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def mine(*_: Any) -> None:
+        raise AssertionError
+
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with new_checkpoint(tmp_path / "one", overwrite=False):
+            assert callable(signal.getsignal(signal.SIGTERM))
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        signal.signal(signal.SIGTERM, mine)  # a program that handles it goes on doing so
+        with new_checkpoint(tmp_path / "two", overwrite=False):
+            assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    thread = threading.Thread(target=write, args=(tmp_path / "three", "new"))  # where no handler may be set
+    thread.start()
+    thread.join()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "three", "two"]
+
+
+def test_the_working_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    write(out, "old")
+    (out / "inner").mkdir()
+    (tmp_path / "link").symlink_to(out)
+    monkeypatch.chdir(out)
+    for name in (Path(), out, tmp_path / "link"):
+        with pytest.raises(ValueError, match="the folder you work in; name another folder"):
+            write(name, "new", overwrite=True)
+    monkeypatch.chdir(out / "inner")
+    for name in (Path(".."), out):
+        with pytest.raises(ValueError, match="is, or holds, the folder you work in"):
+            write(name, "new", overwrite=True)
+    with pytest.raises(FileExistsError, match="the folder you work in"), new_folder(Path(), overwrite=True):
+        pass
+    assert (out / "config.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_was_there_comes_back_when_the_last_rename_fails(
+    error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write(out, "old")
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            assert not out.exists()
+            raise error("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(error):
+        write(out, "new", overwrite=True)
+    assert (out / "config.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
 def test_only_checkpoints_and_empty_folders_are_replaced(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -101,6 +179,18 @@ def test_provenance_tells_names_and_digests_and_no_paths(tmp_path: Path) -> None
 
 def test_the_trial_runs_a_pair_with_the_code_of_the_folder_alone(tiny_checkpoints: dict[str, Path]) -> None:
     assert run_a_pair(tiny_checkpoints["required"])
+
+
+def test_the_trial_refuses_what_gives_no_numbers(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoints["required"], folder)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("lm_head.bias"))
+    weights[name][-1] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"a made-up pair gives numbers that are not finite") as caught:
+        run_a_pair(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_trial_of_a_damaged_folder_says_why(tmp_path: Path) -> None:
