@@ -52,12 +52,16 @@ class Contents:
 def choose_files(folder: Path, kind: str = "model") -> Contents:
     """Chooses what belongs to a model or a data set.
 
-    Hidden files stay here, and so does what a training run leaves beside its model: checkpoints for going on, the last
-    weights, the tracker's files.
+    Hidden files stay here, and so do folders that are links, and what a training run leaves beside its model:
+    checkpoints for going on, the last weights, the tracker's files.
 
     Args:
         folder: The folder.
         kind: "model" or "dataset".
+
+    Raises:
+        PushError: A file is a link that leads out of the folder (other than those of the Hub's cache), or shards of a data set
+            lie in a linked folder.
     """
     files: dict[str, Path] = {}
     left_out: dict[str, str] = {}
@@ -66,7 +70,12 @@ def choose_files(folder: Path, kind: str = "model") -> Contents:
         where = Path(here).relative_to(folder)
         for name in sorted(folders):
             reason = "hidden" if name.startswith(".") else reasons.get(name)
-            if reason is not None and (name in _OF_TOOLS or name.startswith(".") or where == Path()):
+            if (Path(here) / name).is_symlink():  # os.walk does not follow it, but reading a data set does
+                if kind == "dataset" and reason is None and any((Path(here) / name).glob("*.parquet")):
+                    raise PushError(f"{(where / name).as_posix()} is a link to a folder of shards; put a copy there.")
+                left_out[f"{(where / name).as_posix()}/"] = reason or "a link to a folder"
+                folders.remove(name)
+            elif reason is not None and (name in _OF_TOOLS or name.startswith(".") or where == Path()):
                 left_out[f"{(where / name).as_posix()}/"] = reason
                 folders.remove(name)
         folders.sort()
@@ -80,7 +89,17 @@ def choose_files(folder: Path, kind: str = "model") -> Contents:
                 left_out[shown] = "of a tracker"
             else:
                 files[shown] = Path(here) / name
+    for shown, path in files.items():
+        if path.is_symlink() and path.exists() and not _may_lead(path.resolve(), folder.resolve()):
+            raise PushError(f"{shown} is a link to {path.resolve()}, outside {folder}; put a copy there or remove it.")
     return Contents(files, left_out)
+
+
+def _may_lead(target: Path, folder: Path) -> bool:
+    """Whether a link may lead there: within the folder, or as in the Hub's cache (snapshots/REVISION, blobs)."""
+    if target.is_relative_to(folder):
+        return True
+    return folder.parent.name == "snapshots" and target.parent == folder.parent.parent / "blobs"
 
 
 def check_files(files: Mapping[str, Path]) -> None:

@@ -6,7 +6,8 @@ from typing import IO, Any
 
 # What calls something, once a name of a module's member is there to be called.
 _CALLS = frozenset({"REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"})
-_EXTENSIONS = frozenset({"EXT1", "EXT2", "EXT4"})
+# Only a reader made for them goes on at these; and Parquet and PNG begin with a PERSID.
+_UNUSUAL = frozenset({"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4"})
 _ENOUGH = 3  # valid opcodes after which a file that begins with PROTO is a pickle
 _MANY = 10_000  # valid opcodes, on a valid stack, after which anything is
 _ARGUMENT = 64 << 20  # bytes of an argument, above which the walk ends
@@ -101,8 +102,8 @@ class _Walk:
         self._seen += 1
         if (self._marked and self._seen >= _ENOUGH) or self._seen >= _MANY:
             return True
-        if name in ("PERSID", "BINPERSID") and not self._marked:
-            return False  # only a reader that expects them goes on; and so begin Parquet and PNG
+        if name in _UNUSUAL and not self._marked:
+            return False
         if name in ("GLOBAL", "INST") and not _is_name(argument):
             return False
         if name == "STACK_GLOBAL" and [item is pickletools.pyunicode for item in self._stack[-2:]] != [True, True]:
@@ -110,7 +111,7 @@ class _Walk:
         self._move(opcode, argument)
         if name == "INST" or (name in _CALLS and self._names):
             return True
-        self._names = self._names or name in ("GLOBAL", "STACK_GLOBAL") or name in _EXTENSIONS
+        self._names = self._names or name in ("GLOBAL", "STACK_GLOBAL")
         if name == "STOP" and (self._names or self._numbered):
             return True
         return None

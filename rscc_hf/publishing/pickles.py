@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rscc_hf.publishing.pickle_walk import is_pickle
 
@@ -23,7 +23,7 @@ _MEMBERS = 10_000
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 # How compressed files begin, and what takes them apart.
-_COMPRESSED: tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...] = (
+_COMPRESSED: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
     (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
     (b"BZh", bz2.BZ2File),
     (b"\xfd7zXZ\x00", lzma.LZMAFile),
@@ -69,7 +69,7 @@ def _in_stream(file: IO[bytes], depth: int, cut: bool = False) -> str | None:
     return None
 
 
-def _in_compressed(opened: Callable[[IO[bytes]], IO[bytes]], file: IO[bytes], depth: int) -> str | None:
+def _in_compressed(opened: Callable[[Any], Any], file: IO[bytes], depth: int) -> str | None:
     try:
         inner, inner_cut = _beginning(opened(file))
     except _DAMAGED:

@@ -221,6 +221,61 @@ def test_a_link_that_leads_nowhere_is_told(tmp_path):
         check_files(choose_files(tmp_path).files)
 
 
+def test_links_out_of_the_folder_are_refused(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.txt").write_text("a")
+    (folder / "sub" / "b.txt").symlink_to("../a.txt")
+    assert set(choose_files(folder).files) == {"a.txt", "sub/b.txt"}
+    (tmp_path / "notes.txt").write_text("private")
+    (folder / ".hidden").symlink_to(tmp_path / "notes.txt")
+    assert ".hidden" in choose_files(folder).left_out
+    (folder / "sub" / "c.txt").symlink_to("../../notes.txt")
+    with pytest.raises(PushError, match=r"sub/c\.txt is a link to .*notes\.txt, outside .*put a copy there or remove"):
+        choose_files(folder)
+    (folder / "sub" / "c.txt").unlink()
+    (folder / "sub" / "b.txt").unlink()
+    (folder / "sub" / "b.txt").symlink_to("d.txt")  # a link to a link
+    (folder / "sub" / "d.txt").symlink_to(tmp_path / "notes.txt")
+    with pytest.raises(PushError, match=r"sub/b\.txt is a link to"):
+        choose_files(folder, "dataset")
+
+
+def test_links_of_the_hubs_cache_go(tmp_path):
+    home = tmp_path / "models--org--m"
+    snapshot = home / "snapshots" / "0123"
+    (snapshot / "assets").mkdir(parents=True)
+    (home / "blobs").mkdir()
+    (home / "blobs" / "abc").write_text("a")
+    (home / "secret").write_text("b")
+    (snapshot / "config.json").symlink_to("../../blobs/abc")
+    (snapshot / "assets" / "x.txt").symlink_to("../../../blobs/abc")
+    assert set(choose_files(snapshot).files) == {"config.json", "assets/x.txt"}
+    (snapshot / "y.txt").symlink_to("../../secret")
+    with pytest.raises(PushError, match=r"y\.txt is a link to"):
+        choose_files(snapshot)
+
+
+def test_linked_folders_are_told(tmp_path):
+    folder = tmp_path / "model"
+    for name in ("model/sub", "outside"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "outside" / "notes.txt").write_text("private")
+    (folder / "extra").symlink_to(tmp_path / "outside")
+    (folder / "sub" / "more").symlink_to(tmp_path / "outside")
+    (folder / "last").symlink_to(tmp_path / "outside")
+    contents = choose_files(folder)
+    assert contents.files == {}
+    assert contents.left_out == {
+        "extra/": "a link to a folder",
+        "sub/more/": "a link to a folder",
+        "last/": "the last weights of the run",
+    }
+    (tmp_path / "outside" / "train.parquet").write_text("x")
+    with pytest.raises(PushError, match="extra is a link to a folder of shards; put a copy there"):
+        choose_files(folder, "dataset")
+
+
 def test_a_stage_holds_exactly_what_was_chosen(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b.txt").write_text("old")
