@@ -5,7 +5,6 @@ from typing import Any
 from huggingface_hub import DatasetCardData
 
 from rscc_hf.cards.dataset_facts import DatasetFacts
-from rscc_hf.cards.known import known_data
 from rscc_hf.cards.rendering import as_dataset_card, earlier_metadata, own_text, plain, render
 from rscc_hf.data.schema import OPTIONAL
 
@@ -22,6 +21,7 @@ _MEANINGS = {
     "source": "the data set that the pair is from",
     "record": "what happened, where and how often, as JSON",
 }
+_SYNTHESIZED_LICENSE = "apache-2.0"
 _RECOMPUTED = {"configs", "size_categories", "task_categories", "tags", "dataset_info"}
 
 
@@ -33,7 +33,8 @@ def render_dataset_card(
     Args:
         facts: What was counted.
         repo_id: Its repository on the Hub.
-        license: As the Hub names licences; that of an earlier card, or of its one source, when omitted.
+        license: As the Hub names licences; that of an earlier card when omitted, and Apache-2.0 where `rscc data
+            synthesize` drew every pair.
         existing: An earlier card: metadata that are not worked out anew and the user's own text stay.
 
     Raises:
@@ -52,7 +53,9 @@ def render_dataset_card(
         ],
         columns=[(name, kind, _MEANINGS.get(name, "")) for name, kind in facts.columns.items()],
         facts=facts,
-        sources=[(plain(source), f"{number:,}", _terms(source)) for source, number in facts.sources.most_common()],
+        sources=[
+            (plain(source), f"{number:,}", _terms(facts, source)) for source, number in facts.sources.most_common()
+        ],
         limits=_limits(facts),
         license=metadata.get("license_name") or metadata.get("license"),
         own_text=own_text(existing),
@@ -65,15 +68,14 @@ def _metadata(facts: DatasetFacts, earlier: dict[str, Any], repo_id: str, licens
     kept = {key: value for key, value in earlier.items() if key not in _RECOMPUTED and key != "train-eval-index"}
     if license is not None:
         kept = {**{key: value for key, value in kept.items() if not key.startswith("license")}, "license": license}
-    known = facts.known
-    if "license" not in kept and len(facts.sources) == 1 and len(known) == 1 and known[0].license:
-        kept["license"] = known[0].license
-    languages = {data.language for data in known}
-    if "language" not in kept and len(languages) == 1:
+    if "license" not in kept and facts.is_synthesized:
+        kept["license"] = _SYNTHESIZED_LICENSE
+    languages = {data and data.language for data in map(facts.known_source, facts.sources)}
+    if "language" not in kept and len(languages) == 1 and None not in languages:
         kept["language"] = languages.pop()
     kept.setdefault("pretty_name", repo_id.rpartition("/")[2])
     tags = ["remote-sensing", "change-captioning", "change-detection"]
-    if "synthetic" in {data.key for data in known}:
+    if facts.synthesized:
         tags.append("synthetic")
     earlier_tags = earlier.get("tags") or []
     return DatasetCardData(
@@ -90,8 +92,8 @@ def _metadata(facts: DatasetFacts, earlier: dict[str, Any], repo_id: str, licens
     )
 
 
-def _terms(source: str) -> str:
-    data = known_data(source)
+def _terms(facts: DatasetFacts, source: str) -> str:
+    data = facts.known_source(source)
     if data is None:
         return "not known to rscc_hf"
     return f"{data.shows}; {data.terms}" + (f" ([authors]({data.link}))" if data.link else "")
@@ -99,8 +101,7 @@ def _terms(source: str) -> str:
 
 def _limits(facts: DatasetFacts) -> list[str]:
     limits = []
-    keys = {data.key for data in facts.known}
-    if keys == {"synthetic"}:
+    if facts.is_synthesized:
         limits.append("Nothing in it is a photograph: scores on it say little about real images.")
         limits.append("Scenes, events and wordings come from one generator, in train, validation and test alike.")
     if any(data.holds_second for data in facts.known):

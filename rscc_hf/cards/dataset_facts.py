@@ -1,6 +1,7 @@
 """What the parquet files of a data set say about it: counted, not declared."""
 
 import io
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -13,8 +14,10 @@ from PIL import Image, UnidentifiedImageError
 
 from rscc_hf.cards.known import KnownData, known_data
 from rscc_hf.data.captions import normalise
+from rscc_hf.data.synthetic import SOURCE
 
 _BATCH = 2000  # rows of text read at a time
+_PAIR_ID = re.compile(rf"{SOURCE}_\d+_\d{{6,}}")  # as rscc_hf.data.synthetic names a pair
 
 
 @dataclass
@@ -49,6 +52,8 @@ class DatasetFacts:
         sources: How many pairs there are of each source.
         image_size: Width and height of the first pair's image.
         words: Different words in all captions, normalised.
+        synthesized: Pairs that `rscc data synthesize` drew, as their records tell: that the source is called so is not
+            enough.
         seed: Of synthetic scenes, where their card tells.
         options: Of synthetic scenes, as JSON.
     """
@@ -58,6 +63,7 @@ class DatasetFacts:
     sources: Counter[str] = field(default_factory=Counter)
     image_size: tuple[int, int] | None = None
     words: int = 0
+    synthesized: int = 0
     seed: int | None = None
     options: str | None = None
 
@@ -69,8 +75,20 @@ class DatasetFacts:
     @property
     def known(self) -> list[KnownData]:
         """The known data sets among its sources."""
-        found = [known_data(source) for source in self.sources]
+        found = [self.known_source(source) for source in self.sources]
         return list(dict.fromkeys(data for data in found if data is not None))
+
+    @property
+    def is_synthesized(self) -> bool:
+        """Whether `rscc data synthesize` drew every pair."""
+        return 0 < self.pairs == self.synthesized
+
+    def known_source(self, source: str) -> KnownData | None:
+        """What is known of a source; nothing of synthetic pairs that somebody else made."""
+        data = known_data(source)
+        if data is not None and data.key == SOURCE and self.synthesized != self.sources[SOURCE]:
+            return None
+        return data
 
 
 def read_dataset_facts(files: Mapping[str, Mapping[str, Path]], earlier_card: str | None = None) -> DatasetFacts:
@@ -90,7 +108,7 @@ def read_dataset_facts(files: Mapping[str, Mapping[str, Path]], earlier_card: st
             _count(named[name], name, facts.splits[split], facts, words)
     facts.words = len(words)
     made = re.search(r"Seed: (\d+)\. Options:\s+```json\n(.*?)\n```", earlier_card or "", re.DOTALL)
-    if made:
+    if made and facts.is_synthesized:
         facts.seed, facts.options = int(made[1]), made[2]
     return facts
 
@@ -102,10 +120,15 @@ def _count(path: Path, name: str, split: SplitFacts, facts: DatasetFacts, words:
             facts.columns = {column.name: _kind(column.type) for column in file.schema_arrow}
             facts.image_size = _first_size(file)
         split.bytes += path.stat().st_size
-        for batch in file.iter_batches(batch_size=_BATCH, columns=["captions", "changed", "source"]):
+        columns = ["captions", "changed", "source", "pair_id"]
+        columns += ["record"] if "record" in file.schema_arrow.names else []
+        for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
             split.pairs += batch.num_rows
             split.changed += sum(bool(value) for value in batch.column("changed").to_pylist())
             facts.sources.update(str(value) for value in batch.column("source").to_pylist())
+            if "record" in columns:
+                rows = batch.select(["pair_id", "source", "record"]).to_pylist()
+                facts.synthesized += sum(_is_synthesized(**row) for row in rows)
             for captions in batch.column("captions").to_pylist():
                 split.captions += len(captions or ())
                 for caption in captions or ():
@@ -114,6 +137,17 @@ def _count(path: Path, name: str, split: SplitFacts, facts: DatasetFacts, words:
         raise ValueError(
             f"{name} cannot be read ({' '.join(str(error).split())}); write the data set again."
         ) from error
+
+
+def _is_synthesized(pair_id: Any, source: Any, record: Any) -> bool:
+    """Whether a pair is named and recorded as `rscc data synthesize` does it."""
+    if source != SOURCE or not isinstance(record, str) or not _PAIR_ID.fullmatch(str(pair_id)):
+        return False
+    try:
+        content = json.loads(record)
+    except json.JSONDecodeError:
+        return False
+    return isinstance(content, dict) and isinstance(content.get("events"), list)
 
 
 def _kind(kind: Any) -> str:

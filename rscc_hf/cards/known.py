@@ -20,6 +20,9 @@ class KnownData:
         license: What the Hub calls its licence; None: no licence that it has a name for.
         holds_second: Whether images of SECOND are in it.
         language: Of its captions, as the Hub names languages.
+        aliases: Other names of it, or of parts and variants of it, written as `key` is.
+        is_common_word: Whether people call other things so too (`outputs/second`): behind an owner or a folder the
+            name then counts only as its authors write it.
     """
 
     key: str
@@ -30,6 +33,8 @@ class KnownData:
     license: str | None = None
     holds_second: bool = False
     language: str | None = "en"
+    aliases: tuple[str, ...] = ()
+    is_common_word: bool = False
 
 
 _SECOND = "aerial photographs of cities from several platforms and sensors"
@@ -40,8 +45,10 @@ KNOWN: tuple[KnownData, ...] = (
         "synthetic",
         "synthetic scenes",
         "drawn scenes of 128 by 128 metres, no photographs",
-        "made by rscc_hf, Apache-2.0",
+        "Apache-2.0 where `rscc data synthesize` drew them",
         license="apache-2.0",
+        aliases=("synthetic-scenes",),
+        is_common_word=True,
     ),
     KnownData(
         "levir-cc",
@@ -49,6 +56,7 @@ KNOWN: tuple[KnownData, ...] = (
         _LEVIR,
         "academic use, as its authors ask; not re-hosted by rscc_hf",
         "https://github.com/Chen-Yang-Liu/RSICC",
+        aliases=("levir-cc-mini", "levir-cc-dataset"),
     ),
     KnownData(
         "levir-mci",
@@ -56,6 +64,7 @@ KNOWN: tuple[KnownData, ...] = (
         _LEVIR,
         "academic use, as its authors ask; not re-hosted by rscc_hf",
         "https://github.com/Chen-Yang-Liu/Change-Agent",
+        aliases=("levir-mci-mini", "levir-mci-dataset"),
     ),
     KnownData(
         "second-cc",
@@ -64,9 +73,23 @@ KNOWN: tuple[KnownData, ...] = (
         "published under a DOI; the terms of SECOND's images are not known; not re-hosted by rscc_hf",
         "https://doi.org/10.5281/zenodo.16937571",
         holds_second=True,
+        aliases=("second-cc-mini", "second-cc-aug", "second-cc-dataset"),
     ),
-    KnownData("second", "SECOND", _SECOND, "terms not known; not re-hosted by rscc_hf", holds_second=True),
-    KnownData("dubai-cc", "Dubai-CC", "Landsat 7 images of Dubai at 30 m a pixel", "terms not known"),
+    KnownData(
+        "second",
+        "SECOND",
+        _SECOND,
+        "terms not known; not re-hosted by rscc_hf",
+        holds_second=True,
+        is_common_word=True,
+    ),
+    KnownData(
+        "dubai-cc",
+        "Dubai-CC",
+        "Landsat 7 images of Dubai at 30 m a pixel",
+        "terms not known",
+        aliases=("dubai-cc-mini",),
+    ),
     KnownData(
         "cc-foundation",
         "CC-Foundation",
@@ -78,15 +101,22 @@ KNOWN: tuple[KnownData, ...] = (
 )
 
 
+_BY_NAME = {name: data for data in KNOWN for name in (data.key, *data.aliases)}
+
+
 def known_data(name: str) -> KnownData | None:
-    """The data set that a name, a Hub id or the name of a folder speaks of; None where it is not a known one.
+    """The data set that a name, a Hub id or the name of a folder stands for; None where it is not a known one.
+
+    The whole name has to be that of the data set, or one of its aliases: that a word of it occurs says nothing.
 
     Args:
         name: For instance "LEVIR-CC", "org/second_cc_mini", "synthetic".
     """
-    words = re.sub(r"[^a-z0-9]+", "-", name.rstrip("/").rpartition("/")[2].lower())
-    found = [data for data in KNOWN if re.search(rf"(^|-){data.key}(-|$)", words)]
-    return max(found, key=lambda data: len(data.key), default=None)
+    owner, _, last = name.strip().rstrip("/").rpartition("/")
+    data = _BY_NAME.get(re.sub(r"[-_ ]+", "-", last.lower()))
+    if data is not None and data.is_common_word and owner and last != data.name:
+        return None
+    return data
 
 
 @dataclass(frozen=True)
