@@ -44,6 +44,7 @@ class PairTask(Task):
         self.recipe = recipe
         self.validator: Validator | None = None
         self.samples: IndexedSamples | None = None
+        self.is_local = _is_local(recipe)
         with accelerator.main_process_first():  # the others find what `datasets` has prepared
             self.training = self._load(recipe.train_data, recipe.train_split, recipe.streaming, "train_data")
 
@@ -119,8 +120,22 @@ class PairTask(Task):
             self.validator.close()
 
     def write_summary(self, folder: Path) -> None:
-        """`training_summary.json`: what kind of images the model has seen."""
-        summary = {"trained_on": self._trained_on(), "data": self.recipe.train_data, "split": self.recipe.train_split}
+        """`training_summary.json`: what kind of images the model has seen, and what was read from the Hub.
+
+        `data_is_local`, `init_from_is_local`, ... tell folders from ids on the Hub, which may look the same, as it was
+        when they were read.
+        """
+        recipe = self.recipe
+        summary: dict[str, Any] = {
+            "trained_on": self._trained_on(),
+            "data": recipe.train_data,
+            "split": recipe.train_split,
+        }
+        for key, is_local in self.is_local.items():
+            summary[f"{'data' if key == 'train_data' else key}_is_local"] = is_local
+        for key, name in (("train_data", "data_revision"), ("init_from", "init_revision")):
+            if self.is_local.get(key) is False and getattr(recipe, name) is not None:
+                summary[name] = getattr(recipe, name)
         (folder / TRAINING_SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
     def _load(self, where: str | None, split: str, streaming: bool, key: str) -> Any:
@@ -172,6 +187,13 @@ class PairTask(Task):
         if isinstance(self.training, IterableDataset):
             return str(self.recipe.train_data)
         return ", ".join(source for source, _ in Counter(self.training["source"]).most_common())
+
+
+def _is_local(recipe: PairRecipe) -> dict[str, bool]:
+    """Whether what a recipe names is on this machine, for each key that takes a folder or an id on the Hub."""
+    keys = ("train_data", "init_from", "backbone_weights_rgb", "backbone_weights_semantic")
+    named = {key: getattr(recipe, key, None) for key in keys}
+    return {key: Path(where).expanduser().exists() for key, where in named.items() if where is not None}
 
 
 def learning(parameters: Any) -> list[torch.nn.Parameter]:

@@ -7,6 +7,7 @@ and nothing is guessed.
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from rscc_hf.cards.known import SYSTEMS, KnownData, System, known_data
+from rscc_hf.cards.rendering import hub_id, last_part
 from rscc_hf.cards.results import Evaluation, read_evaluations
 from rscc_hf.checkpoint import TRAINING_SUMMARY
 
@@ -48,6 +50,9 @@ class Training:
         trained_on: The sources of the training pairs, as `training_summary.json` says.
         data: What it was given as training data.
         split: Its split.
+        revision: Of data on the Hub, where one was asked for.
+        is_local: Of `train_data`, `init_from` and the other keys that name a folder or an id on the Hub: which it was
+            when it was read. A key of which the run recorded nothing is not there.
         steps: Optimiser steps of the whole run, if it was logged.
         seconds: Wall time of them as logged, validation included.
         best: The logged validation whose weights were kept: `step`, `epoch`, `scores`.
@@ -57,9 +62,24 @@ class Training:
     trained_on: str | None
     data: str | None
     split: str | None
+    revision: str | None
+    is_local: dict[str, bool]
     steps: int | None
     seconds: float | None
     best: dict[str, Any] | None
+
+    def hub_id(self, key: str) -> str | None:
+        """What a key of the recipe names, where the run recorded that it was read from the Hub."""
+        name = self.data if key == "train_data" else self.recipe.get(key)
+        return hub_id(name, self.is_local.get(key))
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the data that it was trained on: the pairs' own sources, and the data set's where it has an id."""
+        names = [part.strip() for part in (self.trained_on or "").split(",")]
+        if self.hub_id("train_data") is not None or not any(names):
+            names.append(self.data or "")
+        return list(dict.fromkeys(name for name in names if name))
 
 
 @dataclass(frozen=True)
@@ -111,14 +131,24 @@ class ModelFacts:
     @property
     def seen(self) -> list[KnownData]:
         """The known data sets among those the weights have seen, as far as is recorded."""
-        names: list[str] = []
+        names: Sequence[str] = ()
         if self.training is not None:
-            names += [part.strip() for part in (self.training.trained_on or "").split(",")]
-            names.append(self.training.data or "")
+            names = self.training.sources
         elif self.conversion is not None and self.system is not None and self.is_release:
-            names += self.system.release_data
-        found = [known_data(name) for name in names if name]
+            names = self.system.release_data
+        found = [known_data(name) for name in names]
         return list(dict.fromkeys(data for data in found if data is not None))
+
+    @property
+    def seen_unknown(self) -> list[str]:
+        """Names of the other data that the weights have seen, without paths."""
+        if self.training is None:
+            return []
+        own = self.training.hub_id("train_data")
+        names = [name for name in self.training.sources if known_data(name) is None]
+        if len(self.training.sources) > 1:
+            names = [name for name in names if name != own]  # its pairs' sources say it better
+        return list(dict.fromkeys(name if name == own else last_part(name) for name in names))
 
     @property
     def is_release(self) -> bool:
@@ -232,6 +262,12 @@ def _read_training(folder: Path) -> Training | None:
         trained_on=summary.get("trained_on"),
         data=summary.get("data") or recipe.get("train_data"),
         split=summary.get("split") or recipe.get("train_split"),
+        revision=summary.get("data_revision"),
+        is_local={
+            {"data": "train_data"}.get(name, name): value
+            for key, value in summary.items()
+            if (name := key.removesuffix("_is_local")) != key and isinstance(value, bool)
+        },
         steps=max((entry["step"] for entry in entries), default=None),
         seconds=sum(seconds) if seconds else None,
         best=best,

@@ -2,6 +2,7 @@
 
 from rscc_hf.cards.facts import ModelFacts
 from rscc_hf.cards.known import known_data
+from rscc_hf.cards.rendering import last_part, plain
 from rscc_hf.cards.results import Evaluation
 
 
@@ -29,13 +30,25 @@ def notes_on(evaluation: Evaluation, facts: ModelFacts) -> list[str]:
         notes.append("The authors chose the released weights by their score on LEVIR-CC's test split.")
     if training is not None and evaluation.split == _validation_split(facts):
         where = training.recipe.get("validation_data") or training.recipe.get("train_data")
-        if where is not None and (known_data(str(where)) == data or evaluation.dataset_id == where):
+        if where is not None and _is_of(evaluation, str(where), facts):
             notes.append("These weights were chosen by their score on this very split: the scores are optimistic.")
     if evaluation.maps:
         notes.append("The model was given true semantic maps; with predicted ones it will do worse.")
     if evaluation.maps is False:
         notes.append("The model was given no semantic maps.")
     return notes
+
+
+def _is_of(evaluation: Evaluation, where: str, facts: ModelFacts) -> bool:
+    """Whether the scores are on the data that the validation was given as `where`."""
+    names = [name for name in (evaluation.dataset_id, evaluation.dataset) if name]
+    if where in names or last_part(where).lower() in [last_part(name).lower() for name in names]:
+        return True
+    scored = {data.key for name in names if (data := known_data(name)) is not None}
+    there = [known_data(where)]
+    if facts.training is not None and where == facts.training.data:
+        there += facts.seen
+    return any(data is not None and data.key in scored for data in there)
 
 
 def _untrained(facts: ModelFacts) -> list[str]:
@@ -45,15 +58,20 @@ def _untrained(facts: ModelFacts) -> list[str]:
 
 
 def _domain(facts: ModelFacts) -> list[str]:
-    seen = facts.seen
-    if not seen:
+    seen, unknown = facts.seen, facts.seen_unknown
+    if not seen and not unknown:
         return []
-    shown = "; ".join(f"{data.name} ({data.shows})" for data in seen)
+    shown = "; ".join(
+        [
+            *(f"{data.name} ({data.shows})" for data in seen),
+            *(f"{plain(name)} (data that rscc_hf does not know)" for name in unknown),
+        ]
+    )
     if facts.training is None:
         said = f"The authors' release was trained on {shown}."
     else:
         said = f"It was trained on {shown}."
-    if [data.key for data in seen] == ["synthetic"]:
+    if [data.key for data in seen] == ["synthetic"] and not unknown:
         return [f"{said} It has seen no photograph: do not expect sensible captions of real images."]
     return [f"{said} Other regions, sensors, seasons and ground resolutions were not tried."]
 
@@ -111,7 +129,7 @@ def _contamination(facts: ModelFacts) -> list[str]:
     start = str(facts.training.recipe.get("init_from") or "")
     if facts.model_type == "ccexpert" and start:
         return [
-            f"It starts from {start.rpartition('/')[2]}. Where that one has seen CC-Foundation, SECOND is among what "
+            f"It starts from {plain(last_part(start))}. Where that one has seen CC-Foundation, SECOND is among what "
             "these weights have seen, and scores on SECOND-CC are contaminated."
         ]
     return []

@@ -15,7 +15,6 @@ from rscc_hf.cards.model_tables import SCORES, evaluation_table, properties_of, 
 from rscc_hf.cards.rendering import (
     as_model_card,
     earlier_metadata,
-    hub_id,
     is_ours,
     own_text,
     plain,
@@ -26,6 +25,8 @@ from rscc_hf.cards.rendering import (
 from rscc_hf.cards.results import Evaluation
 
 _NOT_STATED = "not-stated"
+# Keys of a recipe that say what the weights started from.
+_STARTS = ("init_from", "backbone_weights_rgb", "backbone_weights_semantic")
 _METRIC_TYPES = {"meteor": "meteor", "rouge_l": "rouge", "cider_d": "cider", "s_m": "s_m"}
 # Metadata that is worked out anew each time; the rest of an earlier card's stays.
 _RECOMPUTED = {"model-index", "pipeline_tag", "library_name", "tags", "datasets", "base_model", "metrics"}
@@ -135,20 +136,19 @@ def pipeline_lines(loads_from: str, facts: ModelFacts) -> str | None:
 
 def _metadata(facts: ModelFacts, earlier: dict[str, Any], title: str, license: str | None) -> ModelCardData:
     kept = {key: value for key, value in earlier.items() if key not in _RECOMPUTED}
-    recipe = facts.training.recipe if facts.training else {}
     if license is not None:
         kept = {**{key: value for key, value in kept.items() if not key.startswith("license")}, "license": license}
     elif "license" not in kept and facts.is_release and facts.system is not None:
         kept |= {"license": "other", "license_name": _NOT_STATED, "license_link": facts.system.repository}
     if "language" not in kept:
         languages = {data.language for data in facts.seen}
-        kept |= {"language": languages.pop()} if len(languages) == 1 else {}
-    bases = [
-        hub_id(recipe.get(key), facts.folder)
-        for key in ("init_from", "backbone_weights_rgb", "backbone_weights_semantic")
-    ]
-    bases.append(hub_id((facts.conversion or {}).get("base_model"), facts.folder))
-    data = [hub_id(facts.training.data, facts.folder)] if facts.training is not None else []
+        sure = len(languages) == 1 and not facts.seen_unknown
+        kept |= {"language": languages.pop()} if sure else {}
+    training = facts.training
+    bases = [training.hub_id(key) for key in _STARTS] if training is not None else []
+    bases.append((facts.conversion or {}).get("base_model"))  # a converter writes it for an id on the Hub only
+    data = [training.hub_id("train_data")] if training is not None else []
+    folders = _recorded_folders(facts)
     pipeline_tag = facts.system.pipeline_tag if facts.system else "image-to-text"
     results = [result for one in facts.evaluations for result in _eval_results(one, pipeline_tag)]
     tags = ["remote-sensing", "change-captioning", "change-detection"]
@@ -160,13 +160,25 @@ def _metadata(facts: ModelFacts, earlier: dict[str, Any], title: str, license: s
         library_name="transformers",
         pipeline_tag=pipeline_tag,
         tags=[*tags, *(tag for tag in _listed(earlier.get("tags")) if tag not in tags)],
-        base_model=_one_or_many([*bases, *_listed(earlier.get("base_model"))]),
-        datasets=_one_or_many([*data, *_listed(earlier.get("datasets"))], always_list=True),
+        base_model=_one_or_many([*bases, *_without(folders, earlier.get("base_model"))]),
+        datasets=_one_or_many([*data, *_without(folders, earlier.get("datasets"))], always_list=True),
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         model_name=title if results else None,
         eval_results=results or None,
         **kept,
     )
+
+
+def _recorded_folders(facts: ModelFacts) -> set[str]:
+    """What was a folder when the run read it: an earlier card may have taken one for an id."""
+    if facts.training is None:
+        return set()
+    named = {**facts.training.recipe, "train_data": facts.training.data}
+    return {str(named.get(key)) for key, is_local in facts.training.is_local.items() if is_local}
+
+
+def _without(folders: set[str], value: Any) -> list[str]:
+    return [name for name in _listed(value) if name not in folders]
 
 
 def _listed(value: Any) -> list[str]:
@@ -245,6 +257,7 @@ def _licences(facts: ModelFacts, metadata: ModelCardData) -> list[tuple[str, str
         if data is not None:
             name = f"[{data.name}]({data.link})" if data.link else data.name
             found.append((f"data: {name}", data.terms))
+    found += [(f"data: {plain(name)}", "not known to rscc_hf") for name in facts.seen_unknown]
     return found
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rscc_hf.cards.facts import RECIPE, ModelFacts, Training
 from rscc_hf.cards.limits import notes_on
-from rscc_hf.cards.rendering import hub_id, plain
+from rscc_hf.cards.rendering import last_part, plain
 from rscc_hf.cards.results import Evaluation
 from rscc_hf.terminal import count
 
@@ -147,15 +147,22 @@ def evaluation_table(one: Evaluation, facts: ModelFacts) -> dict[str, Any]:
 def training_section(facts: ModelFacts, training: Training) -> dict[str, Any]:
     """What the template shows of a run: sentences, the command that repeats it, and settings."""
     recipe = training.recipe
-    data = f"`{training.data}`" if hub_id(training.data, facts.folder) else None
+    hub_data = training.hub_id("train_data")
+    revision = f" at `{plain(training.revision)}`" if training.revision else ""
+    data = f"`{hub_data}`{revision}" if hub_data else None
     split = f", {plain(training.split)} split" if training.split else ""
-    names = ", ".join(item.name for item in facts.seen) or (training.trained_on and _shown(training.trained_on))
+    unknown = [plain(name) for name in facts.seen_unknown if name != hub_data]
+    names = ", ".join([*(item.name for item in facts.seen), *unknown])
     sentences = []
     if names or data:
         shown = f"{names} ({data}{split})" if names and data else f"{names or data}{split}"
         sentences.append(f"Trained by rscc_hf on {shown}.")
     if training.steps is not None:
-        took = f" in {training.seconds / 60:.0f} minutes" if training.seconds and training.seconds >= 60 else ""
+        took = (
+            f" in {count(round(training.seconds / 60), 'minute')}"
+            if training.seconds and training.seconds >= 60
+            else ""
+        )
         batch = f" of {recipe['global_batch_size']} samples" if recipe.get("global_batch_size") else ""
         sentences.append(f"The run took {training.steps:,} steps{batch}{took}, as logged.")
     if training.best is not None:
@@ -171,13 +178,19 @@ def training_section(facts: ModelFacts, training: Training) -> dict[str, Any]:
     script = _script(facts, recipe)
     command = None
     if script is not None and (facts.folder / RECIPE).is_file():
-        given = shlex.quote(hub_id(training.data, facts.folder) or "YOUR_DATA")
+        given = shlex.quote(hub_data or "YOUR_DATA")
         command = f"accelerate launch {script} --config {RECIPE} --train_data {given} --output_dir outputs/again"
+        if recipe.get("init_from") and training.hub_id("init_from") is None:
+            command += " --init_from YOUR_START"
     return {
         "sentences": sentences,
         "command": command,
         "about_command": "From a checkout of rscc_hf. `recipe.yaml` of this repository has every setting; among them:",
-        "settings": [(key, _shown(recipe[key])) for key in _SETTINGS.split() if recipe.get(key) not in (None, [], "")],
+        "settings": [
+            (key, _shown(last_part(str(recipe[key])) if training.is_local.get(key) else recipe[key]))
+            for key in _SETTINGS.split()
+            if recipe.get(key) not in (None, [], "")
+        ],
     }
 
 

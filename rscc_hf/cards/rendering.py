@@ -16,9 +16,7 @@ MARKER = (
     "<!-- rscc_hf: what stands above is written anew by `rscc card` and `rscc push`; "
     "what stands below is yours and stays. -->"
 )
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-# What users call their folders, and owners on the Hub do not call themselves.
-_FOLDERS = {"checkpoints", "data", "datasets", "demo_output", "models", "output", "outputs", "runs", "scenes", "tmp"}
+_HUB_ID = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")
 
 
 def render(template: str, **values: Any) -> str:
@@ -97,17 +95,19 @@ def write_card(folder: Path, content: str, *, overwrite: bool) -> Path:
     return folder / CARD
 
 
-def hub_id(name: object, folder: Path) -> str | None:
-    """`name` where it is an id on the Hub, as far as can be told; None where it may be a folder of this machine.
+def hub_id(name: object, is_local: bool | None) -> str | None:
+    """`name` where it is recorded to be an id on the Hub: by its look alone, `exp1/levir` may be a folder as well.
 
     Args:
         name: What a recipe says, for instance "microsoft/resnet-101" or "outputs/stage2".
-        folder: The checkpoint: paths in its recipe are relative to where it was trained, which is often above it.
+        is_local: Whether it was a folder when it was read, as the run recorded; None: it recorded nothing.
     """
-    if not isinstance(name, str) or not _HUB_ID.fullmatch(name) or name.partition("/")[0].lower() in _FOLDERS:
-        return None
-    places = [Path(), *folder.resolve().parents]
-    return None if any((place / name).exists() for place in places) else name
+    return name if is_local is False and isinstance(name, str) and _HUB_ID.fullmatch(name) else None
+
+
+def last_part(name: str) -> str:
+    """The name of a folder or a data set without what stands before it, which may be a path of somebody's machine."""
+    return re.split(r"[\\/]", name.rstrip("\\/"))[-1]
 
 
 def _parsed(kind: Any, content: str) -> Any:

@@ -166,14 +166,15 @@ def test_what_is_no_report_is_refused(folder, tmp_path, content, said):
     assert not (folder / RESULTS).exists()
 
 
-def write_run(folder, **changes):
+def write_run(folder, recorded=None, **changes):
+    """What a run leaves beside its weights; `recorded` is added to its summary."""
     recipe = {
         "train_data": "/home/alice/scenes", "train_split": "train", "validation_split": "validation",
         "eval_unit": "epochs", "metric_for_best": "s_m", "learning_rate": 0.002, "global_batch_size": 16,
         "backbone_weights_rgb": "microsoft/resnet-101", "vocabulary_splits": ["train"], **changes,
     }  # fmt: skip
     (folder / "recipe.yaml").write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in recipe.items()))
-    summary = {"trained_on": "synthetic", "data": recipe["train_data"], "split": "train"}
+    summary = {"trained_on": "synthetic", "data": recipe["train_data"], "split": "train", **(recorded or {})}
     (folder / "training_summary.json").write_text(json.dumps(summary))
     scores = {"bleu_4": 61.5, "s_m": 77.25}
     log = [
@@ -185,7 +186,7 @@ def write_run(folder, **changes):
 
 
 def test_a_run_is_told_with_its_command_and_without_paths(folder):
-    write_run(folder)
+    write_run(folder, {"data_is_local": True, "backbone_weights_rgb_is_local": False})
     card = render_model_card(folder)
     assert "alice" not in card and "/home" not in card
     assert "accelerate launch training/mmodalcc.py --config recipe.yaml --train_data YOUR_DATA" in card
@@ -198,11 +199,11 @@ def test_a_run_is_told_with_its_command_and_without_paths(folder):
 
 
 def test_data_on_the_hub_are_named(folder):
-    write_run(folder, train_data="org/second-cc-mini", validation_split="test", semantic_coverage="changed",
-              vocabulary_splits=["all"])  # fmt: skip
+    write_run(folder, {"data_is_local": False, "data_revision": "v1.0"}, train_data="org/second-cc-mini",
+              validation_split="test", semantic_coverage="changed", vocabulary_splits=["all"])  # fmt: skip
     card = render_model_card(folder)
     assert ModelCard(card).data.to_dict()["datasets"] == ["org/second-cc-mini"]
-    assert "--train_data org/second-cc-mini" in card
+    assert "--train_data org/second-cc-mini" in card and "(`org/second-cc-mini` at `v1.0`, train split)" in card
     assert "no untouched split left" in card and "maps that show changed pixels only" in card
     assert "captions of these splits: all" in card
     assert "terms of SECOND's images are not known" in card
@@ -235,7 +236,7 @@ def test_the_command_of_a_card_is_one_that_the_script_takes(folder, tmp_path):
 )
 def test_a_stage_of_ccexpert_names_its_script_and_its_contamination(ccexpert, tmp_path, changes, script):
     folder = shutil.copytree(ccexpert, tmp_path / "stage")
-    write_run(folder, init_from="org/ccexpert-stage", **changes)
+    write_run(folder, {"init_from_is_local": False}, init_from="org/ccexpert-stage", **changes)
     card = render_model_card(folder)
     assert f"training/{script}.py" in card and "scores on SECOND-CC are contaminated" in card
     assert ModelCard(card).data.to_dict()["pipeline_tag"] == "image-text-to-text"
@@ -326,6 +327,16 @@ def test_text_from_elsewhere_cannot_break_the_card(folder):
         ("org/second_cc_mini", "second-cc"),
         ("synthetic", "synthetic"),
         ("levir_mci", "levir-mci"),
+        ("Levir CC", "levir-cc"),
+        ("second", "second"),
+        ("org/SECOND", "second"),
+        ("acme/synthetic_changes_cc_by_nc", None),
+        ("acme/synthetic", None),
+        ("org/my-second-dataset", None),
+        ("outputs/second-try", None),
+        ("outputs/second", None),
+        ("levir-cc-plus", None),
+        ("", None),
         ("data/SECOND-CC-AUG", "second-cc"),
         ("CC-Foundation/", "cc-foundation"),
         ("seconds", None),
@@ -337,10 +348,74 @@ def test_known_data_are_found_by_their_names(name, expected):
     assert (found and found.key) == expected
 
 
-def test_a_folder_is_no_hub_id(tmp_path):
-    (tmp_path / "runs" / "first" / "model").mkdir(parents=True)
-    (tmp_path / "mine" / "pairs").mkdir(parents=True)
-    folder = tmp_path / "runs" / "first" / "model"
-    assert hub_id("org/pairs", folder) == "org/pairs"
-    for name in ("mine/pairs", "outputs/x", "/a/b", "a/b/c", "pairs", "./a", None, "../a", "~/a"):
-        assert hub_id(name, folder) is None
+def test_only_what_is_recorded_to_be_on_the_hub_is_an_id():
+    for name in ("org/pairs", "gpt2"):
+        assert hub_id(name, False) == name
+        assert hub_id(name, True) is None and hub_id(name, None) is None
+    for name in ("/a/b", "a/b/c", "./a", None, "../a", "~/a", "a b/c"):
+        assert hub_id(name, False) is None
+
+
+@pytest.mark.parametrize("recorded", [{}, {"data_is_local": True, "backbone_weights_rgb_is_local": True}])
+@pytest.mark.parametrize("data", ["demo_output_ccexpert/data", "exp1/levir", "org/pairs"])
+def test_what_may_be_a_folder_is_no_data_set_of_the_hub(folder, recorded, data):
+    write_run(folder, recorded, train_data=data, backbone_weights_rgb="exp1/resnet")
+    card = render_model_card(folder)
+    assert not {"datasets", "base_model"} & ModelCard(card).data.to_dict().keys()
+    assert f"`{data}`" not in card and "--train_data YOUR_DATA" in card
+    assert not recorded or "exp1" not in card
+
+
+def test_an_id_that_an_earlier_card_guessed_goes_and_a_users_own_stays(folder):
+    write_run(folder, {"data_is_local": False}, train_data="exp1/levir")
+    path = write_model_card(folder)
+    path.write_text(path.read_text().replace("- exp1/levir\n", "- exp1/levir\n- org/mine\n", 1))
+    assert ModelCard(path.read_text()).data.to_dict()["datasets"] == ["exp1/levir", "org/mine"]
+    write_run(folder, {"data_is_local": True}, train_data="exp1/levir")
+    assert ModelCard(write_model_card(folder).read_text()).data.to_dict()["datasets"] == ["org/mine"]
+
+
+def test_a_start_that_is_a_folder_has_to_be_named_by_who_trains(ccexpert, tmp_path):
+    folder = shutil.copytree(ccexpert, tmp_path / "stage")
+    write_run(folder, {"init_from_is_local": True}, init_from="outputs/stage1", trained_parts=["integration"])
+    card = render_model_card(folder)
+    assert "--init_from YOUR_START" in card and "outputs/stage1" not in card and "starts from stage1" in card
+    assert "base_model" not in ModelCard(card).data.to_dict() or "outputs" not in str(ModelCard(card).data.base_model)
+
+
+def test_unknown_sources_are_named_beside_the_known_ones(folder):
+    write_run(folder, {"trained_on": "LEVIR-CC, my_private", "data_is_local": True})
+    card = render_model_card(folder)
+    assert "It was trained on LEVIR-CC (" in card and "; my\\_private (data that rscc_hf does not know)." in card
+    assert "Trained by rscc_hf on LEVIR-CC, my\\_private, train split." in card
+    assert "| data: my\\_private | not known to rscc_hf |" in card
+    assert "language" not in ModelCard(card).data.to_dict()
+
+
+def test_synthetic_scenes_among_other_data_do_not_hide_these(folder):
+    write_run(folder, {"trained_on": "synthetic, photographs"})
+    card = render_model_card(folder)
+    assert "seen no photograph" not in card and "photographs (data that rscc_hf does not know)" in card
+
+
+@pytest.mark.parametrize("data", ["/home/alice/outputs/second-try", "org/pairs"])
+def test_a_stream_of_unknown_data_is_named_without_its_path(folder, data):
+    write_run(folder, {"trained_on": data, "data_is_local": data.startswith("/")}, train_data=data)
+    card = render_model_card(folder)
+    assert "alice" not in card and "SECOND's" not in card.partition("## Limits")[2]
+    shown = "second-try" if data.startswith("/") else data
+    assert f"It was trained on {shown} (data that rscc_hf does not know)" in card
+
+
+@pytest.mark.parametrize(("dataset", "optimistic"), [("scenes", True), ("elsewhere", False)])
+def test_scores_on_unknown_data_are_told_from_those_that_chose_the_weights(folder, tmp_path, dataset, optimistic):
+    write_run(folder, {"trained_on": "mine", "data_is_local": True})
+    add_evaluation(folder, write_toy_report(tmp_path / "report.json"), dataset, "validation")
+    assert ("on this very split" in render_model_card(folder)) == optimistic
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(61, "in 1 minute,"), (89, "in 1 minute,"), (100, "in 2 minutes,")])
+def test_minutes_are_counted_in_words(folder, seconds, said):
+    write_run(folder)
+    (folder / "training_log.jsonl").write_text(json.dumps({"step": 9, "epoch": 0, "seconds": seconds}) + "\n")
+    assert said in render_model_card(folder)
