@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SETUP := pyproject.toml setup.cfg constraints.txt
 PACKAGES := rscc_hf modeling processing training
 
-.PHONY: demo demo-ccexpert test test-slow test-floor lint format bench clean help
+.PHONY: demo demo-ccexpert test test-slow test-deepspeed test-floor lint format bench clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -24,6 +24,10 @@ test: $(VENV)/.installed-dev  ## the tests (data made on the spot; no network)
 
 test-slow: $(VENV)/.installed-dev  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
+
+test-deepspeed: $(VENV)/.installed-dev  ## two processes under DeepSpeed (installs it: compiles, takes minutes)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[deepspeed]"
+	$(BIN)/python -m pytest -m slow tests/training/test_ccexpert_deepspeed.py
 
 test-floor: .venv-floor/.installed  ## the tests on the oldest supported versions (constraints-floor.txt)
 	.venv-floor/bin/python -m pytest -n 2 --dist worksteal

@@ -113,7 +113,9 @@ class PromptedBatchMaker(SampleMaker):
             )
             batch = {
                 "pixel_values": self.processor.image_processor(images, return_tensors="pt")["pixel_values"],
-                **packed(rows["input_ids"], rows["labels"], count, self.processor.tokenizer.pad_token_id),
+                **packed(
+                    rows["input_ids"], rows["labels"], count, self.processor.tokenizer.pad_token_id, self.max_length
+                ),
             }
         if maps is not None:
             batch["change_masks"] = maps[:, 0, 0].bool()
@@ -148,7 +150,9 @@ def changed_pixels(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return torch.where(wide.unflatten(0, masks.shape[:2]) > 0, images, torch.full_like(images, _GREY))
 
 
-def packed(input_ids: Sequence[list[int]], labels: Sequence[list[int]], count: int, pad: int) -> Batch:
+def packed(
+    input_ids: Sequence[list[int]], labels: Sequence[list[int]], count: int, pad: int, max_length: int | None = None
+) -> Batch:
     """The captions of a pair behind one copy of its prompt: prompt, caption 1, caption 2, ...
 
     Each caption sees the prompt and itself, at the positions that it has behind the prompt, so that it is learnt as
@@ -159,6 +163,7 @@ def packed(input_ids: Sequence[list[int]], labels: Sequence[list[int]], count: i
         labels: Of these rows: -100 on the prompt.
         count: Captions a pair.
         pad: Id of the padding token.
+        max_length: Captions for which a sequence of this length has no more room are left out, but for the first.
 
     Returns:
         `input_ids`, `labels`, `position_ids` and `segments`, (pairs, T) each. A segment is 0 on the prompt but for its
@@ -171,6 +176,8 @@ def packed(input_ids: Sequence[list[int]], labels: Sequence[list[int]], count: i
         positions, segments = list(range(start)), [0] * start
         for number in range(count):
             caption, targets = input_ids[first + number][start:], labels[first + number][start:]
+            if number and max_length is not None and len(ids) + len(caption) > max_length:
+                continue
             ids += caption
             learnt += targets
             positions += range(start, start + len(caption))

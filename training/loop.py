@@ -241,10 +241,13 @@ class _Loop:
                         loss = self.task.loss(self.model, batch, max(targets, 1))
                     total += loss.detach()
                 else:
-                    # Every process must take part in every backward pass. This one has no data left: what it runs
-                    # counts nothing and, in eval mode, leaves no trace in batch-norm statistics.
-                    self.task.model.eval()
-                    loss = 0 * self.task.loss(self.model, send_to_device(self.source.filler(), device), 1)
+                    # Every process must take part in every backward pass, and in its exchanges in the same order. This
+                    # one has no data left: what it runs counts nothing and leaves no trace in batch-norm statistics.
+                    for module in self.task.model.modules():
+                        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                            module.eval()
+                    with self.accelerator.autocast():
+                        loss = 0 * self.task.loss(self.model, send_to_device(self.source.filler(), device), 1)
                 loss = loss * self.processes  # distributed training takes the mean of the gradients, the sum is wanted
                 if self.zero is None:
                     self.accelerator.backward(loss)

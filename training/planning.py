@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -259,7 +260,8 @@ def _mean(lengths: list[int]) -> int:
 def _pairs(recipe: CCExpertRecipe) -> Any:
     if recipe.train_data is None or recipe.streaming:
         return None
-    return load_pairs(recipe.train_data, recipe.train_split)
+    local = Path(recipe.train_data).expanduser().exists()
+    return load_pairs(recipe.train_data, recipe.train_split, revision=None if local else recipe.data_revision)
 
 
 def _some_captions(recipe: CCExpertRecipe) -> list[str]:

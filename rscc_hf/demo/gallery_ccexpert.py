@@ -14,6 +14,7 @@ from rscc_hf.demo.report import data_uri, judged
 
 #: Opacity of the strongest change on an image.
 _OPACITY = 0.75
+_CLOSED = 0.01
 
 
 def change_strength(captioner: ChangeCaptioner, pairs: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +25,7 @@ def change_strength(captioner: ChangeCaptioner, pairs: list[dict[str, Any]]) -> 
         pairs: Rows of the schema.
 
     Returns:
-        Lengths of the change features, each patch's by the mean over all patches of all pairs taken off,
+        Lengths of the change features, after the median over all patches of all pairs was taken off,
         (pairs, side, side); and the gates (pairs, levels), each in 0..1.
     """
     images = [[pair["image_before"], pair["image_after"]] for pair in pairs]
@@ -90,3 +91,9 @@ def gallery_entries(
             }
         )
     return entries
+
+
+def closed_levels(entries: list[dict[str, Any]]) -> list[str]:
+    """Names of the levels whose gate is next to 0 for all of these pairs."""
+    names = [name for name, _ in entries[0]["gates"]]
+    return [name for place, name in enumerate(names) if max(entry["gates"][place][1] for entry in entries) < _CLOSED]

@@ -31,7 +31,7 @@ from rscc_hf.demo.common import (
     write_predictions,
     write_results,
 )
-from rscc_hf.demo.gallery_ccexpert import gallery_entries
+from rscc_hf.demo.gallery_ccexpert import closed_levels, gallery_entries
 from rscc_hf.demo.onevision import SmallOneVision, make_tokenizer, write_new, write_trained
 from rscc_hf.demo.report import Curve, read_log, write_report
 from rscc_hf.evaluation import ChangeCaptionScorer
@@ -49,11 +49,11 @@ SCORED = (
     ("stage0", "stage 0 (module off)"),
 )
 LIMITS = (
-    "Stage 0: what LLaVA-OneVision can say of two images before the module is there. It stands in for pretraining on "
-    "millions of images with some thousand scenes: words and objects are known, comparing the dates is not.",
-    "What limits it: words for a few thousand pairs are all the language its model has read. The heat maps show that "
-    "the module finds the changed patches long before the language model can say where they are; place is learned "
-    "last, and things smaller than a patch are confused or missed.",
+    "Stage 0: the small LLaVA-OneVision, asked about whole pairs before there is a module. It learnt mostly on images "
+    "that are grey wherever nothing changed and so sees changes in whole ones too: its row shows what the stages "
+    "start from, not what CCExpert would be without its module.",
+    "What limits it: the language model has read a few thousand pairs only. Each token of an image looks at the "
+    "changed ones wherever they lie, so that what changed is learned long before where (place).",
 )
 STAGES: tuple[tuple[str, str, type[CCExpertRecipe]], ...] = (
     ("stage1", "Stage I: the module", Stage1Recipe),
@@ -145,7 +145,7 @@ def run_ccexpert(
             rows=rows,
             curves=run.curves,
             pairs=gallery,
-            **_texts(run, captioner, test, watch.seconds),
+            **_texts(run, captioner, test, watch.seconds, closed_levels(gallery)),
         )
         write_results(out, rows, seconds=watch.seconds, seed=seed, pairs=pairs)
     for table in score_tables(rows):
@@ -162,6 +162,7 @@ class _Run:
         self.seed, self.console, self.overrides = seed, console, overrides
         self.curves: list[Curve] = []
         self.recipes: dict[str, CCExpertRecipe] = {}
+        self.samples: dict[str, int] = {}
 
     def folder(self, name: str) -> Path:
         """Where a stage leaves its model."""
@@ -179,6 +180,7 @@ class _Run:
             result = train(recipe, on_step=on_step)
         self.recipes[name] = recipe
         self.curves.append((_CURVES[name], read_log(folder), recipe.global_batch_size))
+        self.samples[name] = len(result.task.samples) * result.state.epoch
         return result
 
 
@@ -197,11 +199,12 @@ def _score(test: Dataset, answers: dict[str, list[str]]) -> list[Row]:
         return ours + reference_rows(test, scorer)
 
 
-def _texts(run: _Run, captioner: ChangeCaptioner, test: Dataset, seconds: dict[str, float]) -> dict[str, Any]:
-    """The sentences of the page."""
+def _texts(
+    run: _Run, captioner: ChangeCaptioner, test: Dataset, seconds: dict[str, float], closed: list[str]
+) -> dict[str, Any]:
+    """The sentences of the page; `closed`: levels that the module leaves out."""
     changed = sum(test["changed"])
-    samples = {name: max((entry["step"] for entry in log if "loss" in entry), default=0) * size
-               for name, (_, log, size) in zip(run.recipes, run.curves, strict=True)}  # fmt: skip
+    samples = run.samples
     parameters = captioner.model.num_parameters() / 1e6
     config = captioner.model.config
     return {
@@ -217,7 +220,8 @@ def _texts(run: _Run, captioner: ChangeCaptioner, test: Dataset, seconds: dict[s
         "training_text": (
             "Stage 0 stands in for the pretrained LLaVA-OneVision: the tower learns the land cover of single dates "
             f"({samples['tower']:,} pairs, {seconds['tower']:.0f} s), then tower, projector and language model learn "
-            f"captions with the module off ({samples['stage0']:,} samples, {seconds['stage0']:.0f} s); saved as a "
+            f"captions with the module off ({samples['stage0']:,} samples of "
+            f"{run.recipes['stage0'].captions_per_pair} captions each, {seconds['stage0']:.0f} s); saved as a "
             "LLaVA-OneVision and taken in by from_llava_onevision. "
             + " ".join(
                 f"Stage {number}: {samples[name]:,} samples, {seconds[name]:.0f} s."
@@ -230,6 +234,7 @@ def _texts(run: _Run, captioner: ChangeCaptioner, test: Dataset, seconds: dict[s
             "The first changed and unchanged pairs of the test split, picked by nobody. The marks compare the caption "
             "of stage III with the generator's record of what really changed. The heat maps show how far the change "
             "features of each patch are from the usual ones, on one scale for all pairs; bright is far."
+            + (f" The gate has closed on {' and '.join(closed)} for all of them." if closed else "")
         ),
         "predictions_file": str(run.model.parent / "predictions_stage3.jsonl"),
         "footer": f"rscc_hf {__version__}, {platform.platform()}, Python {platform.python_version()}.",

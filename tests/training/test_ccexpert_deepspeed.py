@@ -30,7 +30,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    return write_pairs(tmp_path_factory.mktemp("pairs"), 12, 4)
+    return write_pairs(tmp_path_factory.mktemp("pairs"), 13, 4)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def in_two(pairs, start, output_dir, zero, **changes):
 
 @pytest.mark.parametrize("zero", [2, 3])
 def test_two_processes_equal_one_that_accumulates(pairs, start, tmp_path, zero):
-    """Clipped, with four learning rates; the last global batch of the epoch leaves the second fewer samples.
+    """Clipped, with four learning rates; the last global batch of the epoch leaves the second process none.
 
     A run that goes on ends with the same weights, in the other stage too.
     """

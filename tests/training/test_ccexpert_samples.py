@@ -107,6 +107,17 @@ def test_changed_pixels_alone_are_shown_in_a_share_of_the_samples(processor, dat
     assert 8 <= shown <= 32
 
 
+def test_captions_together_stay_within_the_longest_sequence(processor, dataset):
+    keys = [(3, 0), (3, 1)]
+    whole = samples(processor, dataset, "together", per_pair=2).batch(keys)
+    lengths = (whole["segments"] >= 0).sum(1)
+    limit = int(lengths.max()) - 1
+    cut = samples(processor, dataset, "together", per_pair=2, max_length=limit).batch(keys)
+    assert ((cut["segments"] >= 0).sum(1) <= limit).all()
+    for row, length in enumerate(lengths):
+        assert int(cut["segments"][row].max()) == (2 if length <= limit else 1)
+
+
 def test_captions_together_need_to_know_how_many(processor, dataset):
     with pytest.raises(RecipeError, match="captions_per_pair"):
         samples(processor, dataset, "together")

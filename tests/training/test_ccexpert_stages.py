@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from toy_ccexpert import tiny_model, tiny_processor
 from toy_ccexpert_stages import save_start, stage_recipe, train_double
 from toy_pairs import SIDE, write_pairs
@@ -24,7 +26,7 @@ WORKER = Path(__file__).with_name("toy_ccexpert_stages.py")
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    return write_pairs(tmp_path_factory.mktemp("pairs"), 12, 4)
+    return write_pairs(tmp_path_factory.mktemp("pairs"), 13, 4)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def test_accumulation_changes_nothing(pairs, start, tmp_path):
 def test_two_processes_equal_one_that_accumulates(pairs, start, tmp_path, sharded):
     """Data parallelism by gloo, and FSDP2, which also goes on from a checkpoint.
 
-    The last global batch of the epoch leaves the second process fewer samples.
+    The last global batch of the epoch is a single sample: the second process has none.
     """
     changes = {"per_device_batch_size": 1, "max_steps": 5, "save_unit": "steps", "save_every": 3}
     changes |= {"schedule": "constant", "warmup_ratio": 0.0}
@@ -111,6 +113,28 @@ def test_two_processes_equal_one_that_accumulates(pairs, start, tmp_path, sharde
             train_double(stage_recipe(pairs, start, tmp_path / "two", **changes))
     launch(WORKER, json.dumps(given))
     assert distance(one, weights(tmp_path / "two")) < 1e-10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_aids_of_training_count_the_same_in_two_processes(start, tmp_path, sharded):
+    """The change-mask loss and captions together; the second process has no sample in the last global batch."""
+
+    def masked(row):
+        mask = np.zeros((32, 32), dtype=np.uint8)
+        mask[:, : 16 if row["changed"] else 0] = 255
+        return {**row, "change_mask": Image.fromarray(mask)}
+
+    data = write_pairs(tmp_path / "pairs", 9, 2, change=masked)
+    changes = {"per_device_batch_size": 1, "max_steps": 3, "captions": "together", "captions_per_pair": 2}
+    changes |= {"change_mask_loss": 2.0, "changed_pixels_share": 0.5}
+    one = train_double(stage_recipe(data, start, tmp_path / "one", **changes))
+    launch(
+        WORKER, json.dumps({"data": data, "start": start, "output_dir": str(tmp_path / "two"), "sharded": sharded,
+                            **changes})
+    )  # fmt: skip
+    assert distance(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-10
+    assert one.state.step == 3
 
 
 @pytest.mark.slow
