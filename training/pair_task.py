@@ -123,7 +123,7 @@ class PairTask(Task):
         """`training_summary.json`: what kind of images the model has seen, and what was read from the Hub.
 
         `data_is_local`, `init_from_is_local`, ... tell folders from ids on the Hub, which may look the same, as it was
-        when they were read.
+        when they were read; `synthesized` says of synthetic pairs whether they have this package's records.
         """
         recipe = self.recipe
         summary: dict[str, Any] = {
@@ -131,6 +131,8 @@ class PairTask(Task):
             "data": recipe.train_data,
             "split": recipe.train_split,
         }
+        if "synthetic" in summary["trained_on"].split(", ") and not isinstance(self.training, IterableDataset):
+            summary["synthesized"] = _has_records(self.training)
         for key, is_local in self.is_local.items():
             summary[f"{'data' if key == 'train_data' else key}_is_local"] = is_local
         for key, name in (("train_data", "data_revision"), ("init_from", "init_revision")):
@@ -187,6 +189,15 @@ class PairTask(Task):
         if isinstance(self.training, IterableDataset):
             return str(self.recipe.train_data)
         return ", ".join(source for source, _ in Counter(self.training["source"]).most_common())
+
+
+def _has_records(pairs: Dataset) -> bool:
+    """Whether pairs that are called synthetic have the records that `rscc data synthesize` writes."""
+    if "record" not in pairs.column_names:
+        return False
+    return all(
+        record for source, record in zip(pairs["source"], pairs["record"], strict=True) if source == "synthetic"
+    )
 
 
 def _is_local(recipe: PairRecipe) -> dict[str, bool]:

@@ -53,6 +53,7 @@ class Training:
         revision: Of data on the Hub, where one was asked for.
         is_local: Of `train_data`, `init_from` and the other keys that name a folder or an id on the Hub: which it was
             when it was read. A key of which the run recorded nothing is not there.
+        synthesized: Whether its synthetic pairs have the records of `rscc data synthesize`; None: it is not told.
         steps: Optimiser steps of the whole run, if it was logged.
         seconds: Wall time of them as logged, validation included.
         best: The logged validation whose weights were kept: `step`, `epoch`, `scores`.
@@ -64,6 +65,7 @@ class Training:
     split: str | None
     revision: str | None
     is_local: dict[str, bool]
+    synthesized: bool | None
     steps: int | None
     seconds: float | None
     best: dict[str, Any] | None
@@ -72,6 +74,11 @@ class Training:
         """What a key of the recipe names, where the run recorded that it was read from the Hub."""
         name = self.data if key == "train_data" else self.recipe.get(key)
         return hub_id(name, self.is_local.get(key))
+
+    def known(self, source: str) -> KnownData | None:
+        """What is known of a source; nothing of synthetic pairs that somebody else made."""
+        data = known_data(source)
+        return None if data is not None and data.key == "synthetic" and self.synthesized is False else data
 
     @property
     def sources(self) -> list[str]:
@@ -131,12 +138,11 @@ class ModelFacts:
     @property
     def seen(self) -> list[KnownData]:
         """The known data sets among those the weights have seen, as far as is recorded."""
-        names: Sequence[str] = ()
+        found: Sequence[KnownData | None] = ()
         if self.training is not None:
-            names = self.training.sources
+            found = [self.training.known(name) for name in self.training.sources]
         elif self.conversion is not None and self.system is not None and self.is_release:
-            names = self.system.release_data
-        found = [known_data(name) for name in names]
+            found = [known_data(name) for name in self.system.release_data]
         return list(dict.fromkeys(data for data in found if data is not None))
 
     @property
@@ -145,7 +151,7 @@ class ModelFacts:
         if self.training is None:
             return []
         own = self.training.hub_id("train_data")
-        names = [name for name in self.training.sources if known_data(name) is None]
+        names = [name for name in self.training.sources if self.training.known(name) is None]
         if len(self.training.sources) > 1:
             names = [name for name in names if name != own]  # its pairs' sources say it better
         return list(dict.fromkeys(name if name == own else last_part(name) for name in names))
@@ -268,6 +274,7 @@ def _read_training(folder: Path) -> Training | None:
             for key, value in summary.items()
             if (name := key.removesuffix("_is_local")) != key and isinstance(value, bool)
         },
+        synthesized=summary.get("synthesized"),
         steps=max((entry["step"] for entry in entries), default=None),
         seconds=sum(seconds) if seconds else None,
         best=best,

@@ -398,6 +398,15 @@ def test_synthetic_scenes_among_other_data_do_not_hide_these(folder):
     assert "seen no photograph" not in card and "photographs (data that rscc_hf does not know)" in card
 
 
+def test_synthetic_pairs_of_somebody_else_are_unknown(folder):
+    write_run(folder, {"synthesized": True})
+    assert "drawn scenes" in render_model_card(folder)
+    write_run(folder, {"synthesized": False})
+    card = render_model_card(folder)
+    assert "drawn scenes" not in card and "Apache-2.0 where" not in card and "seen no photograph" not in card
+    assert "It was trained on synthetic (data that rscc_hf does not know)" in card
+
+
 @pytest.mark.parametrize("data", ["/home/alice/outputs/second-try", "org/pairs"])
 def test_a_stream_of_unknown_data_is_named_without_its_path(folder, data):
     write_run(folder, {"trained_on": data, "data_is_local": data.startswith("/")}, train_data=data)

@@ -8,6 +8,7 @@ from toy_pairs import toy_pairs_recipe, write_pairs
 
 from rscc_hf.cards.facts import read_model_facts
 from rscc_hf.data.loading import load_pairs
+from rscc_hf.data.synthetic import SceneOptions, synthesize
 from rscc_hf.training import pair_task
 from rscc_hf.training.ccexpert import train_ccexpert
 from rscc_hf.training.mmodalcc import train_mmodalcc
@@ -48,6 +49,16 @@ def test_data_of_the_hub_are_recorded_with_their_revision(pairs, tmp_path, monke
     assert summary["data_is_local"] is False and summary["data_revision"] == "v1.0"
     training = read_model_facts(tmp_path).training
     assert training.hub_id("train_data") == "org/pairs" and training.revision == "v1.0"
+
+
+def test_synthetic_pairs_are_told_from_others_that_are_called_so(tmp_path):
+    synthesize(tmp_path / "scenes", 6, seed=0, workers=1, options=SceneOptions(size=64))
+    train_mmodalcc(toy_pairs_recipe(str(tmp_path / "scenes"), tmp_path / "own", max_steps=1))
+    assert summary_of(tmp_path / "own")["synthesized"] is True
+    others = write_pairs(tmp_path / "others", 8, 2, 1, change=lambda row: {**row, "source": "synthetic"})
+    train_mmodalcc(toy_pairs_recipe(others, tmp_path / "foreign", max_steps=1))
+    assert summary_of(tmp_path / "foreign")["synthesized"] is False
+    assert read_model_facts(tmp_path / "foreign").seen_unknown == ["synthetic"]
 
 
 def test_a_stage_records_that_its_start_is_a_folder(pairs, tmp_path):
