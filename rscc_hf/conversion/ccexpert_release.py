@@ -22,7 +22,16 @@ from transformers import AutoTokenizer
 from rscc_hf.cards import write_model_card
 from rscc_hf.conversion.ccexpert import carried, official_to_ours, rename_state_dict, translate_config
 from rscc_hf.conversion.checks import check_complete
-from rscc_hf.conversion.output import Source, check_apart, new_checkpoint, run_a_pair, source_of, write_provenance
+from rscc_hf.conversion.output import (
+    Source,
+    check_apart,
+    check_unchanged,
+    new_checkpoint,
+    run_a_pair,
+    source_of,
+    stamps,
+    write_provenance,
+)
 from rscc_hf.conversion.shards import (
     MAX_FILE_BYTES,
     WeightFile,
@@ -102,6 +111,7 @@ def convert_ccexpert(
     with new_checkpoint(out, overwrite=overwrite) as new:
         if not folder.is_dir():
             raise ValueError(f"there is no folder {folder}; give the folder of the release.")
+        before = stamps(folder) if tokenizer is None else stamps(folder, tokenizer)
         release = read_json(folder / "config.json")
         files = find_weight_files(folder)
         if tokenizer is None and holds_tokenizer(folder):
@@ -134,6 +144,7 @@ def convert_ccexpert(
                 "prompt": RELEASE_PROMPT if words is not None else None,
             },
         )
+        check_unchanged(before)
         write_model_card(new, name=out.resolve().name)
         caption = run_a_pair(new) if verify else None
     parameters = sum(move.target.numel() for move in moves.values())

@@ -31,7 +31,14 @@ from rscc_hf.conversion.ccexpert_release import (
     why,
 )
 from rscc_hf.conversion.checks import check_complete, check_depth
-from rscc_hf.conversion.output import check_apart, new_checkpoint, run_a_pair, write_provenance
+from rscc_hf.conversion.output import (
+    check_apart,
+    check_unchanged,
+    new_checkpoint,
+    run_a_pair,
+    stamps,
+    write_provenance,
+)
 from rscc_hf.conversion.shards import (
     MAX_FILE_BYTES,
     WeightFile,
@@ -106,6 +113,7 @@ def convert_llava_onevision(
     check_apart(out, given if tokenizer is None else [*given, tokenizer])
     with new_checkpoint(out, overwrite=overwrite) as new:
         folder = Path(path_or_id) if is_folder else _download(path_or_id, revision)
+        before = stamps(folder) if tokenizer is None else stamps(folder, tokenizer)
         if (kind := read_json(folder / "config.json").get("model_type")) != MODEL_TYPE:
             raise ValueError(
                 f"{path_or_id} has model_type={kind!r}; give a LLaVA-OneVision checkpoint ({MODEL_TYPE!r})."
@@ -142,6 +150,7 @@ def convert_llava_onevision(
             details |= {"base_model": path_or_id, "revision": folder.name}
         sources = weight_sources(folder, files) + ([] if tokenizer is None else tokenizer_sources(tokenizer))
         write_provenance(new, sources, details)
+        check_unchanged(before)
         write_model_card(new, name=out.resolve().name)
         caption = run_a_pair(new) if verify else None
     return Converted(out, parameters, left_out, words is not None, verify, caption)

@@ -21,7 +21,15 @@ from transformers import PreTrainedTokenizerFast
 
 from rscc_hf.cards import write_model_card
 from rscc_hf.conversion.mmodalcc import rename_state_dict
-from rscc_hf.conversion.output import check_apart, new_checkpoint, run_a_pair, source_of, write_provenance
+from rscc_hf.conversion.output import (
+    check_apart,
+    check_unchanged,
+    new_checkpoint,
+    run_a_pair,
+    source_of,
+    stamps,
+    write_provenance,
+)
 from rscc_hf.conversion.pickle_reader import ReleasedFile, modules_of, open_released, state_dict_of
 from rscc_hf.conversion.pickle_reader_machine import Placeholder
 from rscc_hf.data.vocabulary import END, PAD, START, read_word_map, word_tokenizer_from_word_map
@@ -114,6 +122,7 @@ def convert_mmodalcc(checkpoint: Path, word_map: Path, out: Path, *, overwrite: 
     """
     check_apart(out, [checkpoint, word_map])
     with new_checkpoint(out, overwrite=overwrite) as folder:
+        before = stamps(checkpoint, word_map)
         tokenizer = _tokenizer(word_map)
         with open_released(checkpoint, CLASSES) as file:
             modules = _modules(file)
@@ -136,6 +145,7 @@ def convert_mmodalcc(checkpoint: Path, word_map: Path, out: Path, *, overwrite: 
                 "dropped": renamed.dropped,
             },
         )
+        check_unchanged(before)
         write_model_card(folder, name=out.resolve().name)
         caption = run_a_pair(folder)
     return Converted(out, sum(weight.numel() for weight in model.parameters()), renamed.dropped, caption)

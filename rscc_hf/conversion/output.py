@@ -20,6 +20,7 @@ from rscc_hf.files import cleaning_up_when_terminated, holds_working_folder, new
 PROVENANCE = "conversion.json"
 """Written beside the weights by every converter; the model card is rendered from it."""
 
+_READ = {".json", ".safetensors", ".bin", ".txt", ".model"}
 _TRIAL = Path(__file__).with_name("output_trial.py")
 
 
@@ -92,6 +93,40 @@ def source_of(path: Path, name: str | None = None) -> Source:
         name: What to call it, such as its path within the release; its own name where absent.
     """
     return Source(name or path.name, sha256_of(path), path.stat().st_size)
+
+
+Stamps = Mapping[Path, tuple[int, int, int]]
+
+
+def stamps(*places: Path) -> Stamps:
+    """Size, time and number of files, to tell later whether they changed.
+
+    Args:
+        *places: Files, or folders of which those that converters read are meant; what is not there has none.
+    """
+    found = [
+        path
+        for place in places
+        for path in (place.iterdir() if place.is_dir() else [place])
+        if path.is_file() and (path == place or path.suffix in _READ)
+    ]
+    return {path: _stamp(path) for path in found}
+
+
+def check_unchanged(before: Stamps) -> None:
+    """Refuse sources that changed while they were converted: the SHA-256 that was taken may be of other bytes.
+
+    Raises:
+        ValueError: One did, or is gone.
+    """
+    for path, stamp in before.items():
+        if not path.is_file() or _stamp(path) != stamp:
+            raise ValueError(f"{path} changed while it was converted; convert it again.")
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def write_provenance(folder: Path, sources: Sequence[Source], details: Mapping[str, Any]) -> None:

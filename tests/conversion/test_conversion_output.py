@@ -14,7 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rscc_hf.conversion.output import new_checkpoint, run_a_pair, source_of, write_provenance
+from rscc_hf.cards import write_model_card
+from rscc_hf.conversion.output import (
+    check_unchanged,
+    new_checkpoint,
+    run_a_pair,
+    source_of,
+    stamps,
+    write_provenance,
+)
 from rscc_hf.files import new_folder
 
 KILLED = """
@@ -175,6 +183,39 @@ def test_provenance_tells_names_and_digests_and_no_paths(tmp_path: Path) -> None
     for details in ({"from": str(tmp_path)}, {"nested": [{"a": str(path)}]}):
         with pytest.raises(ValueError, match="of this machine"):
             write_provenance(tmp_path, [], details)
+
+
+def test_sources_that_change_are_noticed(tmp_path: Path) -> None:
+    weights, config, notes = (tmp_path / name for name in ("model.safetensors", "config.json", "README.md"))
+    for path in (weights, config, notes):
+        path.write_text("one")
+    before = stamps(tmp_path, tmp_path / "nowhere")
+    assert set(before) == {weights, config} and set(stamps(notes)) == {notes}
+    notes.write_text("is not read")
+    check_unchanged(before)
+    (tmp_path / "other").write_text("one")
+    (tmp_path / "other").replace(config)
+    with pytest.raises(ValueError, match=r"config\.json changed while it was converted"):
+        check_unchanged(before)
+    before = stamps(tmp_path)
+    weights.write_text("more")
+    with pytest.raises(ValueError, match=r"model\.safetensors changed while it was converted"):
+        check_unchanged(before)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors changed while it was converted"):
+        check_unchanged(before)
+
+
+def test_a_dropped_name_stays_in_its_line_of_the_card(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoints["required"], folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    write_provenance(
+        folder, [], {"converter": "rscc convert mmodalcc", "dropped": ["a.b", "c`\n# Title\r<img src=x>`"]}
+    )
+    write_model_card(folder, name="checkpoint")
+    lines = (folder / "README.md").read_text().splitlines()
+    assert "- `a.b`" in lines and "- `c' # Title <img src=x>'`" in lines
 
 
 def test_the_trial_runs_a_pair_with_the_code_of_the_folder_alone(tiny_checkpoints: dict[str, Path]) -> None:
