@@ -60,8 +60,8 @@ def choose_files(folder: Path, kind: str = "model") -> Contents:
         kind: "model" or "dataset".
 
     Raises:
-        PushError: A file is a link that leads out of the folder (other than those of the Hub's cache), or shards of a data set
-            lie in a linked folder.
+        PushError: A file is a link that leads out of the folder (other than those of the Hub's cache), or shards of a
+            data set lie in a linked folder.
     """
     files: dict[str, Path] = {}
     left_out: dict[str, str] = {}
@@ -102,12 +102,17 @@ def _may_lead(target: Path, folder: Path) -> bool:
     return folder.parent.name == "snapshots" and target.parent == folder.parent.parent / "blobs"
 
 
-def check_files(files: Mapping[str, Path]) -> None:
+def check_files(files: Mapping[str, Path], folder: Path | None = None) -> None:
     """Refuses pickles, secrets and paths of this machine.
+
+    Args:
+        files: Path by name in the repository.
+        folder: What is pushed; paths in the folder that it lies in are of this machine, too.
 
     Raises:
         PushError: One sentence that names the first such file and the remedy.
     """
+    parents = [] if folder is None else sorted({str(folder.absolute().parent), str(folder.resolve().parent)})
     for name, path in files.items():
         if not path.is_file():
             raise PushError(f"{name} leads nowhere; remove it.")
@@ -119,7 +124,7 @@ def check_files(files: Mapping[str, Path]) -> None:
             )
     for name, path in files.items():
         try:
-            leak = leak_in_file(path, name)
+            leak = leak_in_file(path, name, parents)
         except ValueError as error:
             raise PushError(str(error)) from error
         if leak is not None:
@@ -154,6 +159,8 @@ def shortened(path: Path) -> tuple[str, list[str]]:
 def _cut(key: str, value: Any, changed: list[str]) -> Any:
     if isinstance(value, list):
         return [_cut(key, item, changed) for item in value]
+    if isinstance(value, dict):
+        return {name: _cut(key, item, changed) for name, item in value.items()}
     if not is_absolute(value):
         return value
     if key not in changed:

@@ -86,14 +86,14 @@ def push_dataset(
         tell("Looking for pickles, secrets and paths of this machine")
         others = {name: path for name, path in contents.files.items() if _is_beside(name)}
         shards = {name: path for named in splits.values() for name, path in named.items()}
-        check_files({**others, **shards})
+        check_files({**others, **shards}, folder)
         for name, path in shards.items():
             _check_rows(path, name)
         tell("Counting")
         facts = _facts(splits, read_card(folder))
         card = _card(folder, facts, repo_id, license, notes)
         with staged({**others, **shards}, card) as stage:
-            check_files({name: stage / name for name in card})
+            check_files({name: stage / name for name in card}, folder)
             tell("Loading it in a new process")
             _check_loads(folder, stage)
             tell(f"Comparing with {repo_id}")

@@ -2,16 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rscc_hf.cards.facts import safetensors_header
+from rscc_hf.publishing.named_secrets import is_secret, named_secret_in
 
-# No text is to be found in these; whatever else there is, is read.
-_BINARY = frozenset({".parquet", ".arrow", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".gif", ".model"})
+_HEAD = 8192  # bytes that tell whether a file is text
 _BLOCK = 1 << 20
 _OVERLAP = 4096  # a secret that lies across two blocks
 
@@ -34,14 +34,17 @@ _SECRETS: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = tuple(
         ("a password in an address", ("://",), r"[a-z][a-z0-9+.-]*://[^/\s:@\"'<>{}$]+:[^/\s:@\"'<>{}$]+@[A-Za-z0-9]"),
     )
 )
-# Home folders, in any text.
-_HOME_PIECES = ("/home/", "/Users/", "/root/", "\\Users\\")
-_HOME = re.compile(
-    r"(?<![\w./~-])(?:file://)?(?:/home/[a-z_][\w.-]*|/Users/[A-Za-z][\w.-]*|/root)/[\w.-]+[\w./-]*"
-    r"|(?<!\w)[A-Za-z]:\\{1,2}Users\\{1,2}[\w.-]+[\w.\\-]*"
+# Folders of somebody's machine, in any text. What stands before the first slash tells it from a URL, a placeholder
+# ("<out>/data/x", "{out}/data/x") and a relative path.
+_ROOTS = "home|Users|root|mnt|scratch|data|work|srv|media|opt|tmp|var"
+_LOCAL = re.compile(
+    rf"(?<![\w./~*>)}}\]-])(?:file://)?/(?:{_ROOTS})/[\w.@+-][\w.@+=,~/-]*"
+    r"|(?<!\w)[A-Za-z]:[\\/]{1,2}Users[\\/]{1,2}[\w.-]+[\w.\\/-]*"
 )
 # A whole value that is an absolute path.
-_ABSOLUTE = re.compile(r"(?:file://)?/[\w.@+-]+(?:/[\w.@+ -]*)+|~[\w-]*/.*|[A-Za-z]:[\\/].+|\\\\[\w.-]+\\.+")
+_ABSOLUTE = re.compile(
+    rf"(?:file://)?/[\w.@+-]+(?:/[\w.@+ =,()\[\]#%'&~:-]*)+|/(?:{_ROOTS})|~[\w-]*/.*|[A-Za-z]:[\\/].+|\\\\[\w.-]+\\.+"
+)
 # Words that a tokenizer knows are no paths, even where they look like some.
 _VOCABULARIES = frozenset({"vocab.json", "merges.txt", "vocab.txt", "tokenizer.json"})
 
@@ -59,38 +62,51 @@ def secret_in(text: str) -> str | None:
     return None
 
 
-def local_path_in(text: str) -> str | None:
-    """A path of somebody's machine in a text: a home folder, or this user's; None: there is none."""
-    found = _HOME.search(text) if any(piece in text for piece in _HOME_PIECES) else None
+def local_path_in(text: str, parents: Sequence[str] = ()) -> str | None:
+    """A path of somebody's machine in a text: of a usual root, of this user's home, or in one of `parents`."""
+    if "/" not in text and "\\" not in text:
+        return None
+    found = _LOCAL.search(text)
     if found:
         return found[0]
-    home = str(Path.home())
-    place = text.find(f"{home}/") if home.count("/") > 1 else -1
-    return re.match(r"[^\s\"']+", text[place:])[0] if place >= 0 else None  # type: ignore[index]
+    for parent in (str(Path.home()), *parents):
+        if len(Path(parent).parts) > 2 and parent in text:  # "/" and "/model" are too little to tell
+            inside = re.search(rf"(?<![\w.-]){re.escape(parent)}(?![\w-])[^\s\"']*", text)
+            if inside:
+                return inside[0]
+    return None
 
 
-def leak_in_file(path: Path, name: str) -> str | None:
+def leak_in_file(path: Path, name: str, parents: Sequence[str] = ()) -> str | None:
     """What a file must not tell, as the end of a sentence and its remedy; None: nothing was found.
 
-    Secrets and home folders are looked for in every text, absolute paths in the values of JSON and YAML, both also in
-    the header of a safetensors file.
+    Secrets and folders of a machine are looked for in every text, absolute paths in the keys and values of JSON and
+    YAML, all of it also in the header of a safetensors file. In what is no text (told by what it holds) secrets with
+    a beginning of their own are looked for.
 
     Args:
         path: The file.
         name: What it is called in the repository.
+        parents: Further folders of this machine that must not be named.
     """
     if path.suffix == ".safetensors":
-        return _leak_in_texts([json.dumps(safetensors_header(path).get("__metadata__") or {})])
-    if path.suffix.lower() in _BINARY:
-        return None
+        return _leak_in_texts([json.dumps(safetensors_header(path))], parents)
+    encoding = _encoding(path)
+    if encoding is None:
+        return _leak_in_bytes(path)
     words = Path(name).name in _VOCABULARIES
     structured = path.suffix.lower() in (".json", ".jsonl", ".yaml", ".yml") and Path(name).name != "vocab.json"
-    for key, value in values_of(path) if structured else ():
+    for key, value, is_key in _entries(path, encoding) if structured else ():
         if words and key.startswith(("model.", "added_tokens")):
             continue
-        if _ABSOLUTE.fullmatch(value.strip()):
-            return f"has the path {value.strip()} of this machine in {key or 'it'}; put a name or a Hub id there"
-    return _leak_in_texts(_pieces(path), paths=not words)
+        found = value.strip() if _ABSOLUTE.fullmatch(value.strip()) else local_path_in(value, parents)
+        if found:
+            place = f"as a key of {key or 'it'}" if is_key else f"in {key or 'it'}"
+            return f"has the path {found} of this machine {place}; put a name or a Hub id there"
+        if not is_key and is_secret(key.rpartition(".")[2], value.strip()):
+            return f"holds a secret in {key}; remove it, and revoke it if it was ever published"
+    texts = _pieces(path, encoding)
+    return _leak_in_texts(texts, parents, words=words, is_code=path.suffix == ".py")
 
 
 def is_absolute(value: object) -> bool:
@@ -98,25 +114,26 @@ def is_absolute(value: object) -> bool:
     return isinstance(value, str) and _ABSOLUTE.fullmatch(value.strip()) is not None
 
 
-def values_of(path: Path) -> Iterator[tuple[str, str]]:
-    """The texts in a JSON, JSONL or YAML file, with their keys (`a.b`).
+def _entries(path: Path, encoding: str) -> Iterator[tuple[str, str, bool]]:
+    """The texts in a JSON, JSONL or YAML file with the keys they lie under (`a.b`), and whether they are keys.
 
     Raises:
         ValueError: It cannot be read as what it is called.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding=encoding, errors="replace").removeprefix("\ufeff")
+    suffix = path.suffix.lower()
     try:
-        if path.suffix == ".jsonl":
+        if suffix == ".jsonl":
             for line in text.splitlines():
                 if line.strip():
                     yield from _walk(json.loads(line), "")
-        elif path.suffix == ".json":
+        elif suffix == ".json":
             yield from _walk(json.loads(text), "")
         else:
             for document in yaml.safe_load_all(text):
                 yield from _walk(document, "")
     except (json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
-        kind = "JSON" if path.suffix.startswith(".json") else "YAML"
+        kind = "JSON" if suffix.startswith(".json") else "YAML"
         raise ValueError(f"{path.name} is no {kind} ({' '.join(str(error).split())}); mend or remove it.") from error
 
 
@@ -127,31 +144,65 @@ def leak_in_text(text: str) -> str | None:
     return _leak_in_texts([text])
 
 
-def _leak_in_texts(texts: Any, paths: bool = True) -> str | None:
+def _leak_in_texts(
+    texts: Iterable[str], parents: Sequence[str] = (), *, words: bool = False, is_code: bool = False
+) -> str | None:
+    """Secrets and paths; in the words of a tokenizer only secrets with a beginning of their own."""
     for text in texts:
         secret = secret_in(text)
         if secret is not None:
             return f"holds {secret}; remove it, and revoke it if it was ever published"
-        path = local_path_in(text) if paths else None
+        if words:
+            continue
+        named = named_secret_in(text, is_code)
+        if named is not None:
+            return f"holds a secret ({named}); remove it, and revoke it if it was ever published"
+        path = local_path_in(text, parents)
         if path is not None:
             return f"names {path}, a folder of this machine; take it out"
     return None
 
 
-def _pieces(path: Path) -> Iterator[str]:
-    """A text file in blocks that overlap."""
+def _leak_in_bytes(path: Path) -> str | None:
+    """Secrets in what is no text, also where two bytes stand for a letter."""
+    for text in _pieces(path, "latin-1"):
+        for form in (text, text.replace("\0", "")):
+            secret = secret_in(form.replace("://", ""))  # addresses in it are of no text
+            if secret is not None:
+                return f"holds {secret}; remove it, and revoke it if it was ever published"
+    return None
+
+
+def _encoding(path: Path) -> str | None:
+    """How a text is written, told by its beginning; None: it is no text."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16-le" if head.startswith(b"\xff\xfe") else "utf-16-be"
+    if b"\0" in head:
+        even, odd = head[::2].count(0), head[1::2].count(0)
+        if 5 * min(even, odd) < max(even, odd) and 6 * max(even, odd) > len(head):
+            return "utf-16-le" if odd > even else "utf-16-be"
+        return None
+    controls = len(head) - len(head.translate(None, bytes([*range(9), *range(14, 32)])))
+    return None if 50 * controls > len(head) else "utf-8"
+
+
+def _pieces(path: Path, encoding: str) -> Iterator[str]:
+    """A file in blocks that overlap."""
     with path.open("rb") as file:
         tail = b""
         while block := file.read(_BLOCK):
-            yield (tail + block).decode("utf-8", errors="replace")
+            yield (tail + block).decode(encoding, errors="replace")
             tail = block[-_OVERLAP:]
 
 
-def _walk(value: Any, key: str) -> Iterator[tuple[str, str]]:
+def _walk(value: Any, key: str) -> Iterator[tuple[str, str, bool]]:
     if isinstance(value, str):
-        yield key, value
+        yield key, value, False
     elif isinstance(value, dict):
         for name, item in value.items():
+            yield key, str(name), True
             yield from _walk(item, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list):
         for item in value:

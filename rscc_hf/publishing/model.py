@@ -67,7 +67,8 @@ def push_model(
     with staged(contents.files, written) as stage:
         tell("Looking for pickles, secrets and paths of this machine")
         check_files(
-            {path.relative_to(stage).as_posix(): path for path in sorted(stage.rglob("*")) if not path.is_dir()}
+            {path.relative_to(stage).as_posix(): path for path in sorted(stage.rglob("*")) if not path.is_dir()},
+            folder,
         )
         if load:
             tell("Loading it in a new process")

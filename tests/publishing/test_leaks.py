@@ -135,6 +135,154 @@ def test_home_folders_are_found_in_prose_and_code(tmp_path, text):
         assert "folder of this machine" in leak_in_file(tmp_path / name, name)
 
 
+@pytest.mark.parametrize("name", ["notes.md", "train.sh", "code.py", "list.txt", "config.json", "recipe.yaml"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/mnt/runs/lr=1e-5,bs=8/ckpt",
+        "/mnt/nas/alice/levir",
+        "/mnt/d/x (1)/y",
+        "/scratch/alice/run7",
+        "/home/Alice/x/y",
+        "/srv/x",
+        "/tmp/a.b",
+        "/var/data",
+        "/opt/models/x",
+        "C:/Users/bob",
+        "file:///media/disk",
+    ],
+)
+def test_usual_roots_are_found_in_every_text(tmp_path, name, path):
+    for text in (path, f"python train.py --data {path}", f"--data={path}", f"see '{path}'"):
+        content = f"{json.dumps({'a': text})}\n" if name.endswith(("json", "yaml")) else f"{text}\n"
+        (tmp_path / name).write_text(content)
+        assert "of this machine" in leak_in_file(tmp_path / name, name)
+
+
+@pytest.mark.parametrize("name", ["config.json", "recipe.yaml", "log.jsonl"])
+@pytest.mark.parametrize("path", ["/mnt/nas/levir", "/usr/share/x", "/data", "C:\\Users\\bob"])
+def test_paths_are_found_as_keys_and_escaped(tmp_path, name, path):
+    (tmp_path / name).write_text(json.dumps({"outer": {path: 1}}))
+    assert "as a key of outer" in leak_in_file(tmp_path / name, name)
+    (tmp_path / name).write_text(json.dumps({"outer": {"a": path}}).replace("/", "\\/"))
+    assert "of this machine" in leak_in_file(tmp_path / name, name)
+
+
+def test_the_folder_that_a_pushed_one_lies_in_is_found(tmp_path):
+    text = tmp_path / "a.md"
+    text.write_text("It lay in /groups/eo/alice/model.\n")
+    assert leak_in_file(text, "a.md") is None
+    assert "/groups/eo/alice/model" in leak_in_file(text, "a.md", ["/groups/eo/alice"])
+    assert leak_in_file(text, "a.md", ["/groups/eo/ali", "/", "/groups"]) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{out}/data/train and <out>/data/x and $HOME/work/x",
+        "https://a.org/data/x and https://mnt/x or s3://data/y",
+        "cats/data/dogs, ./data/x, ../tmp/x, ~/work/x, **/data/x",
+        "before /after and /home alone",
+        "path(x)/data/y",
+    ],
+)
+def test_urls_and_placeholders_are_no_folders(tmp_path, text):
+    for name in ("a.md", "a.py", "a.sh"):
+        (tmp_path / name).write_text(text)
+        assert leak_in_file(tmp_path / name, name) is None
+
+
+HEX = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", json.dumps({"api_key": HEX})),
+        ("a.json", json.dumps({"tracker": {"API-Key": HEX}})),
+        ("a.json", json.dumps({"db": {"db_password": "hunter2"}})),
+        ("a.yaml", f"wandb:\n  secret: {HEX}\n"),
+        ("a.yaml", "password: hunter2\n"),
+        ("a.py", f"login(token='{HEX}')"),
+        ("a.py", 'PASSWORD = "hunter2"'),
+        ("a.sh", f"export COMET_API_KEY={HEX}"),
+        ("a.sh", "DB_PASSWORD=hunter2 python train.py"),
+        ("a.sh", f"hf auth login --token {HEX}"),
+        ("a.txt", f"access token: {HEX}"),
+        ("a.md", "AWS_SECRET_ACCESS_KEY=" + "wJalrXUtnFEMI/K7MDENG/" + "bPxRfiCYzzzKEY12"),
+    ],
+)
+def test_secrets_are_told_by_what_they_are_called(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    said = leak_in_file(tmp_path / name, name)
+    assert said is not None and "holds a secret" in said and "hunter2" not in said and HEX not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "tokenizer_config.json",
+            json.dumps({"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "[UNK1234567890]"}),
+        ),
+        ("special_tokens_map.json", json.dumps({"added_tokens": ["<|A1b2C3d4E5f6G7h8|>"], "image_token": "<image>"})),
+        ("a.json", json.dumps({"token": "word", "decoder_start_token": "Ab1Cd2Ef3Gh4Ij5Kl6", "tokens": HEX})),
+        (
+            "a.json",
+            json.dumps({"password": "", "api_key": "YOUR_API_KEY_0123456789", "secret": "<secret>", "token": None}),
+        ),
+        ("a.json", json.dumps({"sha": HEX, "commit_hash": HEX, "key": HEX})),
+        ("a.py", "token = tokenizer.convert_ids_to_tokens(x1234)\nsecret = get_secret_value_V123(x)\n"),
+        (
+            "a.py",
+            'password = os.environ["DB_PASSWORD"]\ntoken=None, api_key: str = "", token_type = "A1b2C3d4E5f6G7h8"',
+        ),
+        ("a.py", 'parser.add_argument("--password", help="token of the Hub")'),
+        ("a.sh", "export API_KEY=$OTHER_KEY_12345678 PASSWORD=$PASSWORD TOKEN=${TOKEN}"),
+        ("a.md", "The token embedding, the secret of attention, and a token modelling_of_Change_captions."),
+        ("a.md", "Set password=<yours> or token: YOUR_TOKEN."),
+    ],
+)
+def test_tokens_of_a_tokenizer_and_placeholders_are_no_secrets(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert leak_in_file(tmp_path / name, name) is None
+
+
+@pytest.mark.parametrize("name", ["picture.png", "spiece.model", "data.bin", "notes.txt"])
+@pytest.mark.parametrize("kind", ["Hugging Face", "GitHub", "OpenAI", "AWS", "key"])
+def test_tokens_are_found_in_files_of_any_content(tmp_path, name, kind):
+    secret, path = SECRETS[kind], tmp_path / name
+    noise = bytes(range(256)) * 50
+    for content in (
+        secret.encode(),
+        b"\x89PNG\r\n\x1a\n\0\0\0\r" + noise + b"\0" + secret.encode() + b"\0" + noise,
+        f"see {secret} here".encode("utf-16"),
+        f"see {secret} here".encode("utf-16-le"),
+        f"see {secret} here".encode("utf-16-be"),
+        noise + b"\0\0" + secret.encode("utf-16-le") + noise,
+    ):
+        path.write_bytes(content)
+        assert "revoke it" in leak_in_file(path, name)
+    path.write_bytes(noise + b"hf_short\0")
+    assert leak_in_file(path, name) is None
+
+
+def test_utf_16_settings_and_paths_are_read(tmp_path):
+    for encoding in ("utf-16", "utf-16-le", "utf-8-sig"):
+        (tmp_path / "a.json").write_text(json.dumps({"a": "/usr/share/x"}), encoding=encoding)
+        assert "/usr/share/x" in leak_in_file(tmp_path / "a.json", "a.json")
+        (tmp_path / "a.md").write_text("see /mnt/x/y", encoding=encoding)
+        assert "/mnt/x/y" in leak_in_file(tmp_path / "a.md", "a.md")
+
+
+def test_code_and_documents_of_this_package_pass():
+    root = Path(__file__).parents[2]
+    texts = [path for part in ("modeling", "processing", "rscc_hf") for path in (root / part).rglob("*.py")]
+    assert len(texts) > 50
+    for path in texts:
+        assert leak_in_file(path, path.name) is None, path
+
+
 def test_this_users_home_is_found_wherever_it_lies(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/srv/people/carol")
     (tmp_path / "a.md").write_text("I ran it in /srv/people/carol/work.")
