@@ -3,6 +3,7 @@
 `HfApi.upload_folder` does the work. It is there in every version of huggingface_hub that this package supports (its
 sister `upload_large_folder` is gone since version 2, where `upload_folder` took over its manner), it can remove stale
 files in the same commit, and it resumes: what has arrived of an upload that broke off is not sent again.
+All of this was tested with Xet off (HF_HUB_DISABLE_XET=1) only.
 """
 
 from __future__ import annotations
