@@ -243,6 +243,14 @@ def test_weights_that_are_no_numbers(name: str, number: float, kind: str, tmp_pa
     assert f"{name} holds 2 of {weight.numel()} values that are not finite numbers" in line
 
 
+@pytest.mark.slow
+def test_numbers_that_overflow_are_noticed_when_a_pair_is_run(tmp_path: Path) -> None:
+    huge = torch.full_like(WEIGHTS["lm_head.weight"], 3e38)
+    release = write_release(tmp_path / "release", WEIGHTS | {"lm_head.weight": huge})
+    line = refused(release, tmp_path / "out", "--verify")
+    assert "a made-up pair gives numbers that are not finite" in line
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"a": NaN', "\xff"])
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
 def test_what_is_no_json(name: str, content: str, tmp_path: Path) -> None:

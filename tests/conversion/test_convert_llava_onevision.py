@@ -153,6 +153,14 @@ EDITS: dict[str, tuple[Callable[[Weights], Any], list[str]]] = {
         lambda weights: weights.update({some(weights, "linear_1.bias"): torch.zeros(3)}),
         ["projector.linear_1.bias has shape (3,), this config needs (24,)"],
     ),
+    "not finite": (
+        lambda weights: weights[some(weights, "linear_1.bias")].fill_(torch.nan),
+        ["linear_1.bias holds 24 of 24 values that are not finite numbers"],
+    ),
+    "a name that cannot be": (
+        lambda weights: weights.update({"\x1b[2J": torch.zeros(1)}),
+        ["names that cannot be, such as '\\x1b[2J'"],
+    ),
 }
 
 
