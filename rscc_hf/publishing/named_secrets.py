@@ -15,9 +15,11 @@ _QUOTED = re.compile(
 )
 _BARE = re.compile(rf"(?i)(?P<name>{_KEY})(?:\s{{0,3}}[:=]\s{{0,3}}|[ \t]+)(?P<value>[\w+/=-]{{16,200}})(?![\w(.\[])")
 _ASSIGNED = re.compile(rf"(?i)(?P<name>{_PASSWORD})=(?P<value>[^\s\"'`$<>{{}}()\[\]*;,&|]{{4,200}})")
+# Where one may be, in small letters: finding that is many times faster.
+_PLACE = re.compile(r"(?:key|token|secret|passw(?:or)?d|passphrase)(?:[\"']?\s{0,3}[:=]|[ \t]+[\w+/=-]{16})")
 _PLACEHOLDERS = frozenset(
-    ("none", "null", "true", "false", "password", "passwd", "passphrase", "secret", "token", "changeme", "example")
-    + ("str", "string", "text", "optional")
+    {"none", "null", "true", "false", "password", "passwd", "passphrase", "secret", "token", "changeme", "example"}
+    | {"str", "string", "text", "optional"}
 )
 
 
@@ -31,12 +33,13 @@ def named_secret_in(text: str, is_code: bool = False) -> str | None:
         is_code: It is code, where only what stands in quotes is a value.
     """
     lowered = text.lower()
-    if not any(piece in lowered for piece in ("key", "token", "secret", "passw", "passphrase")):
-        return None
-    for pattern in (_QUOTED,) if is_code else (_QUOTED, _BARE, _ASSIGNED):
-        for found in pattern.finditer(text):
-            if is_secret(found["name"], found["value"]):
-                return found["name"]
+    patterns = (_QUOTED,) if is_code else (_QUOTED, _BARE, _ASSIGNED)
+    for place in _PLACE.finditer(lowered if len(lowered) == len(text) else text):
+        around = text[max(place.start() - 30, 0) : place.end() + 220]
+        for pattern in patterns:
+            for found in pattern.finditer(around):
+                if is_secret(found["name"], found["value"]):
+                    return found["name"]
     return None
 
 

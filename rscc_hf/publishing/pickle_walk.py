@@ -100,7 +100,7 @@ class _Walk:
                 raise ValueError("no protocol")
             self._marked = self._marked or self._seen == 0
         self._seen += 1
-        if (self._marked and self._seen >= _ENOUGH) or self._seen >= _MANY:
+        if (self._marked and (self._seen >= _ENOUGH or name == "STOP")) or self._seen >= _MANY:
             return True
         if name in _UNUSUAL and not self._marked:
             return False

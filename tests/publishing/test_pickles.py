@@ -90,6 +90,7 @@ PICKLES = {
     "behind a long line": b"V" + b"x" * 300_000 + b"\n0" + EVIL[0],
     "behind a long string": b"X" + (3_000_000).to_bytes(4, "little") + b"x" * 3_000_000 + b"0" + EVIL[1],
     "behind an endless nothing": b"N0" * 100_000 + EVIL[0],
+    "nearly nothing": b"\x80\x04.",
     "PROTO 0": b"\x80\x00" + EVIL[0],
     "PROTO 1": b"\x80\x01cos\nsystem\n(S'touch owned'\ntR.",
     "without PROTO": b"\x8c\x05posix\x8c\x06system\x93\x8c\x0btouch owned\x85R.",
