@@ -29,7 +29,7 @@ _SECRETS: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = tuple(
         ("a Slack token", ("xox",), r"xox[abeoprs]-[0-9A-Za-z-]{20,}"),
         ("a PyPI token", ("pypi-AgE",), r"pypi-AgE[0-9A-Za-z_-]{50,}"),
         ("an npm token", ("npm_",), r"npm_[A-Za-z0-9]{36}"),
-        ("a Weights & Biases key", ("wandb", "WANDB"), r"(?i:wandb[\w.-]*key)\W{1,5}[0-9a-f]{40}(?![0-9a-f])"),
+        ("a Weights & Biases key", ("wandb", "WANDB"), r"(?i:wandb[\w.-]* ?key)\W{1,5}[0-9a-f]{40}(?![0-9a-f])"),
         ("a private key", ("PRIVATE KEY-----",), r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"),
         ("a password in an address", ("://",), r"[a-z][a-z0-9+.-]*://[^/\s:@\"'<>{}$]+:[^/\s:@\"'<>{}$]+@[A-Za-z0-9]"),
     )

@@ -71,7 +71,7 @@ def _is_by_chance(value: str) -> bool:
     if len(value) < 16 or re.fullmatch(r"[\w+/=.-]+", value) is None:
         return False
     digits = sum(letter.isdigit() for letter in value)
-    if digits < 2 or digits == len(value):
+    if digits < 2 or (digits == len(value) and digits < 32):
         return False
     if re.fullmatch(r"[0-9a-fA-F-]+", value):
         return True

@@ -23,6 +23,7 @@ SECRETS = {
     "Slack": "xoxb-" + "1234567890-abcdefghijk",
     "npm": "npm_" + "a" * 36,
     "wandb": "WANDB_API_KEY=" + "0123456789abcdef" * 2 + "01234567",
+    "wandb, in prose": "wandb key: " + "0123456789" * 4,
     "key": "-----BEGIN " + "RSA PRIVATE KEY-----",
     "password": "https://bob:" + "hunter2@example.org/x",
 }
@@ -199,6 +200,7 @@ HEX = "0123456789abcdef" * 2 + "01234567"
     ("name", "text"),
     [
         ("a.json", json.dumps({"api_key": HEX})),
+        ("a.json", json.dumps({"api_key": "0123456789" * 4})),
         ("a.json", json.dumps({"tracker": {"API-Key": HEX}})),
         ("a.json", json.dumps({"db": {"db_password": "hunter2"}})),
         ("a.yaml", f"wandb:\n  secret: {HEX}\n"),
