@@ -1,6 +1,5 @@
 """The task of CCExpert's three stages; `stage1.py`, `stage2.py` and `stage3.py` are its scripts."""
 
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +20,10 @@ from rscc_hf.training.pair_images import PixelReader, Pixels, PixelSource
 from rscc_hf.training.pair_task import PairTask, learning
 from rscc_hf.training.planning import take_plan_options, write_plan
 from rscc_hf.training.recipe import RecipeError, parse_recipe
+from rscc_hf.training.script import run_script
 from rscc_hf.training.task import Part
 
 __all__ = ["CCExpertRecipe", "CCExpertTask", "run_stage", "train_ccexpert"]
-
-logger = logging.getLogger(__name__)
 
 
 def train_ccexpert(
@@ -130,18 +128,13 @@ def run_stage(recipe_class: type[CCExpertRecipe], script: str, arguments: Sequen
         script: Its name, for messages.
         arguments: Without the program's name; None: this process's.
     """
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    for name in ("httpx", "datasets", "filelock"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    try:
+
+    def run() -> TrainingResult[CCExpertRecipe] | None:
         plan, remaining = take_plan_options(sys.argv[1:] if arguments is None else arguments)
         recipe = parse_recipe(recipe_class, remaining)
         if plan is not None:
             write_plan(recipe, plan)
-            return
-        result = train_ccexpert(recipe)
-    except ValueError as error:
-        sys.exit(f"{script}: {error}")
-    state = result.state
-    best = "" if state.best is None else f"; best {recipe.metric_for_best} {state.best:.2f} at step {state.best_step}"
-    logger.info("%s: %d steps, %d epochs%s", result.output_dir, state.step, state.epoch, best)
+            return None
+        return train_ccexpert(recipe)
+
+    run_script(script, run)

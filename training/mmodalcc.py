@@ -7,8 +7,6 @@
 `--help` lists every key. The same in a program: `train_mmodalcc(MModalCCRecipe(train_data=..., ...))`.
 """
 
-import logging
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,11 +28,10 @@ from rscc_hf.training.pair_images import MAPS, PixelReader, Pixels, PixelSource
 from rscc_hf.training.pair_task import PairTask, learning
 from rscc_hf.training.recipe import RecipeError, parse_recipe
 from rscc_hf.training.samples import BatchMaker, CaptionFilter, ChosenSamples, FlattenedSamples
+from rscc_hf.training.script import run_script
 from rscc_hf.training.task import Part
 
 __all__ = ["MModalCCRecipe", "MModalCCTask", "train_mmodalcc"]
-
-logger = logging.getLogger(__name__)
 
 
 def train_mmodalcc(
@@ -206,17 +203,7 @@ def _rate(own: float | None, recipe: MModalCCRecipe) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; a mistake in the recipe or the data ends it with one sentence."""
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    for name in ("httpx", "datasets", "filelock"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        recipe = parse_recipe(MModalCCRecipe, arguments)
-        result = train_mmodalcc(recipe)
-    except ValueError as error:
-        sys.exit(f"mmodalcc.py: {error}")
-    state = result.state
-    best = "" if state.best is None else f"; best {recipe.metric_for_best} {state.best:.2f} at step {state.best_step}"
-    logger.info("%s: %d steps, %d epochs%s", result.output_dir, state.step, state.epoch, best)
+    run_script("mmodalcc.py", lambda: train_mmodalcc(parse_recipe(MModalCCRecipe, arguments)))
 
 
 if __name__ == "__main__":
