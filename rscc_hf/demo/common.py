@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import Dataset
 from rich import box
@@ -17,11 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from rscc_hf import __version__
 from rscc_hf.data.synthetic import synthesize
 from rscc_hf.demo.answers import Row
 from rscc_hf.demo.report import COLUMNS, NOTHING, cells_of
 from rscc_hf.files import write_text
 
+R = TypeVar("R")
 #: Pairs of all three splits together (80 / 10 / 10 per cent).
 PAIRS = 3750
 #: Test pairs on the page: the first of each kind in the order of the split, so that nobody picked them.
@@ -124,6 +127,32 @@ def progress_on(console: Console, unit: str) -> Iterator[Callable[..., None]]:
                 shown = time.monotonic()
 
         yield update
+
+
+def train_on(console: Console, train: Callable[..., R], recipe: Any, **options: Any) -> R:
+    """`train(recipe)` with a bar of its steps on `console`.
+
+    Args:
+        console: Gets the bar.
+        train: `train_mmodalcc` or one of its kind.
+        recipe: What it takes.
+        **options: For `train`.
+    """
+    with progress_on(console, "steps") as update:
+
+        def on_step(step: int, total: int | None, loss: float) -> None:
+            update(completed=step, total=total, description=f"steps, loss {loss:.2f}")
+
+        return train(recipe, on_step=on_step, **options)
+
+
+def common_texts(test: Dataset) -> dict[str, Any]:
+    """What the pages of all demos say: the number of pairs, and who wrote it."""
+    changed = sum(test["changed"])
+    return {
+        "n": {"all": len(test), "changed": changed, "unchanged": len(test) - changed},
+        "footer": f"rscc_hf {__version__}, {platform.platform()}, Python {platform.python_version()}.",
+    }
 
 
 def write_predictions(out: Path, test: Dataset, answers: dict[str, list[str]]) -> None:

@@ -5,7 +5,6 @@ Stage 0 stands in for the pretrained LLaVA-OneVision. As in `run_mmodalcc.py` th
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any, TypeVar
 from datasets import Dataset
 from rich.console import Console
 
-from rscc_hf import __version__
 from rscc_hf.captioner import ChangeCaptioner
 from rscc_hf.data.loading import captions_of, load_pairs
 from rscc_hf.demo.answers import Row, captions_of_split, reference_rows, score_row
@@ -23,11 +21,12 @@ from rscc_hf.demo.common import (
     PAIRS,
     DemoResult,
     Stopwatch,
+    common_texts,
     gallery_indices,
     prepare,
-    progress_on,
     score_tables,
     synthesize_scenes,
+    train_on,
     write_predictions,
     write_results,
 )
@@ -103,14 +102,13 @@ def run_ccexpert(
     prepare(out, overwrite)
     watch = Stopwatch(console)
     run = _Run(out, seed, console, recipe_overrides or {})
+    sizes = sizes or SmallOneVision()
 
     with watch.part("scenes", f"Synthesising {pairs} pairs: two dates, semantic maps, captions"):
         synthesize_scenes(run.data, pairs, seed, console)
     with watch.part("tower", "Stage 0: a tower from nothing learns the land cover of single dates"):
-        tokenizer = make_tokenizer(
-            captions_of(load_pairs(str(run.data), "train")), (sizes or SmallOneVision()).vocab_size
-        )
-        write_new(run.stages / "new", tokenizer, sizes or SmallOneVision(), seed)
+        tokenizer = make_tokenizer(captions_of(load_pairs(str(run.data), "train")), sizes.vocab_size)
+        write_new(run.stages / "new", tokenizer, sizes, seed)
         run.train(LandCoverRecipe, train_land_cover, "tower", run.stages / "new")
     with watch.part("stage0", "Stage 0: tower, projector and language model learn captions, the module off"):
         result = run.train(CCExpertRecipe, train_ccexpert, "stage0", run.stages / "tower")
@@ -172,12 +170,7 @@ class _Run:
         """Train a stage with a bar on the console."""
         folder = self.folder(name)
         recipe = stage_recipe(kind, name, self.data, folder, start, self.seed, **self.overrides)
-        with progress_on(self.console, "steps") as update:
-
-            def on_step(step: int, total: int | None, loss: float) -> None:
-                update(completed=step, total=total, description=f"steps, loss {loss:.2f}")
-
-            result = train(recipe, on_step=on_step)
+        result = train_on(self.console, train, recipe)
         self.recipes[name] = recipe
         self.curves.append((_CURVES[name], read_log(folder), recipe.global_batch_size))
         self.samples[name] = len(result.task.samples) * result.state.epoch
@@ -203,11 +196,12 @@ def _texts(
     run: _Run, captioner: ChangeCaptioner, test: Dataset, seconds: dict[str, float], closed: list[str]
 ) -> dict[str, Any]:
     """The sentences of the page; `closed`: levels that the module leaves out."""
-    changed = sum(test["changed"])
     samples = run.samples
+    precision = ", ".join(sorted({recipe.mixed_precision for recipe in run.recipes.values()}))
     parameters = captioner.model.num_parameters() / 1e6
     config = captioner.model.config
     return {
+        **common_texts(test),
         "title": "CCExpert on synthetic scenes",
         "subtitle": (
             f"A model of {parameters:.2f} million parameters (images of {config.image_size} pixels, "
@@ -215,7 +209,6 @@ def _texts(
             "only. It has seen no real image and no other text: the scores say that the whole path works, not how "
             "well CCExpert does on your data."
         ),
-        "n": {"all": len(test), "changed": changed, "unchanged": len(test) - changed},
         "notes": (*NOTES, *LIMITS),
         "training_text": (
             "Stage 0 stands in for the pretrained LLaVA-OneVision: the tower learns the land cover of single dates "
@@ -227,7 +220,7 @@ def _texts(
                 f"Stage {number}: {samples[name]:,} samples, {seconds[name]:.0f} s."
                 for name, number in (("stage1", "I"), ("stage2", "II"), ("stage3", "III"))
             )
-            + f" {captioner_precision(run)} autocast; recipes: training/recipes/ccexpert_synthetic_*.yaml. "
+            + f" {precision} autocast; recipes: training/recipes/ccexpert_synthetic_*.yaml. "
             + _aids(run)
         ),
         "gallery_text": (
@@ -237,7 +230,6 @@ def _texts(
             + (f" The gate has closed on {' and '.join(closed)} for all of them." if closed else "")
         ),
         "predictions_file": str(run.model.parent / "predictions_stage3.jsonl"),
-        "footer": f"rscc_hf {__version__}, {platform.platform()}, Python {platform.python_version()}.",
     }
 
 
@@ -253,8 +245,3 @@ def _aids(run: _Run) -> str:
     if where := stages("changed_pixels_share"):
         aids.append(f"a share of the images grey wherever nothing changed ({where})")
     return f"No part of the paper: {' and '.join(aids)}. The test pairs are shown whole." if aids else ""
-
-
-def captioner_precision(run: _Run) -> str:
-    """The precision that all stages were trained in."""
-    return ", ".join(sorted({recipe.mixed_precision for recipe in run.recipes.values()}))

@@ -5,7 +5,6 @@ The amount of work is fixed (pairs and training samples, not seconds), so that t
 
 from __future__ import annotations
 
-import platform
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 from datasets import Dataset
 from rich.console import Console
 
-from rscc_hf import __version__
 from rscc_hf.captioner import ChangeCaptioner
 from rscc_hf.data.loading import load_pairs
 from rscc_hf.demo.answers import CONDITIONS, Row, captions_of_split, reference_rows, score_row
@@ -22,11 +20,12 @@ from rscc_hf.demo.common import (
     PAIRS,
     DemoResult,
     Stopwatch,
+    common_texts,
     gallery_indices,
     prepare,
-    progress_on,
     score_tables,
     synthesize_scenes,
+    train_on,
     write_predictions,
     write_results,
 )
@@ -102,15 +101,10 @@ def run_mmodalcc(
 
 
 def _train(recipe: MModalCCRecipe, console: Console) -> None:
-    with progress_on(console, "steps") as update:
+    def on_evaluation(scores: dict[str, float]) -> None:
+        console.print(f"   validation: BLEU-4 {scores['bleu_4']:.1f}, S*m {scores['s_m']:.1f}")
 
-        def on_step(step: int, total: int | None, loss: float) -> None:
-            update(completed=step, total=total, description=f"steps, loss {loss:.2f}")
-
-        def on_evaluation(scores: dict[str, float]) -> None:
-            console.print(f"   validation: BLEU-4 {scores['bleu_4']:.1f}, S*m {scores['s_m']:.1f}")
-
-        train_mmodalcc(recipe, on_step=on_step, on_evaluation=on_evaluation)
+    train_on(console, train_mmodalcc, recipe, on_evaluation=on_evaluation)
 
 
 def _captions(captioner: ChangeCaptioner, data: Path, test: Dataset) -> dict[str, list[str]]:
@@ -132,18 +126,17 @@ def _score(test: Dataset, answers: dict[str, list[str]]) -> list[Row]:
 
 def _texts(captioner: ChangeCaptioner, test: Dataset, recipe: MModalCCRecipe, seconds: float) -> dict[str, Any]:
     """The sentences of the page."""
-    changed = sum(test["changed"])
     steps = [entry["step"] for entry in read_log(Path(recipe.output_dir)) if "loss" in entry]
     samples = max(steps, default=0) * recipe.global_batch_size
     parameters = captioner.model.num_parameters() / 1e6
     return {
+        **common_texts(test),
         "title": "MModalCC on synthetic scenes",
         "subtitle": (
             f"A model of {parameters:.2f} million parameters, trained from nothing on synthetic pairs (seed "
             f"{recipe.seed}). It has seen no real image: the scores say that the whole path works, not how well "
             "MModalCC does on your data."
         ),
-        "n": {"all": len(test), "changed": changed, "unchanged": len(test) - changed},
         "notes": (*NOTES, NOTE_ON_MAPS),
         "training_text": (
             f"About {samples:,} samples in {seconds:.0f} seconds, images of {recipe.image_size} pixels, "
@@ -155,5 +148,4 @@ def _texts(captioner: ChangeCaptioner, test: Dataset, recipe: MModalCCRecipe, se
             "(with maps) with the generator's record of what really changed."
         ),
         "predictions_file": str(Path(recipe.output_dir).parent / "predictions_maps.jsonl"),
-        "footer": f"rscc_hf {__version__}, {platform.platform()}, Python {platform.python_version()}.",
     }
