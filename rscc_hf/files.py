@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
+import socket
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+# How often, and how long after one another (seconds), a lock is tried that may just have been let go of.
+_TRIES, _PAUSE = 3, 0.05
 
 
 def write_text(path: Path, text: str) -> None:
@@ -23,7 +31,7 @@ def write_text(path: Path, text: str) -> None:
         OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = _beside(path, f"{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8")
         part.replace(path)
@@ -62,6 +70,127 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
             if old.exists() and not target.exists():
                 old.rename(target)
             raise
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A hidden name beside a file or folder; of a name that leaves no room for the ending, a digest stands."""
+    name = path.name
+    if len(os.fsencode(name)) > 200:  # most file systems end at 255 bytes
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(f".{name}.{ending}")
+
+
+def digest_file(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes in hexadecimal digits; read in blocks, so that a large file needs no memory."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def exclusive(path: str | Path, what: str = "output") -> Iterator[None]:
+    """One run at a time writes a file or folder: a second one, in this process or another, is refused at once.
+
+    A hidden lock lies beside `path` meanwhile. The system lets go of it when its holder ends, however that ends, so
+    nothing that a killed run leaves behind can block.
+
+    Args:
+        path: The file or folder that is written; links are followed. It need not exist; missing parents are made.
+        what: What it is, for the sentence: "output", "run folder".
+
+    Raises:
+        ValueError: Another run holds it.
+        OSError: The folder cannot be written.
+    """
+    path = Path(path)
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    place = _beside(target, "lock")
+    lock = FileLock(place)
+    if not _acquire(lock, place):
+        raise ValueError(
+            f"{path} is being written by another run{_holder(place)}; wait for it or choose another {what}."
+        )
+    try:
+        with suppress(OSError):  # only for the sentence; Windows may keep others from a locked file
+            place.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        # While it is still held: afterwards it may be another's. Who opened it before and locks it now finds that its
+        # name is gone and tries again. Windows removes no open file; there an empty one stays until after the release.
+        with suppress(OSError):
+            place.unlink(missing_ok=True)
+        lock.release()
+        if os.name == "nt":
+            with suppress(OSError):
+                place.unlink(missing_ok=True)
+
+
+def _acquire(lock: FileLock, place: Path) -> bool:
+    """Whether the lock could be had; it may have been removed between opening and locking, hence a few tries."""
+    for _ in range(_TRIES):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            time.sleep(_PAUSE)
+            continue
+        if place.exists():
+            return True
+        lock.release()
+    return False
+
+
+def _holder(place: Path) -> str:
+    """` (process 12 on host)`, as far as the holder could say."""
+    with suppress(OSError, UnicodeDecodeError):
+        if text := place.read_text(encoding="utf-8").strip():
+            return f" ({text})"
+    return ""
+
+
+def refuse_input_as_output(output: str | Path, inputs: Iterable[str | Path], *, inside: bool = False) -> None:
+    """Raise when writing `output` would destroy what is read: it is an input, holds one, or lies in one.
+
+    Compared are resolved paths and, where they exist, device and inode, so that links, hard links, mounts and names
+    in another case on a file system that ignores case are seen.
+
+    Args:
+        output: The file or folder to write; it need not exist.
+        inputs: Files and folders that are read; what does not exist (a name on the Hub) is none.
+        inside: Whether the output may lie in a folder that is read (a file that its reader passes over).
+
+    Raises:
+        ValueError: The output is, holds or lies in an input.
+    """
+    output = Path(output)
+    target = output.resolve()
+    own = _identity(target)
+    above = {identity for parent in target.parents if (identity := _identity(parent))}
+    seen: dict[Path, tuple[int, int] | None] = {}
+    for given in inputs:
+        source = Path(given).resolve()
+        identity = _identity(source)
+        if identity is None:
+            continue
+        if source == target or identity == own:
+            raise ValueError(f"{output} is an input ({given}) and would be overwritten; choose another output.")
+        for parent in source.parents:
+            if parent not in seen:
+                seen[parent] = _identity(parent)
+            if own is not None and seen[parent] == own:
+                raise ValueError(
+                    f"{output} holds the input {given}, which would be overwritten; choose another output."
+                )
+        if not inside and identity in above:
+            raise ValueError(f"{output} lies in the input {given}, which would be changed; choose another output.")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode; None where nothing lies."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # ValueError: a name with a null byte
+        return None
+    return found.st_dev, found.st_ino
 
 
 def holds_working_folder(folder: Path) -> bool:
