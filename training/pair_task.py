@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 
 from rscc_hf.checkpoint import TRAINING_SUMMARY
+from rscc_hf.data.digest import data_digest
 from rscc_hf.data.loading import load_pairs
 from rscc_hf.training.batches import Batch, BatchSource, IndexedBatches, IndexedSamples
 from rscc_hf.training.pair_images import FromDisk, InMemory, PixelReader, PixelSource, undecoded
@@ -113,6 +114,25 @@ class PairTask(Task):
         """See `Task`."""
         assert self.validator is not None  # the loop asks only where the recipe evaluates
         return self.validator(self.model, accelerator)
+
+    def data_digests(self) -> dict[str, str]:
+        """The digests of `train_data` and, where the recipe evaluates, of `validation_data`.
+
+        For telling whether a run that goes on has the pairs it began with; see `rscc_hf.data.digest`. Maps count as
+        they are in the data, whatever `semantic_coverage` makes of them.
+        """
+        recipe = self.recipe
+        digests = {}
+        if not recipe.streaming:
+            digests["train_data"] = self._digest(recipe.train_data, recipe.train_split)
+        if recipe.eval_unit != "never":
+            where = recipe.validation_data or recipe.train_data
+            digests["validation_data"] = self._digest(where, recipe.validation_split)
+        return digests
+
+    def _digest(self, where: str | None, split: str) -> str:
+        revision = None if Path(str(where)).expanduser().exists() else self.recipe.data_revision
+        return data_digest(load_pairs(str(where), split, revision=revision))
 
     def close(self) -> None:
         """See `Task`."""
