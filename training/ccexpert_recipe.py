@@ -5,7 +5,7 @@ The defaults are the paper's (arXiv 2411.11360) and, where it is silent, those o
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from rscc_hf.training.pair_recipe import PairRecipe
 from rscc_hf.training.recipe import OPTIMIZER_HELP, RecipeError, option
@@ -26,6 +26,8 @@ PARTS_HELP = f"What learns, of {', '.join(PARTS)}; the rest is frozen. See lora_
 @dataclass
 class CCExpertRecipe(PairRecipe):
     """Trains CCExpert on pairs of images."""
+
+    path_keys: ClassVar[frozenset[str]] = PairRecipe.path_keys | {"init_from"}
 
     output_dir: str = option("outputs/ccexpert", "Folder of the trained model, its checkpoints and logs.")
     seed: int = option(42, "Seed of the new weights, the order of the data and all randomness of training.")

@@ -5,7 +5,7 @@ comment in `recipes/mmodalcc_second_cc.yaml` says otherwise.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from transformers import ResNetConfig
 
@@ -18,6 +18,12 @@ from rscc_hf.training.samples import Coverage
 @dataclass
 class MModalCCRecipe(PairRecipe):
     """Trains MModalCC on pairs of images, with semantic maps or without."""
+
+    path_keys: ClassVar[frozenset[str]] = PairRecipe.path_keys | {
+        "tokenizer",
+        "backbone_weights_rgb",
+        "backbone_weights_semantic",
+    }
 
     output_dir: str = option("outputs/mmodalcc", "Folder of the trained model, its checkpoints and logs.")
     global_batch_size: int = option(28, "Samples an optimiser step, over all processes and accumulated micro-batches.")
@@ -65,7 +71,7 @@ class MModalCCRecipe(PairRecipe):
         None, "Deviation that the grid's position embedding starts with; null: the release's Xavier."
     )
     backbone_weights_rgb: str | None = option(None, "ResNet that Encoder1 starts from, folder or id; null: nothing.")
-    backbone_weights_semantic: str | None = option(None, "The same for the maps' Encoder2.")
+    backbone_weights_semantic: str | None = option(None, "Encoder2, of the maps: folder or id; null: nothing.")
     frozen_stages: list[str] = field(
         default_factory=lambda: ["stem", "layer1"],
         metadata={"help": "Parts of the ResNets that are not trained; none: all are."},

@@ -1,7 +1,7 @@
 """What every recipe says about its pairs: where they are, how they are read, and how they are augmented."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from rscc_hf.data.augmentation import Augmentation
 from rscc_hf.training.recipe import LoopRecipe, RecipeError, option
@@ -10,6 +10,8 @@ from rscc_hf.training.recipe import LoopRecipe, RecipeError, option
 @dataclass
 class PairRecipe(LoopRecipe):
     """Training on pairs in the schema of `rscc_hf.data`."""
+
+    path_keys: ClassVar[frozenset[str]] = LoopRecipe.path_keys | {"train_data", "validation_data"}
 
     train_data: str | None = option(None, "Folder or Hub id of the training pairs.")
     train_split: str = option("train", "Its split.")

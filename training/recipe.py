@@ -5,10 +5,11 @@ The form follows trl's `TrlParser` and timm's `train.py`.
 """
 
 import difflib
+import functools
 import os
 import sys
-import types
 import typing
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import yaml
 from transformers import HfArgumentParser
+
+from rscc_hf.training.recipe_values import checked, is_infinite, load_yaml
 
 R = TypeVar("R", bound="LoopRecipe")
 
@@ -45,6 +48,8 @@ class LoopRecipe:
         {"output_dir", "resume", "overwrite", "patience", "save_every", "save_unit", "keep_checkpoints", "tracker"}
         | {"logging_steps", "num_workers", "torch_threads", "progress_bar"}
     )
+    # Names of folders and files, or of ids on the Hub, in which `~` is the user's home.
+    path_keys: ClassVar[frozenset[str]] = frozenset({"output_dir", "resume"})
 
     output_dir: str = option("outputs/run", "Folder of the trained model, its checkpoints and logs.")
     resume: str = option("auto", "auto: newest complete checkpoint of output_dir; never; or a checkpoint folder.")
@@ -103,6 +108,9 @@ class LoopRecipe:
         return False
 
     def __post_init__(self) -> None:
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        for name, value in checked(given, _hints(type(self)), RecipeError).items():
+            setattr(self, name, _expanded(value) if name in self.path_keys else value)
         self.validate()
 
     def validate(self) -> None:
@@ -127,6 +135,11 @@ class LoopRecipe:
                 raise RecipeError(f"{name} is {value}: give a positive number.")
         if self.overwrite and self.resume != "never":
             raise RecipeError("overwrite deletes the old run and resume continues it: set resume to never.")
+        if not self.output_dir.strip():
+            raise RecipeError("output_dir is empty: name the folder of the run.")
+        for item in fields(self):
+            if is_infinite(getattr(self, item.name)):
+                raise RecipeError(f"{item.name} is {getattr(self, item.name)}: give a finite number.")
 
     def require_at_least(self, least: float, names: str) -> None:
         """Raises a `RecipeError` for a field of `names` (split by spaces) below `least`; None passes."""
@@ -166,14 +179,15 @@ def parse_recipe(recipe_class: type[R], arguments: Sequence[str] | None = None) 
         arguments: Command line without the program's name; None: this process's.
 
     Raises:
-        RecipeError: An unknown key or flag (with the closest ones that exist), a value of a wrong type or range, or
-            a file that cannot be read.
+        RecipeError: An unknown key or flag (with the closest ones that exist), one that is given twice, a value of a
+            wrong type or range, or a file that cannot be read.
     """
     parser = _Parser(cast(Any, recipe_class), allow_abbrev=False, description=recipe_class.__doc__)
     parser.add_argument("--config", help="YAML file with any of these keys.")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    hints = typing.get_type_hints(recipe_class)
+    hints = _hints(recipe_class)
     names = [item.name for item in fields(recipe_class)]
+    _refuse_twice(given, hints)
 
     nulls, remaining = _take_nulls(given, hints)
     known, _ = parser.parse_known_args(remaining)
@@ -197,27 +211,25 @@ def read_recipe(recipe_class: type[R], path: str | os.PathLike, **overrides: Any
 
 def read_yaml(recipe_class: type[LoopRecipe], path: str | os.PathLike) -> dict[str, Any]:
     """The values of a YAML file, each of its field's type; raises as `parse_recipe`."""
+    path = os.path.expanduser(path)  # noqa: PTH111 (leaves homes that there are not, where Path fails)
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: the recipe is not UTF-8 ({error.reason} at byte {error.start}).") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a null in it
         raise RecipeError(f"{path}: the recipe cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: no valid YAML ({' '.join(str(error).split())}).") from error
+    try:
+        content = load_yaml(text)
+    except ValueError as error:
+        raise RecipeError(f"{path}: no valid YAML ({error}).") from error
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe is a list of `key: value` lines.")
-    hints = typing.get_type_hints(recipe_class)
     names = [item.name for item in fields(recipe_class)]
     for key in content:
         if key not in names:
             raise RecipeError(f"{path}: {key!r} is no key of {recipe_class.__name__}{_close(str(key), names)}.")
-    values = {}
-    for key, value in content.items():
-        try:
-            values[key] = _converted(value, hints[key])
-        except (TypeError, ValueError) as error:
-            raise RecipeError(f"{path}: {key} is {value!r}: give {_describe(hints[key])}.") from error
-    return values
+    return checked(content, _hints(recipe_class), lambda sentence: RecipeError(f"{path}: {sentence}"))
 
 
 def recipe_to_yaml(recipe: LoopRecipe) -> str:
@@ -228,16 +240,26 @@ def recipe_to_yaml(recipe: LoopRecipe) -> str:
 def trajectory_difference(old: dict[str, Any], recipe: LoopRecipe) -> str | None:
     """The first key in which a checkpoint's recipe would have led to other weights; None: there is none.
 
-    With a constant schedule a run may also be made longer or shorter.
+    With a constant schedule a run may also be made longer or shorter, unless it warms up for a share of its steps.
     """
     free = set(recipe.free_on_resume)
-    if recipe.schedule == "constant":
+    if recipe.schedule == "constant" and not recipe.warmup_ratio:
         free |= {"max_epochs", "max_steps"}
     new = asdict(recipe)
     for name in [*new, *(name for name in old if name not in new)]:
-        if name not in free and old.get(name) != new.get(name):
+        was = _expanded(old.get(name)) if name in recipe.path_keys else old.get(name)
+        if name not in free and was != new.get(name):
             return name
     return None
+
+
+@functools.cache
+def _hints(recipe_class: type) -> dict[str, Any]:
+    return typing.get_type_hints(recipe_class)
+
+
+def _expanded(value: Any) -> Any:
+    return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111 (Path would change ids)
 
 
 class _Parser(HfArgumentParser):
@@ -245,6 +267,16 @@ class _Parser(HfArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         raise RecipeError(f"{message}.")
+
+
+def _refuse_twice(arguments: Sequence[str], hints: dict[str, Any]) -> None:
+    """Raises where a flag is given twice, of which argparse would take the last without a word."""
+    given = [argument.split("=")[0] for argument in arguments if argument.startswith("--")]
+    names = [flag.removeprefix("--").replace("-", "_") for flag in given]
+    plain = [name.removeprefix("no_") if hints.get(name.removeprefix("no_")) is bool else name for name in names]
+    for name, times in Counter(plain).items():
+        if times > 1 and (name in hints or name == "config"):
+            raise RecipeError(f"--{name} is given {times} times: give it once.")
 
 
 def _take_nulls(arguments: list[str], hints: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -263,51 +295,9 @@ def _take_nulls(arguments: list[str], hints: dict[str, Any]) -> tuple[list[str],
             nulls.append(name)
             position += width
         else:
-            if optional and name in nulls:  # a later flag wins, as everywhere on a command line
-                nulls.remove(name)
             remaining.append(arguments[position])
             position += 1
     return nulls, remaining
-
-
-def _converted(value: Any, hint: Any) -> Any:
-    """`value` as `hint` wants it; YAML 1.1 reads `5e-6` as text, so text is accepted for numbers."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _converted(value, next(item for item in inner if item is not type(None)))
-    if origin is Literal:
-        if value is False and "no" in inner:
-            return "no"  # YAML 1.1 reads a bare `no` as false
-        if value not in inner or isinstance(value, bool):
-            raise ValueError(value)
-        return value
-    if origin is list:
-        if not isinstance(value, list):
-            raise TypeError(value)
-        return [_converted(item, inner[0]) for item in value]
-    if isinstance(value, bool) != (hint is bool):
-        raise TypeError(value)
-    if hint is int and isinstance(value, str):
-        return int(value)
-    if hint is float and isinstance(value, int | str):
-        return float(value)
-    if not isinstance(value, hint):
-        raise TypeError(value)
-    return value
-
-
-def _describe(hint: Any) -> str:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join("null" if item is type(None) else _describe(item) for item in inner)
-    if origin is Literal:
-        return "one of " + ", ".join(str(item) for item in inner)
-    if origin is list:
-        return f"a list of {_describe(inner[0])}"
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    return names.get(hint, str(hint))
 
 
 def _close(name: str, names: Sequence[str]) -> str:

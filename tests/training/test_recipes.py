@@ -1,14 +1,17 @@
 """Reading recipes: YAML, flags, errors; and the recipes that ship."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rscc_hf.modeling.modeling_mmodalcc import MModalCCForConditionalGeneration
+from rscc_hf.training.ccexpert_recipe import Stage1Recipe, Stage2Recipe, Stage3Recipe
+from rscc_hf.training.land_cover import LandCoverRecipe
 from rscc_hf.training.mmodalcc_recipe import MModalCCRecipe
 from rscc_hf.training.recipe import (
     LoopRecipe,
@@ -94,6 +97,94 @@ def test_mistakes_on_the_command_line_are_one_sentence(flags, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate: 1e-4\nmax_steps: 5\nlearning_rate: 1e-6\n", "learning_rate stands in line 1 and in line 3"),
+        ("'seed': 1\nseed: 1\n", "seed stands in line 1 and in line 2: keep one"),
+        ("{seed: 1, max_steps: 2, seed: 3}", "seed stands in line 1 and in line 1"),
+        ("a: {b: 1, b: 2}", "b stands in line 1 and in line 1"),
+        ("seed: 010", r"seed is 010, which YAML reads as 8: write it as a decimal number"),
+        ("max_steps: 1:30", r"max_steps is 1:30, which YAML reads as 90"),
+        ("seed:\t1\n\tmax_steps: 1", "no valid YAML"),
+        ("output_dir: 2024-13-45", r"no valid YAML \(month must be in"),
+        ("seed: 1\n---\nseed: 2", "no valid YAML"),
+        ("seed: " + "[" * 3000, "no valid YAML"),
+        ("seed: &a [*a]", "nested too deeply"),
+        ("? [1]\n: 2", "no valid YAML"),
+        ("seed: !!python/object/apply:os.getcwd []", "no valid YAML"),
+        ("learning_rate: .inf", "learning_rate is inf: give a finite number"),
+        ("output_dir: ''", "output_dir is empty"),
+    ],
+)
+def test_what_yaml_would_take_without_a_word_is_one_sentence(tmp_path, text, message):
+    with pytest.raises(RecipeError, match=rf"(recipe\.yaml: .*)?{message}") as caught:
+        parse_recipe(SmallRecipe, ["--config", written(tmp_path, text)])
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 4000
+
+
+def test_merged_keys_may_be_overridden_and_numbers_be_grouped(tmp_path):
+    text = "<<: {seed: 3, max_steps: 7}\nseed: 4\nlearning_rate: 1.5\nglobal_batch_size: 1_024\nwarmup_steps: 0\n"
+    recipe = parse_recipe(SmallRecipe, ["--config", written(tmp_path, "\ufeff" + text)])
+    assert (recipe.seed, recipe.max_steps, recipe.global_batch_size) == (4, 7, 1024)
+
+
+def test_a_recipe_that_is_not_utf_8_is_one_sentence(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes("output_dir: für\n".encode("latin-1"))
+    with pytest.raises(RecipeError, match=r"recipe\.yaml: the recipe is not UTF-8 \(.* at byte 13\)"):
+        parse_recipe(SmallRecipe, ["--config", str(path)])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--config", "a.yaml", "--config", "b.yaml"],
+        ["--config=a.yaml", "--config", "a.yaml"],
+        ["--seed", "1", "--seed", "2"],
+        ["--max_steps", "3", "--max-steps=null"],
+        ["--progress_bar", "--no_progress_bar"],
+    ],
+)
+def test_a_flag_given_twice_is_refused(flags):
+    with pytest.raises(RecipeError, match="is given 2 times: give it once"):
+        parse_recipe(SmallRecipe, flags)
+
+
+def test_values_of_a_program_are_checked_as_those_of_a_file(tmp_path):
+    recipe = SmallRecipe(output_dir=tmp_path, learning_rate="5e-6", max_steps=np.int64(3), weight_decay=1)
+    assert (recipe.output_dir, recipe.learning_rate, recipe.max_steps) == (str(tmp_path), 5e-6, 3)
+    assert isinstance(recipe.max_steps, int) and isinstance(recipe.weight_decay, float)
+    for changes, message in (
+        ({"max_steps": 1.5}, r"max_steps is 1\.5: give a whole number or null"),
+        ({"seed": None}, "seed is None: give a whole number"),
+        ({"overwrite": "false"}, "overwrite is 'false': give true or false"),
+        ({"schedule": "cosinus"}, "schedule is 'cosinus': give one of"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            SmallRecipe(**changes)
+
+
+@pytest.mark.parametrize(
+    "kind", [LoopRecipe, MModalCCRecipe, Stage1Recipe, Stage2Recipe, Stage3Recipe, LandCoverRecipe]
+)
+def test_home_is_expanded_in_every_path(kind, tmp_path, monkeypatch):
+    """The law: what the help calls a folder is a path, and `~` in it is the user's home, wherever it comes from."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    texts = [item for item in fields(kind) if item.type in (str, str | None, "str", "str | None")]
+    named = {item.name for item in texts if "older" in item.metadata["help"] or "Where the" in item.metadata["help"]}
+    assert named | {"resume"} == kind.path_keys
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "recipe.yaml").write_text(
+        "max_steps: 3\n" + "".join(f"{key}: ~/x\n" for key in kind.path_keys)
+    )
+    recipe = parse_recipe(kind, ["--config", "~/recipe.yaml"])
+    assert {getattr(recipe, name) for name in kind.path_keys} == {str(tmp_path / "home" / "x")}
+    old = {**asdict(recipe), **dict.fromkeys(kind.path_keys, "~/x")}  # as versions before wrote it
+    assert trajectory_difference(old, recipe) is None
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     rate=st.floats(0, 1e3),
@@ -123,6 +214,8 @@ def test_what_may_change_on_resume():
     assert trajectory_difference(old, MModalCCRecipe(keep_checkpoints=7, tracker="none", num_workers=3)) is None
     assert trajectory_difference(old, MModalCCRecipe(max_epochs=99)) is None  # the schedule is constant
     assert trajectory_difference(old, MModalCCRecipe(dropout=0.1)) == "dropout"
+    warmed = {**MModalCCRecipe(warmup_ratio=0.5).__dict__}  # the warm-up is a share of the steps
+    assert trajectory_difference(warmed, MModalCCRecipe(warmup_ratio=0.5, max_epochs=99)) == "max_epochs"
     cosine = {**MModalCCRecipe(schedule="cosine").__dict__}
     assert trajectory_difference(cosine, MModalCCRecipe(schedule="cosine", max_epochs=99)) == "max_epochs"
 
