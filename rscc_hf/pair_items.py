@@ -1,0 +1,201 @@
+"""One pair of a list or folder, and many of them: what every reader of pairs gives."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+from rscc_hf.data.captions import is_no_change
+from rscc_hf.terminal import count
+
+IMAGES = ("before", "after")
+MAPS = ("semantic_before", "semantic_after")
+# Names that are told before "and N more".
+_TOLD = 3
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class PairItem:
+    """One pair of a list: its images and what else the list says about it.
+
+    Attributes:
+        pair_id: Its name, unique in the list.
+        before: The earlier image: a path, or the undecoded image of a data set.
+        after: The later image.
+        semantic_before: Semantic map of the earlier image, if there is one.
+        semantic_after: Semantic map of the later image, if there is one.
+        names: `before` and `after` as the list has them (in a folder: relative to it), for output files.
+        references: Reference captions, if the list has them.
+        changed: Whether the pair changed, if the list says so.
+    """
+
+    pair_id: str
+    before: Path | Mapping[str, Any]
+    after: Path | Mapping[str, Any]
+    semantic_before: Path | Mapping[str, Any] | None
+    semantic_after: Path | Mapping[str, Any] | None
+    names: tuple[str, str]
+    references: tuple[str, ...] | None = None
+    changed: bool | None = None
+
+
+@dataclass(frozen=True)
+class PairList:
+    """Pairs in order, and what of their source is in none of them.
+
+    Attributes:
+        pairs: The pairs, at least one; those of a data set are read from the disk as they are asked for.
+        unmatched: Images and maps of a folder without a partner, relative to it.
+        notes: What else of the source was not read or not used, or looks wrong; a sentence each.
+        sources: Files and folders that the pairs were read from and that nothing may be written over.
+    """
+
+    pairs: Sequence[PairItem]
+    unmatched: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    sources: tuple[Path, ...] = ()
+
+    @property
+    def pair_ids(self) -> list[str]:
+        """The names of the pairs in order; no image is read."""
+        if isinstance(self.pairs, DatasetPairs):
+            return list(self.pairs.dataset["pair_id"])
+        return [pair.pair_id for pair in self.pairs]
+
+    def names_of(self, index: int) -> tuple[str, str] | None:
+        """What the list calls the images of a pair; None for a data set, whose ids are its names."""
+        return None if isinstance(self.pairs, DatasetPairs) else self.pairs[index].names
+
+    def files(self) -> list[tuple[str, Path]]:
+        """Files that the list names, each with the name of its pair; none for a data set."""
+        if isinstance(self.pairs, DatasetPairs):
+            return []
+        return [
+            (pair.pair_id, path)
+            for pair in self.pairs
+            for path in (pair.before, pair.after, pair.semantic_before, pair.semantic_after)
+            if isinstance(path, Path)
+        ]
+
+    def missing_files(self) -> list[tuple[str, Path]]:
+        """Those of `files` that do not exist."""
+        return [(pair_id, path) for pair_id, path in self.files() if not path.is_file()]
+
+
+class DatasetPairs(Sequence[PairItem]):
+    """The pairs of a data set in the schema of `rscc_hf.data.schema`, images undecoded; a row is read when asked for.
+
+    Args:
+        dataset: A `datasets.Dataset`.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @overload
+    def __getitem__(self, index: int) -> PairItem: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[PairItem]: ...
+
+    def __getitem__(self, index: int | slice) -> PairItem | list[PairItem]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(len(self))[index]]
+        row = self.dataset[index]
+        before, after = row["image_before"], row["image_after"]
+        return PairItem(
+            pair_id=row["pair_id"],
+            before=before,
+            after=after,
+            semantic_before=row.get("semantic_before"),
+            semantic_after=row.get("semantic_after"),
+            names=((before or {}).get("path") or "", (after or {}).get("path") or ""),
+            references=tuple(row["captions"]) if row["captions"] else None,
+            changed=row["changed"],
+        )
+
+
+def as_text(name: str, *, always: bool = False) -> str:
+    r"""A file name as text that every program can read: bytes that are no UTF-8 become `\xe9`, a backslash `\\`.
+
+    Python keeps such bytes as lone surrogates, which no UTF-8 file can hold.
+
+    Args:
+        name: The name, or any text.
+        always: Doubles the backslashes of proper text too, so that two names never become one.
+    """
+    if not always and not _NO_TEXT.search(name):
+        return name
+    return _NO_TEXT.sub(_escape, name.replace("\\", "\\\\"))
+
+
+def _escape(found: re.Match[str]) -> str:
+    number = ord(found.group())
+    byte = number - 0xDC00  # what `os.fsdecode` adds to a byte that is no UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else f"\\u{number:04x}"
+
+
+def some(names: Iterable[str], most: int = _TOLD) -> str:
+    """`a, b, c and 4 more`, in order."""
+    told = sorted(names)
+    rest = len(told) - most
+    return ", ".join(told[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def contradictions(said: Iterable[tuple[str, Sequence[str] | None, bool | None]]) -> list[str]:
+    """Sentences about pairs whose references say something else than their `changed`.
+
+    Args:
+        said: Name, references and `changed` of every pair.
+    """
+    same, other = [], []
+    for pair_id, references, changed in said:
+        if changed is None or not references:
+            continue
+        unchanged = [is_no_change(sentence) for sentence in references]
+        if changed and all(unchanged):
+            same.append(pair_id)
+        elif not changed and not any(unchanged):
+            other.append(pair_id)
+    found = []
+    if same:
+        found.append(
+            f"`changed` is true of {count(len(same), 'pair')} whose references all say that nothing changed "
+            f"({some(same)}); what the list says is kept."
+        )
+    if other:
+        found.append(
+            f"`changed` is false of {count(len(other), 'pair')} of whose references none is a known sentence for no "
+            f"change ({some(other)}); what the list says is kept."
+        )
+    return found
+
+
+def same_files(pairs: Sequence[PairItem]) -> list[str]:
+    """Sentences about pairs that have one file for both dates, or the files of another pair."""
+    alone: list[str] = []
+    first: dict[tuple[str, str], str] = {}
+    repeated: list[str] = []
+    for pair in pairs:
+        if not isinstance(pair.before, Path) or not isinstance(pair.after, Path):
+            continue
+        files = (os.path.normpath(pair.before), os.path.normpath(pair.after))
+        if files[0] == files[1]:
+            alone.append(pair.pair_id)
+        if files in first:
+            repeated.append(f"{pair.pair_id} as {first[files]}")
+        first.setdefault(files, pair.pair_id)
+    notes = []
+    if alone:
+        notes.append(f"{count(len(alone), 'pair')} with one file as before and after ({some(alone)}).")
+    if repeated:
+        notes.append(f"{count(len(repeated), 'pair')} with the files of another pair ({some(repeated)}).")
+    return notes
