@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,16 @@ from rich.console import Console
 from rscc_hf.cli_convert import convert
 from rscc_hf.cli_data import data
 from rscc_hf.cli_hub import card, push
-from rscc_hf.terminal import OneLineErrors, count, progress_bar, quiet_models, quiet_reading, tell, tell_some
+from rscc_hf.terminal import (
+    OneLineErrors,
+    count,
+    printable,
+    progress_bar,
+    quiet_models,
+    quiet_reading,
+    tell,
+    tell_some,
+)
 
 if TYPE_CHECKING:
     from rscc_hf.captioner import ChangeCaptioner
@@ -178,12 +188,16 @@ def caption(
         raise typer.BadParameter("it belongs to a data set; name its --split.", param_hint="--semantic-coverage")
     listed = None
     if pairs is not None:
-        listed = _read_list(pairs, split, semantic_coverage, check=on_error is OnError.RAISE)
-    captioner = _load(model, revision, device, dtype, trust_remote_code)
+        listed = _read_list(pairs, split, semantic_coverage, output, check=on_error is OnError.RAISE)
     wanted: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     generate = {name: value for name, value in wanted.items() if value is not None}
+
+    def load() -> ChangeCaptioner:
+        return _load(model, revision, device, dtype, trust_remote_code)
+
     if listed is None or output is None:
         assert before is not None and after is not None
+        captioner = load()
         with quiet_models():
             (result,) = captioner.in_batches(
                 [before],
@@ -199,7 +213,7 @@ def caption(
         return
     settings = {} if split is None else {"split": split, "semantic_coverage": str(semantic_coverage)}
     _caption_many(
-        captioner,
+        load,
         listed,
         output,
         settings,
@@ -227,16 +241,20 @@ def _check_usage(
         raise typer.BadParameter("it needs --output, the .jsonl file that gets the captions.", param_hint="--pairs")
 
 
-def _read_list(source: str, split: str | None, coverage: Coverage, *, check: bool) -> PairList:
+def _read_list(source: str, split: str | None, coverage: Coverage, output: Path | None, *, check: bool) -> PairList:
+    from rscc_hf.captioning_run import skipped_path
     from rscc_hf.pairs import read_dataset_pairs, read_pairs
 
     if split is not None:
         with quiet_reading():
-            return read_dataset_pairs(source, split, semantic_coverage=str(coverage))
-    listed = read_pairs(source)
+            listed = read_dataset_pairs(source, split, semantic_coverage=str(coverage))
+    else:
+        listed = read_pairs(source, outputs=() if output is None else (output, skipped_path(output)))
     if listed.unmatched:
         tell(f"{count(len(listed.unmatched), 'file')} without a partner, left out:")
-        tell_some([f"  {name}" for name in listed.unmatched])
+        tell_some([f"  {printable(name)}" for name in listed.unmatched])
+    for note in listed.notes:
+        tell(f"Note: {printable(note)}")
     missing = listed.missing_files() if check else []
     if missing:
         pair, path = missing[0]
@@ -266,13 +284,13 @@ def _load(
 
 
 def _caption_many(
-    captioner: ChangeCaptioner, listed: PairList, output: Path, settings: dict[str, str], **options: Any
+    load: Callable[[], ChangeCaptioner], listed: PairList, output: Path, settings: dict[str, str], **options: Any
 ) -> None:
     from rscc_hf.captioning_run import caption_to_file
 
     try:
         with quiet_models(), progress_bar("Captioning") as on_progress:
-            summary = caption_to_file(captioner, listed, output, settings=settings, on_progress=on_progress, **options)
+            summary = caption_to_file(load, listed, output, settings=settings, on_progress=on_progress, **options)
     except KeyboardInterrupt:
         tell(f"Stopped. {output} keeps what is done; the same command continues.")
         raise typer.Exit(130) from None
@@ -280,9 +298,12 @@ def _caption_many(
     if summary.already:
         told += f", {summary.already} were there before"
     tell(f"{told}.")
+    if summary.noted:
+        tell(f"{count(len(summary.noted), 'caption')} with notes about the images (`notes` in {output}):")
+        tell_some([f"  {printable(note)}" for _, note in summary.noted])
     if summary.skipped:
         tell(f"{count(len(summary.skipped), 'pair')} skipped, listed in {summary.skipped_file}:")
-        tell_some([f"  {reason}" for _, reason in summary.skipped])
+        tell_some([f"  {printable(reason)}" for _, reason in summary.skipped])
         if not summary.written + summary.already:
             raise typer.Exit(1)
 

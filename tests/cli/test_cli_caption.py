@@ -249,6 +249,7 @@ def test_a_file_of_another_run_is_not_continued(model, tiny_checkpoints, folder,
     assert "with other settings" in refused(*command, "--model", model, "--num-beams", 2)
     (folder / "A/x4.png").rename(folder / "A/x4.jpg")
     assert "'x4' has other images" in refused(*command, "--model", model)
+    last = (folder / "A/x4.jpg").read_bytes()
     (folder / "A/x4.jpg").unlink()
     assert "'x4' is not in the list" in refused(*command, "--model", model)
     output.write_bytes(b"{}\n" + done)
@@ -256,7 +257,7 @@ def test_a_file_of_another_run_is_not_continued(model, tiny_checkpoints, folder,
     output.write_bytes(b"no json\n" + done)
     assert "line 1 is no JSON" in refused(*command, "--model", model)
     output.write_bytes(done + done)
-    (folder / "A/x4.png").write_bytes((folder / "A/x3.png").read_bytes())
+    (folder / "A/x4.png").write_bytes(last)
     assert "is there twice" in refused(*command, "--model", model)
     assert output.read_bytes() == done + done, "a refused file is left alone"
     result = run(*command, "--model", tiny_checkpoints["none"], "--overwrite")
