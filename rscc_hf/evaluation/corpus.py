@@ -8,6 +8,8 @@ has the same references, every frequency is 1 and CIDEr-D is 0 by construction.
 SPICE is not offered: it needs Stanford CoreNLP, which pycocoevalcap downloads on first use, and S*m leaves it out.
 """
 
+import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +20,9 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.rouge.rouge import Rouge
 
 from rscc_hf.evaluation.meteor import Meteor
-from rscc_hf.evaluation.protocols import apply_protocol, pair_label, prepare
+from rscc_hf.evaluation.protocols import apply_protocol, caption_notes, pair_label, prepare
+
+logger = logging.getLogger(__name__)
 
 SCORE_KEYS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider_d", "s_m")
 """The eight scores of a set, in the order of every table."""
@@ -139,6 +143,12 @@ def bleu_statistics(cooked: dict[str, Any]) -> list[float]:
     return [words, closest, *cooked["guess"], *cooked["correct"]]
 
 
+@functools.cache
+def _warn_once(note: str) -> None:
+    """Training scores its validation captions many times; a note about them is worth saying once."""
+    logger.warning("%s", note)
+
+
 def corpus_scores(
     predictions: Sequence[str],
     references: Sequence[Sequence[str]],
@@ -163,7 +173,10 @@ def corpus_scores(
         ValueError: A caption cannot be scored; see `protocols.prepare`.
         MeteorError: METEOR could not be computed.
     """
-    ready, ready_references = apply_protocol(*prepare(predictions, references, pair_ids), protocol)
+    ready, ready_references = prepare(predictions, references, pair_ids)
+    for note in caption_notes([], ready_references):
+        _warn_once(note)
+    ready, ready_references = apply_protocol(ready, ready_references, protocol)
     labels = [pair_label(index, pair_ids) for index in range(len(ready))]
     if isinstance(meteor, Meteor):
         return CookedSet(ready, ready_references, meteor, labels).score()[0]

@@ -32,6 +32,10 @@ ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 MATCHER_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
 
 _CACHE_LIMIT = 200_000
+# Java takes its language from the system on macOS and Windows, whatever LC_ALL says, and writes its numbers in it.
+_ENGLISH = [f"-Duser.{name}" for name in ("language=en", "country=US", "language.format=en", "country.format=US")]
+# Options that a Java finds in its environment: they may win over the ones above, and add lines to what it says.
+_JAVA_VARIABLES = ("_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
 # A question whose answer no caption can give (captions are shorter): asked after every batch, it tells whether the
 # answers still belong to the questions.
 _PROBE = "SCORE ||| y ||| " + "x " * 1200
@@ -160,6 +164,9 @@ class Meteor:
     An empty hypothesis is never sent (the jar would take the last reference for it): it matches nothing, scores 0 and
     adds the length of its first reference to the set's recall, as a hypothesis of unknown words does.
 
+    Java runs in English with the options given here alone: `JAVA_TOOL_OPTIONS`, `JDK_JAVA_OPTIONS` and `_JAVA_OPTIONS`
+    of the environment are not handed on.
+
     Args:
         java: The Java to run; by default `find_java()`.
         time_limit: Seconds that one answer may take.
@@ -209,7 +216,8 @@ class Meteor:
             errors = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process)
             # The simplest collector and compiler: a third of the memory, and sooner done with work this short.
             command = [str(java), "-Xmx2G", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-            command += ["-Dfile.encoding=UTF-8", "-showversion", "-jar", jar.name]
+            command += [*_ENGLISH, "-Dfile.encoding=UTF-8", "-showversion", "-jar", jar.name]
+            environment = {name: value for name, value in os.environ.items() if name not in _JAVA_VARIABLES}
             try:
                 process = subprocess.Popen(
                     [*command, "-", "-", "-stdio", "-l", "en", "-norm"],
@@ -217,7 +225,7 @@ class Meteor:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,  # a file: nobody has to read it, so that it can never fill up and block
-                    env={**os.environ, "LC_ALL": "C"},  # a decimal comma would break METEOR's numbers
+                    env={**environment, "LC_ALL": "C"},  # a decimal comma would break METEOR's numbers
                 )
             except OSError as error:
                 errors.close()

@@ -1,10 +1,13 @@
 """Predictions as JSONL: one pair a line, read strictly.
 
 A line is an object with `pair_id` or `uid`; `prediction` or `pred`; `references`, `captions` or `change_caption` (a
-list of strings); and optionally `changed` (true or false). Other fields are ignored.
+list of strings); and optionally `changed`, `change_flag` or `changeflag` (true or false). A field that is null counts
+as absent. Fields that neither these nor `rscc caption` know are not used, and named.
 """
 
 import json
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +18,10 @@ from rscc_hf.data.captions import is_no_change
 ID_FIELDS = ("pair_id", "uid")
 PREDICTION_FIELDS = ("prediction", "pred")
 REFERENCE_FIELDS = ("references", "captions", "change_caption")
+CHANGED_FIELDS = ("changed", "change_flag", "changeflag")
+_OF_A_RUN = ("before", "after", "model", "settings", "inputs", "notes")
+"""What `rscc caption` says of a caption beside these: known, and not needed for a score."""
+_TOLD = 5
 
 
 class PredictionsError(ValueError):
@@ -31,6 +38,7 @@ class Predictions:
         references: References as written.
         changed: Whether the pair is a changed one; see `infer_changed` for lines that do not say so.
         duplicates_dropped: How many lines repeated a pair.
+        notes: What a reader of the scores should know of the file, a sentence each.
     """
 
     pair_ids: list[str] = field(default_factory=list)
@@ -38,6 +46,12 @@ class Predictions:
     references: list[list[str]] = field(default_factory=list)
     changed: list[bool] = field(default_factory=list)
     duplicates_dropped: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def pair_key(pair_id: object) -> str:
+    """Return what two spellings of a pair's name share: its composed form (file names of a Mac are decomposed)."""
+    return unicodedata.normalize("NFC", str(pair_id))
 
 
 def infer_changed(references: Iterable[str], extra: Sequence[str] = ()) -> bool:
@@ -45,20 +59,36 @@ def infer_changed(references: Iterable[str], extra: Sequence[str] = ()) -> bool:
     return not all(is_no_change(caption, extra) for caption in references)
 
 
-def _pick(row: dict[str, Any], names: Sequence[str], where: str) -> tuple[str, Any]:
-    present = [name for name in names if name in row]
+def _pick(row: dict[str, Any], names: Sequence[str], where: str, *, needed: bool = True) -> tuple[str, Any]:
+    """The one of several fields for a thing that says something, and its value; null where none is there."""
+    present = [name for name in names if row.get(name) is not None] or [name for name in names if name in row]
     if not present:
-        quoted = " or ".join(f"`{name}`" for name in names)
-        raise PredictionsError(f"{where} has no field {quoted}.")
+        if needed:
+            quoted = " or ".join(f"`{name}`" for name in names)
+            raise PredictionsError(f"{where} has no field {quoted}.")
+        return names[0], None
     for other in present[1:]:
         if row[other] != row[present[0]]:
             raise PredictionsError(f"{where}: `{present[0]}` and `{other}` contradict each other; keep one of them.")
     return present[0], row[present[0]]
 
 
+class _RepeatedField(Exception):
+    """A JSON object has a field twice, of which `json` would keep the last."""
+
+
+def _unrepeated(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(fields)
+    if len(row) < len(fields):
+        raise _RepeatedField(Counter(name for name, _ in fields).most_common(1)[0][0])
+    return row
+
+
 def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=_unrepeated)
+    except _RepeatedField as error:
+        raise PredictionsError(f"{where} has the field `{error}` twice; keep one of them.") from error
     except UnicodeDecodeError as error:
         raise PredictionsError(f"{where} is not UTF-8 text.") from error
     except (ValueError, RecursionError) as error:
@@ -81,12 +111,46 @@ def _read_row(row: dict[str, Any], where: str, extra: Sequence[str]) -> tuple[st
         raise PredictionsError(f"{where}: `{name}` must be a list of strings.")
     if not references:
         raise PredictionsError(f"{where}: `{name}` is an empty list; give at least one reference.")
-    changed = row.get("changed")
+    name, changed = _pick(row, CHANGED_FIELDS, where, needed=False)
     if changed is None:
         return str(pair_id), prediction, references, infer_changed(references, extra)
     if changed not in (True, False):  # 0 and 1 are equal to these
-        raise PredictionsError(f"{where}: `changed` must be true or false.")
+        raise PredictionsError(f"{where}: `{name}` must be true or false.")
     return str(pair_id), prediction, references, bool(changed)
+
+
+class _Notes:
+    """Gathers what is worth saying of a file while its lines are read."""
+
+    def __init__(self) -> None:
+        self.lines = self.flagged = 0
+        self.unused: Counter[str] = Counter()
+        self.origins: Counter[tuple[str, str]] = Counter()
+
+    def add(self, row: dict[str, Any]) -> None:
+        known = (*ID_FIELDS, *PREDICTION_FIELDS, *REFERENCE_FIELDS, *CHANGED_FIELDS, *_OF_A_RUN)
+        self.lines += 1
+        self.flagged += any(row.get(name) is not None for name in CHANGED_FIELDS)
+        self.unused.update(row.keys() - set(known))
+        settings = row.get("settings")
+        self.origins[str(row.get("model")), json.dumps(settings, sort_keys=True)] += 1
+
+    def sentences(self) -> list[str]:
+        told = []
+        if self.unused:
+            names = [f"`{name}`" for name, _ in self.unused.most_common(_TOLD)]
+            more = f" and {len(self.unused) - _TOLD} more" if len(self.unused) > _TOLD else ""
+            told.append(f"Not used: the field{'s' if len(self.unused) > 1 else ''} {', '.join(names)}{more}.")
+        if 0 < self.flagged < self.lines:
+            told.append(
+                f"{self.lines - self.flagged:,} of {self.lines:,} lines do not say `changed`; "
+                "for these it follows from the references."
+            )
+        models = {model for model, _ in self.origins}
+        if len(self.origins) > 1:
+            what = f"{len(models)} models" if len(models) > 1 else f"{len(self.origins)} different settings"
+            told.append(f"The lines are by {what}; the scores are of them all together.")
+        return told
 
 
 def read_predictions(path: Path, no_change_sentences: Sequence[str] = ()) -> Predictions:
@@ -109,6 +173,7 @@ def read_predictions(path: Path, no_change_sentences: Sequence[str] = ()) -> Pre
     if not path.is_file():
         raise PredictionsError(f"There is no file of predictions {path}.")
     result = Predictions()
+    notes = _Notes()
     seen: dict[str, tuple[int, int]] = {}  # pair -> (index in the result, number of its line)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -116,9 +181,11 @@ def read_predictions(path: Path, no_change_sentences: Sequence[str] = ()) -> Pre
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
-            pair_id, prediction, references, changed = _read_row(_parse(line, where), where, no_change_sentences)
-            if pair_id in seen:
-                index, first = seen[pair_id]
+            row = _parse(line, where)
+            pair_id, prediction, references, changed = _read_row(row, where, no_change_sentences)
+            notes.add(row)
+            if pair_key(pair_id) in seen:
+                index, first = seen[pair_key(pair_id)]
                 before = (result.predictions[index], result.references[index], result.changed[index])
                 if before != (prediction, references, changed):
                     raise PredictionsError(
@@ -127,11 +194,12 @@ def read_predictions(path: Path, no_change_sentences: Sequence[str] = ()) -> Pre
                     )
                 result.duplicates_dropped += 1
                 continue
-            seen[pair_id] = (len(result.pair_ids), number)
+            seen[pair_key(pair_id)] = (len(result.pair_ids), number)
             result.pair_ids.append(pair_id)
             result.predictions.append(prediction)
             result.references.append(references)
             result.changed.append(changed)
     if not result.pair_ids:
         raise PredictionsError(f"{path} is empty: it has no line with a prediction.")
+    result.notes = notes.sentences()
     return result

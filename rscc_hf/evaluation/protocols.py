@@ -12,7 +12,7 @@ No PTB tokenizer: this field does not use one.
 
 from collections.abc import Sequence
 
-from rscc_hf.data.captions import normalise
+from rscc_hf.data.captions import lacks_spaces, normalise
 
 PROTOCOLS = ("words", "rsicc_ids")
 
@@ -95,6 +95,30 @@ def prepare(
                 raise ValueError(f"Reference {k} of {label} has no letter or digit; remove it from the references.")
         ready_references.append(prepared)
     return ready, ready_references
+
+
+def caption_notes(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[str]:
+    """Return what to know of captions before their scores are believed.
+
+    Args:
+        predictions: n captions.
+        references: n lists of captions.
+
+    Returns:
+        A sentence each: captions written without spaces, which are one word to every score, and empty predictions.
+    """
+    notes = []
+    every = [*predictions, *(caption for captions in references for caption in captions)]
+    unspaced = [caption for caption in every if lacks_spaces(caption)]
+    if unspaced:
+        notes.append(
+            f"Written without spaces between words, as “{unspaced[0][:20]}”: {len(unspaced):,} of {len(every):,} "
+            "captions, each of which counts as one word or a few; put spaces between their words (or signs) first."
+        )
+    empty = sum(not caption for caption in predictions)
+    if empty:
+        notes.append(f"Empty, so that they match nothing: {empty:,} of {len(predictions):,} predictions.")
+    return notes
 
 
 def words_to_ids(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A report: what was measured, as JSON and as a table."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Report:
         versions: Of this package, the scorers, Java and Python.
         bootstrap: `samples`, `seed`, `level` (0.95) and, for `all`, `changed` and `unchanged`, the lower and upper end
             of each score's interval (None for an empty part). None when it was not asked for.
+        notes: What to know before the numbers are believed, a sentence each.
     """
 
     all: Scores
@@ -50,13 +51,12 @@ class Report:
     duplicates_dropped: int
     versions: dict[str, str]
     bootstrap: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON types; the keys are the attributes. `bootstrap` only where it was asked for."""
+        """Return the report as JSON types, a key for each attribute; `bootstrap` and `notes` where there are any."""
         fields: dict[str, Any] = json.loads(json.dumps(vars(self), allow_nan=False))
-        if fields["bootstrap"] is None:
-            del fields["bootstrap"]
-        return fields
+        return {name: value for name, value in fields.items() if value or name not in ("bootstrap", "notes")}
 
 
 def write_json(report: Report, path: Path) -> None:
@@ -76,6 +76,11 @@ def _per_cent(value: float | None) -> str:
     return "- (none there)" if value is None else f"{value:.1f} %"
 
 
+def _printable(text: str) -> str:
+    """Text of a file without what would control the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def render_table(report: Report) -> Group:
     """Lay a report out for the terminal: whole set, parts, best constant caption, and what they mean.
 
@@ -85,7 +90,16 @@ def render_table(report: Report) -> Group:
     Returns:
         Something to `print` with a rich console; it fits 80 columns.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    rows: list[tuple[str, Scores | None]] = [
+        ("all", report.all),
+        ("changed", report.changed),
+        ("unchanged", report.unchanged),
+    ]
+    baseline = report.baseline or {}
+    shown = [scores for _, scores in rows] + [baseline, baseline.get("changed"), baseline.get("unchanged")]
+    hundreds = sum(max((scores[key] for scores in shown if scores), default=0) >= 99.995 for key in SCORE_KEYS)
+    # Six digits in many columns, and 80 of them hold the table without the space between.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, int(hundreds < 3), 0, 0))
     table.add_column("", no_wrap=True)
     for header in _HEADERS:
         table.add_column(header, justify="right", no_wrap=True)
@@ -94,7 +108,6 @@ def render_table(report: Report) -> Group:
         cells = [f"{scores[key]:.2f}" for key in SCORE_KEYS] if scores else ["-"] * len(SCORE_KEYS)
         table.add_row(name, *cells, style=style)
 
-    rows = (("all", report.all), ("changed", report.changed), ("unchanged", report.unchanged))
     for name, scores in rows:
         add(name, scores, "bold" if name == "all" else "")
         intervals = report.bootstrap[name] if report.bootstrap else None
@@ -116,9 +129,7 @@ def render_table(report: Report) -> Group:
         f"changed {_per_cent(report.accuracy['changed'])}, unchanged {_per_cent(report.accuracy['unchanged'])}",
     ]
     if report.baseline is not None:
-        # A control character in a file must not reach the terminal.
-        caption = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in report.baseline["caption"])
-        lines.append(f"best constant caption: “{caption}”")
+        lines.append(f"best constant caption: “{_printable(report.baseline['caption'])}”")
     if report.bootstrap is not None:
         lines.append(
             f"±: half of the {report.bootstrap['level']:.0%} bootstrap interval "
@@ -128,4 +139,5 @@ def render_table(report: Report) -> Group:
         lines.append("CIDEr-D is 0 where all pairs share their references: no word tells pairs apart")
     versions = report.versions
     lines.append(f"pycocoevalcap {versions['pycocoevalcap']}, METEOR {versions['meteor']}, no PTB tokenizer")
-    return Group(table, *(Text(line, style="dim") for line in lines))
+    notes = [Text(f"Note: {_printable(note)}") for note in report.notes]
+    return Group(table, *(Text(line, style="dim") for line in lines), *notes)

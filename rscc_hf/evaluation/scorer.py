@@ -1,5 +1,6 @@
 """`ChangeCaptionScorer`: the one class that training, the demo and `rscc evaluate` score with."""
 
+import logging
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -11,9 +12,11 @@ from rscc_hf.evaluation.baselines import best_constant, leave_one_out
 from rscc_hf.evaluation.bootstrap import LEVEL, bootstrap_intervals
 from rscc_hf.evaluation.corpus import CookedSet, Scores, Segments, corpus_scores
 from rscc_hf.evaluation.meteor import Meteor
-from rscc_hf.evaluation.predictions import Predictions, PredictionsError, infer_changed, read_predictions
-from rscc_hf.evaluation.protocols import apply_protocol, check_protocol, pair_label, prepare
+from rscc_hf.evaluation.predictions import Predictions, PredictionsError, infer_changed, pair_key, read_predictions
+from rscc_hf.evaluation.protocols import apply_protocol, caption_notes, check_protocol, pair_label, prepare
 from rscc_hf.evaluation.report import Report
+
+logger = logging.getLogger(__name__)
 
 
 class ChangeCaptionScorer:
@@ -89,16 +92,33 @@ class ChangeCaptionScorer:
             seed: Seed of these draws.
 
         Returns:
-            The report; its numbers are times 100 and not rounded.
+            The report; its numbers are times 100 and not rounded. Its notes are logged as well.
 
         Raises:
             ValueError: Captions that cannot be scored (see `protocols.prepare`), lists of different lengths, or a
                 repeated pair that contradicts itself.
             MeteorError: METEOR could not be computed: no Java, a process that failed or took too long.
         """
+        report = self._report(predictions, references, changed, pair_ids, baseline, bootstrap, seed)
+        for note in report.notes:
+            logger.warning("%s", note)
+        return report
+
+    def _report(
+        self,
+        predictions: Sequence[str],
+        references: Sequence[Sequence[str]],
+        changed: Sequence[bool] | None,
+        pair_ids: Sequence[str] | None,
+        baseline: bool,
+        bootstrap: int,
+        seed: int,
+    ) -> Report:
+        """As `score`, but for the notes, which the caller shows."""
         if bootstrap < 0:
             raise ValueError(f"The number of bootstrap samples must be 0 (none) or more, not {bootstrap}.")
         ready, ready_references = prepare(predictions, references, pair_ids)
+        said = changed is not None
         if changed is None:
             changed = [infer_changed(captions, self.no_change_sentences) for captions in ready_references]
         if len(changed) != len(ready):
@@ -111,6 +131,9 @@ class ChangeCaptionScorer:
         ready = [ready[index] for index in kept]
         ready_references = [ready_references[index] for index in kept]
         flags = [bool(changed[index]) for index in kept]
+        notes = caption_notes(ready, ready_references)
+        if said:
+            notes += self._contradictions(ready_references, flags, labels)
 
         self.meteor.launch()  # it loads while the other scores are computed
         encoded = apply_protocol(ready, ready_references, self.protocol)
@@ -150,7 +173,33 @@ class ChangeCaptionScorer:
             duplicates_dropped=dropped,
             versions=self._versions(),
             bootstrap=intervals,
+            notes=notes,
         )
+
+    def _contradictions(
+        self, references: Sequence[Sequence[str]], changed: Sequence[bool], labels: Sequence[str]
+    ) -> list[str]:
+        """Sentences about pairs whose flag is not what their references say."""
+        notes = []
+        silent = [i for i, texts in enumerate(references) if changed[i] and not self._any_change(texts)]
+        if silent:
+            notes.append(
+                "Marked as changed although all references say that nothing changed: "
+                f"{_some(silent, labels)}; the mark counts, so correct it or the references."
+            )
+        unknown = [i for i, texts in enumerate(references) if not changed[i] and not self._any_no_change(texts)]
+        if unknown:
+            notes.append(
+                "Marked as unchanged although no reference is a known sentence for that: "
+                f"{_some(unknown, labels)}; the mark counts, so correct it, or name the sentence as a no-change one."
+            )
+        return notes
+
+    def _any_change(self, captions: Sequence[str]) -> bool:
+        return infer_changed(captions, self.no_change_sentences)
+
+    def _any_no_change(self, captions: Sequence[str]) -> bool:
+        return any(is_no_change(caption, self.no_change_sentences) for caption in captions)
 
     def corpus_scores(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], pair_ids: Sequence[str] | None = None
@@ -200,6 +249,11 @@ class ChangeCaptionScorer:
         }
 
 
+def _some(indices: Sequence[int], labels: Sequence[str]) -> str:
+    """`3 of 20 pairs (pair 'a', ...)`."""
+    return f"{len(indices):,} of {len(labels):,} pairs ({labels[indices[0]]}{', ...' if len(indices) > 1 else ''})"
+
+
 def _first_of_each(
     predictions: Sequence[str],
     references: Sequence[Sequence[str]],
@@ -213,7 +267,7 @@ def _first_of_each(
     for index, pair_id in enumerate(pair_ids):
         if pair_id is None or pair_id == "":
             raise ValueError(f"Prediction number {index + 1} has no pair id; name every pair or none.")
-        other = first.setdefault(pair_id, index)
+        other = first.setdefault(pair_key(pair_id), index)
         same = all(column[index] == column[other] for column in (predictions, references, changed))
         if not same:
             raise ValueError(
@@ -256,8 +310,7 @@ def evaluate_file(
             prepare(read.predictions, read.references, read.pair_ids)
         except ValueError as error:
             raise PredictionsError(f"{path}: {error}") from error
-        report = scorer.score(
-            read.predictions, read.references, read.changed, read.pair_ids, bootstrap=bootstrap, seed=seed
-        )
+        report = scorer._report(read.predictions, read.references, read.changed, read.pair_ids, True, bootstrap, seed)
     report.duplicates_dropped += read.duplicates_dropped
+    report.notes = [*read.notes, *report.notes]
     return report

@@ -1,8 +1,12 @@
 """What counts as "no change", and how captions are normalised."""
 
-import pytest
+import unicodedata
 
-from rscc_hf.data.captions import NO_CHANGE_SENTENCES, NO_CHANGE_TEMPLATES, is_no_change, normalise
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rscc_hf.data.captions import NO_CHANGE_SENTENCES, NO_CHANGE_TEMPLATES, is_no_change, lacks_spaces, normalise
 
 
 def test_the_templates_come_first():
@@ -34,3 +38,50 @@ def test_other_sentences_are_changes_unless_named():
     assert not is_no_change("a road appears")
     assert not is_no_change("")
     assert is_no_change("Nothing new.", extra=["nothing new"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("la forêt brûlée", unicodedata.normalize("NFD", "la forêt brûlée")),
+        ("house", "ho\u00aduse\ufeff"),
+        ("ទី ក្រុង", "ទី\u200bក្រុង"),
+        ("İzmir", unicodedata.normalize("NFD", "İzmir")),
+        ("Ångström", "A\u030angstro\u0308m"),
+    ],
+)
+def test_spellings_of_one_text_are_one(one, other):
+    assert normalise(one) == normalise(other)
+
+
+@given(st.text())
+def test_normalising_is_idempotent_blind_to_unicode_forms_and_leaves_ascii_as_the_field_does(text):
+    normal = normalise(text)
+    assert normalise(normal) == normal
+    assert normalise(unicodedata.normalize("NFD", text)) == normalise(unicodedata.normalize("NFC", text)) == normal
+    plain = text.encode("ascii", "ignore").decode()
+    assert normalise(plain) == " ".join(plain.lower().replace(".", "").split())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("道路旁边出现了房屋", True),
+        ("道路 旁边 出现 了 房屋", False),
+        ("道 路 旁 边 出 现 了 房 屋", False),
+        ("道路の横に住宅が現れた。", True),
+        ("アパートメント が 道路 の 横 に 建て られ た", False),
+        ("มีบ้านหลังใหม่ปรากฏขึ้นข้างถนน", True),
+        ("มี บ้าน หลัง ใหม่ ปรากฏ ขึ้น ข้าง ถนน", False),
+        ("មានផ្ទះថ្មីនៅក្បែរផ្លូវ", True),
+        ("មាន\u200bផ្ទះ\u200bថ្មី\u200bនៅ\u200bក្បែរ\u200bផ្លូវ", False),
+        ("도로 옆에 집이 나타났다", False),
+        ("une maison est apparue près de la forêt", False),
+        ("Verkehrsflächenerweiterungsmaßnahme", False),
+        ("рядом появился новый дом", False),
+        ("a house appears in 北京 today", False),
+        ("", False),
+    ],
+)
+def test_captions_without_spaces_are_told_from_those_that_have_them(text, expected):
+    assert lacks_spaces(text) is expected

@@ -139,6 +139,19 @@ def test_the_environment_is_a_copy_with_a_decimal_point(tmp_path: Path, monkeypa
     assert os.environ["LC_ALL"] == "de_DE.UTF-8"
 
 
+def test_java_writes_numbers_in_english_whatever_its_environment_says(
+    monkeypatch: pytest.MonkeyPatch, meteor: Meteor
+) -> None:
+    expected = meteor.statistics(["a road is built"], [["a road appears"]])
+    german = "-Duser.language=de -Duser.country=DE -Duser.language.format=de -Duser.country.format=DE"
+    for name in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS"):
+        monkeypatch.setenv(name, german)
+    with Meteor() as own:
+        assert (own.statistics(["a road is built"], [["a road appears"]]) == expected).all()
+        assert own.evaluate(expected)[0] == meteor.evaluate(expected)[0]
+        assert own.java_version == meteor.java_version
+
+
 @ALWAYS
 def test_a_process_that_hangs_is_stopped_and_the_caption_named(tmp_path: Path) -> None:
     java = fake_java(tmp_path, "print(sys.stdin.readline() and '0 ' * 23, flush=True)\ntime.sleep(600)")

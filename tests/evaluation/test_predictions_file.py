@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from rscc_hf.data.captions import NO_CHANGE_TEMPLATES
 from rscc_hf.evaluation import PredictionsError, read_predictions
+from rscc_hf.evaluation.predictions import pair_key
 
 GOOD = {"pair_id": "a", "prediction": "A road is built.", "references": ["a road"]}
 
@@ -101,6 +103,10 @@ def without(name: str) -> dict[str, Any]:
         ({**GOOD, "changed": "true"}, "`changed` must be true or false"),
         ({**GOOD, "changed": 2}, "`changed` must be true or false"),
         ({**GOOD, "uid": "b"}, "`pair_id` and `uid` contradict each other"),
+        ({**GOOD, "changed": True, "changeflag": 0}, "`changed` and `changeflag` contradict each other"),
+        ({**GOOD, "changeflag": "no"}, "`changeflag` must be true or false"),
+        ('{"pair_id": "a", "prediction": "x", "prediction": "y", "references": ["x"]}', "`prediction` twice"),
+        ('{"pair_id": "a", "pred": "x", "captions": ["x"], "settings": {"b": 1, "b": 2}}', "the field `b` twice"),
         ({**GOOD, "captions": ["b"]}, "`references` and `captions` contradict each other"),
     ],
 )
@@ -135,7 +141,42 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
 @given(st.lists(st.tuples(st.text(min_size=1), st.text(), st.lists(st.text(), min_size=1)), min_size=1))
 def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list) -> None:
     folder = tmp_path_factory.mktemp("rows")
-    rows = list({pair_id: (pair_id, *rest) for pair_id, *rest in rows}.values())
+    rows = list({pair_key(pair_id): (pair_id, *rest) for pair_id, *rest in rows}.values())
     lines = [{"pair_id": i, "prediction": p, "references": r, "changed": True} for i, p, r in rows]
     read = read_predictions(write(folder, *lines))
     assert list(zip(read.pair_ids, read.predictions, read.references, strict=True)) == rows
+
+
+def test_a_null_field_hides_no_other_name_of_the_same_thing(tmp_path: Path) -> None:
+    row = {"pair_id": None, "uid": "u1", "prediction": None, "pred": "x", "references": None, "captions": ["a road"]}
+    read = read_predictions(write(tmp_path, {**row, "changed": None, "change_flag": 0}))
+    assert (read.pair_ids, read.predictions, read.references) == (["u1"], ["x"], [["a road"]])
+    assert read.changed == [False]
+
+
+def test_ids_that_differ_by_their_unicode_form_only_are_one_pair(tmp_path: Path) -> None:
+    composed, decomposed = ({**GOOD, "pair_id": unicodedata.normalize(form, "café")} for form in ("NFC", "NFD"))
+    assert read_predictions(write(tmp_path, composed, decomposed)).duplicates_dropped == 1
+    with pytest.raises(PredictionsError, match="given twice, differently, on lines 1 and 2"):
+        read_predictions(write(tmp_path, composed, {**decomposed, "prediction": "no"}))
+
+
+@pytest.mark.parametrize(
+    ("rows", "note"),
+    [
+        ([{"model": "m@1", "settings": {"a": 1}, "before": "x", "notes": []}] * 2, None),
+        ([{"changed": True}] * 2, None),
+        ([{"flag": 1, "score": 2}, {"flag": 1}], "Not used: the fields `flag`, `score`."),
+        ([{"prediktion": "x"}, {}], "Not used: the field `prediktion`."),
+        ([{"changed": True}, {}], "1 of 2 lines do not say `changed`; for these it follows from the references."),
+        ([{"model": "m@1"}, {"model": "m@2"}], "The lines are by 2 models; the scores are of them all together."),
+        (
+            [{"settings": {"beams": 1}}, {"settings": {"beams": 4}}],
+            "The lines are by 2 different settings;",
+        ),
+    ],
+)
+def test_what_to_know_of_a_file_is_said(tmp_path: Path, rows: list[dict[str, Any]], note: str | None) -> None:
+    lines = [{**GOOD, **row, "pair_id": str(number)} for number, row in enumerate(rows)]
+    notes = read_predictions(write(tmp_path, *lines)).notes
+    assert notes == [] if note is None else [text for text in notes if text.startswith(note)] == notes != []

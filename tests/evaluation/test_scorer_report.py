@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import unicodedata
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -196,3 +197,61 @@ def test_the_published_file_gives_the_published_row(published_predictions: Path)
     assert report.baseline["s_m"] < report.all["s_m"]
     assert report.unchanged is not None
     assert report.unchanged["cider_d"] == 0
+
+
+def test_the_scores_are_blind_to_the_unicode_form(scorer: ChangeCaptionScorer) -> None:
+    text = "une maison est apparue près de la forêt"
+    for form in ("NFC", "NFD"):
+        report = scorer.score([unicodedata.normalize(form, text), "a road"], [[text], ["a road"]], baseline=False)
+        assert report.all["bleu_4"] == pytest.approx(100, abs=1e-3)
+        assert report.notes == []
+    ids = [unicodedata.normalize(form, "é") for form in ("NFC", "NFD")]
+    assert scorer.score(["a", "a"], [["a"], ["a"]], pair_ids=ids, baseline=False).duplicates_dropped == 1
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "changed", "note"),
+    [
+        (
+            ["道路旁边出现了房屋", "x"],
+            [["道路旁边出现了房子"], ["x"]],
+            None,
+            "Written without spaces between words, as “道路旁",
+        ),
+        (["", "x"], [["a road"], ["x"]], None, "Empty, so that they match nothing: 1 of 2 predictions"),
+        (
+            ["x", "x"],
+            [["no change has occurred"], ["x"]],
+            [True, True],
+            "Marked as changed although all references say",
+        ),
+        (
+            ["x", "x"],
+            [["rien de neuf"], ["x"]],
+            [False, True],
+            "Marked as unchanged although no reference is",
+        ),
+        (["x", "x"], [["no change has occurred", "a road"], ["x"]], [False, True], None),
+        (["x", "x"], [["no change has occurred"], ["a road"]], [False, True], None),
+    ],
+)
+def test_what_makes_scores_doubtful_is_noted(
+    scorer: ChangeCaptionScorer, predictions: list, references: list, changed: list | None, note: str | None
+) -> None:
+    report = scorer.score(predictions, references, changed, baseline=False)
+    assert [text[: len(note or "")] for text in report.notes] == ([] if note is None else [note])
+    assert report.to_dict().get("notes", []) == report.notes
+    if note is not None:
+        assert f"Note: {note}" in render(report, 200)
+
+
+def test_validation_says_once_that_captions_have_no_spaces(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        corpus_scores(["x"], [["建筑物出现在道路旁边了"]], meteor=False)
+    assert caplog.text.count("Written without spaces") == 1
+
+
+def test_numbers_of_six_digits_fit_eighty_columns(scorer: ChangeCaptionScorer) -> None:
+    report = scorer.score(["a new house", "the road is gone"], [["a new house"], ["the road is gone"]])
+    text = render(report, 80)
+    assert " 875.00 293.75" in text and "…" not in text
