@@ -10,7 +10,13 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
-from rscc_hf import MModalCCConfig, MModalCCForConditionalGeneration, MModalCCImageProcessor, MModalCCProcessor
+from rscc_hf import (
+    MModalCCConfig,
+    MModalCCForConditionalGeneration,
+    MModalCCImageProcessor,
+    MModalCCProcessor,
+    precision,
+)
 from rscc_hf.data.vocabulary import build_word_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `toy_tokenizers`
@@ -57,6 +63,22 @@ def no_accelerator_left() -> Iterator[None]:
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+@pytest.fixture
+def fake_trial(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Sets how many times as long as float32 a 16-bit format takes, on any device; its products may differ."""
+
+    def fake(factor: float, product: float | None = None, problem: str | None = None) -> None:
+        def measure(device: torch.device, dtype: torch.dtype) -> precision.Trial:
+            products = factor if product is None else product
+            return precision.Trial(str(device), dtype, (1e-3, products * 1e-3), (1e-3, factor * 1e-3), None, problem)
+
+        precision._tried.cache_clear()
+        monkeypatch.setattr(precision, "measure", measure)
+
+    yield fake
+    precision._tried.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from rscc_hf.training.pair_recipe import PairRecipe
-from rscc_hf.training.recipe import OPTIMIZER_HELP, RecipeError, option
+from rscc_hf.training.recipe import MIXED_PRECISION_HELP, OPTIMIZER_HELP, RecipeError, option
 
 PARTS = ("vision_tower", "integration", "projector", "language_model")
 """What a recipe can train, as the model names it; the output projection belongs to the language model."""
@@ -43,7 +43,7 @@ class CCExpertRecipe(PairRecipe):
     schedule: Literal["constant", "linear", "cosine", "one_cycle"] = option("cosine", "Learning-rate schedule.")
     warmup_ratio: float = option(0.03, "Share of all steps in which the learning rate rises.")
     max_grad_norm: float | None = option(1.0, "Clip the norm of all gradients to this.")
-    mixed_precision: Literal["no", "bf16", "fp16"] = option("bf16", "Precision of forward and backward (autocast).")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = option("auto", MIXED_PRECISION_HELP)
     gradient_checkpointing: bool = option(True, "Recompute activations in the backward pass to save memory.")
     metric_for_best: Literal["bleu_4", "s_m"] = option("s_m", "Validation score that picks the best weights.")
     validation_batch_size: int = option(8, "Pairs a generation batch on one device.")

@@ -109,7 +109,7 @@ def train(
     if recipe.torch_threads is not None:
         torch.set_num_threads(recipe.torch_threads)
     try:
-        with open_accelerator(recipe) as accelerator:
+        with open_accelerator(recipe) as (accelerator, recipe):
             accumulation = recipe.accumulation_steps(accelerator.num_processes)
             folder = RunFolder(recipe, accelerator)
             checkpoint = folder.open()

@@ -1,6 +1,7 @@
 """Optimiser, schedule and gradient clipping: torch's and transformers' own, set up from a recipe."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,25 +15,96 @@ from rscc_hf.training.task import Part
 _ONE_CYCLE_RISE = 0.3  # torch's own default
 
 
+class MuonIn(Muon):
+    """torch's Muon, whose iterations run in a format of choice; torch's own (2.13) knows bfloat16 only.
+
+    In bfloat16 its steps have the bits of torch's. Its updates are scaled to AdamW's size ("match_rms_adamw", arXiv
+    2502.16982): a learning rate means the same.
+
+    Args:
+        params: Matrices, or groups of them.
+        dtype: Of the iterations; momentum and weights keep theirs.
+    """
+
+    def __init__(self, params: Any, dtype: torch.dtype):
+        super().__init__(params, adjust_lr_fn="match_rms_adamw")
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; see `torch.optim.Optimizer`."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters: list[torch.Tensor] = []
+            gradients: list[torch.Tensor] = []
+            momenta: list[torch.Tensor] = []
+            self._init_group(group, parameters, gradients, momenta)
+            rate, momentum = group["lr"], group["momentum"]
+            for parameter, gradient, buffer in zip(parameters, gradients, momenta, strict=True):
+                buffer.lerp_(gradient, 1 - momentum)
+                update = gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
+                update = orthogonal(update, self.dtype, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                parameter.mul_(1 - rate * group["weight_decay"])
+                parameter.add_(update, alpha=-rate * 0.2 * math.sqrt(max(parameter.shape)))
+        return loss
+
+
+def orthogonal(
+    matrix: torch.Tensor,
+    dtype: torch.dtype,
+    coefficients: tuple[float, float, float],
+    steps: int,
+    eps: float,
+) -> torch.Tensor:
+    """The matrix with singular values near 1 (0.7 to 1.2), by the Newton-Schulz iterations of torch's Muon.
+
+    Args:
+        matrix: (m, n).
+        dtype: Of the iterations and of the result.
+        coefficients: Of the polynomial: of the matrix, its cube and its fifth power.
+        steps: How many iterations.
+        eps: Least norm that the matrix is divided by.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    result = matrix.to(dtype, copy=True)
+    if tall:
+        result = result.T
+    result.div_(result.norm().clamp(min=eps))
+    a, b, c = coefficients
+    for _ in range(steps):
+        gram = result @ result.T
+        result = torch.addmm(result, torch.addmm(gram, gram, gram, beta=b, alpha=c), result, beta=a)
+    return result.T if tall else result
+
+
 class MuonWithAdamW(Optimizer):
-    """torch's Muon and AdamW as one optimiser, since Muon takes matrices only.
+    """Muon and AdamW as one optimiser, since Muon takes matrices only.
 
     The two share the groups and the state of this one, so that schedules and checkpoints see a single optimiser.
-    Muon's updates are scaled to AdamW's size ("match_rms_adamw", arXiv 2502.16982): a learning rate means the same.
 
     Args:
         groups: parameter groups; those with `muon: True` hold matrices only and go to Muon.
         betas: AdamW's.
         eps: AdamW's.
+        muon_dtype: Of Muon's iterations.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float):
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        betas: tuple[float, float],
+        eps: float,
+        muon_dtype: torch.dtype = torch.bfloat16,
+    ):
         super().__init__(groups, {})
         by_muon: list[dict[str, Any]] = [group for group in self.param_groups if group["muon"]]
         others: list[dict[str, Any]] = [group for group in self.param_groups if not group["muon"]]
         self.members: list[tuple[bool, Optimizer]] = []  # they add their defaults to the groups, which stay the same
         if by_muon:
-            self.members.append((True, Muon(by_muon, adjust_lr_fn="match_rms_adamw")))
+            self.members.append((True, MuonIn(by_muon, muon_dtype)))
         if others:
             self.members.append((False, AdamW(others, betas=betas, eps=eps)))
         self._share()
@@ -64,7 +136,8 @@ def build_optimizer(parts: Sequence[Part], recipe: LoopRecipe, model: torch.nn.M
 
     Args:
         parts: What learns.
-        recipe: Optimiser, its numbers, weight decay.
+        recipe: Optimiser, its numbers, weight decay; a muon_dtype of auto, which `arithmetic.settle` has not seen,
+            is torch's bfloat16.
         model: The bare model, asked which parameters are weights of linear layers.
 
     Raises:
@@ -84,7 +157,8 @@ def build_optimizer(parts: Sequence[Part], recipe: LoopRecipe, model: torch.nn.M
         raise ValueError("Nothing is left to train: every parameter is frozen.")
     betas = (recipe.beta1, recipe.beta2)
     if recipe.optimizer == "muon":
-        return MuonWithAdamW(groups, betas, recipe.epsilon)
+        dtype = torch.float32 if recipe.muon_dtype == "float32" else torch.bfloat16
+        return MuonWithAdamW(groups, betas, recipe.epsilon, dtype)
     return {"adam": Adam, "adamw": AdamW}[recipe.optimizer](groups, betas=betas, eps=recipe.epsilon)
 
 

@@ -3,16 +3,24 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    parse_flag_from_env,
+)
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from rscc_hf.training import deepspeed_engine
+from rscc_hf.training.arithmetic import settle
 from rscc_hf.training.recipe import LoopRecipe, RecipeError
 
+R = TypeVar("R", bound=LoopRecipe)
 _SUPPORTED = {
     DistributedType.NO,
     DistributedType.MULTI_CPU,
@@ -25,8 +33,10 @@ _SUPPORTED = {
 
 
 @contextmanager
-def open_accelerator(recipe: LoopRecipe) -> Iterator[Accelerator]:
+def open_accelerator(recipe: R) -> Iterator[tuple[Accelerator, R]]:
     """An `Accelerator` for the recipe; its trackers and process group are closed at the end, also after an error.
+
+    The recipe that comes with it says the precision that the run has where the given one says auto (see `settle`).
 
     Raises:
         RecipeError: The tracker is not installed, or the launcher asks for a kind of distribution that the loop was
@@ -39,16 +49,20 @@ def open_accelerator(recipe: LoopRecipe) -> Iterator[Accelerator]:
     if deepspeed:
         deepspeed_engine.check(recipe)
     ours = not AcceleratorState._shared_state  # a notebook may have an Accelerator of its own
-    accelerator = Accelerator(
-        mixed_precision="no" if deepspeed else recipe.mixed_precision,  # see `deepspeed_engine`
-        cpu=recipe.cpu,
-        # the loop accumulates by itself; a launcher's setting must not divide the loss once more
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.find_unused_parameters)],
-        log_with=tracker,
-        project_dir=str(Path(recipe.output_dir)),
-    )
+    # The process group first, by which all processes learn one precision; the variable is how a launcher says cpu
+    state = PartialState(cpu=recipe.cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    accelerator = None
     try:
+        recipe = settle(recipe, state, None if ours else AcceleratorState().mixed_precision)
+        accelerator = Accelerator(
+            mixed_precision="no" if deepspeed else recipe.mixed_precision,  # see `deepspeed_engine`
+            cpu=recipe.cpu,
+            # the loop accumulates by itself; a launcher's setting must not divide the loss once more
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.find_unused_parameters)],
+            log_with=tracker,
+            project_dir=str(Path(recipe.output_dir)),
+        )
         if accelerator.distributed_type not in _SUPPORTED:
             kind = accelerator.distributed_type.value
             raise RecipeError(
@@ -61,13 +75,14 @@ def open_accelerator(recipe: LoopRecipe) -> Iterator[Accelerator]:
             _configure_fsdp(accelerator, recipe)
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
             deepspeed_engine.configure(accelerator, recipe)
-        yield accelerator
+        yield accelerator, recipe
     finally:
-        for opened in getattr(accelerator, "trackers", []):
-            opened.finish()
-        accelerator.free_memory()
+        if accelerator is not None:
+            for opened in getattr(accelerator, "trackers", []):
+                opened.finish()
+            accelerator.free_memory()
         if ours:
-            accelerator.state.destroy_process_group()
+            state.destroy_process_group()
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
 

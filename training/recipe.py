@@ -23,6 +23,12 @@ from rscc_hf.training.recipe_values import checked, is_infinite, load_yaml
 R = TypeVar("R", bound="LoopRecipe")
 
 
+MIXED_PRECISION_HELP = (
+    "Precision of forward and backward (autocast); auto: bf16 where a trial on the device shows it quicker, else no."
+)
+MUON_DTYPE_HELP = (
+    "With muon: the format of its iterations; auto: bfloat16, or float32 where a trial shows bfloat16 emulated."
+)
 OPTIMIZER_HELP = "torch.optim.Adam or AdamW; muon: Muon for the matrices of linear layers, AdamW for the rest."
 
 
@@ -65,6 +71,7 @@ class LoopRecipe:
     optimizer: Literal["adam", "adamw", "muon"] = option("adamw", OPTIMIZER_HELP)
     learning_rate: float = option(5e-5, "Peak learning rate of every part that has none of its own.")
     muon_learning_rate_ratio: float = option(1.0, "With muon: its learning rate by that of AdamW, for every part.")
+    muon_dtype: Literal["auto", "bfloat16", "float32"] = option("auto", MUON_DTYPE_HELP)
     beta1: float = option(0.9, "Adam's decay rate of the gradient's mean.")
     beta2: float = option(0.999, "Adam's decay rate of the gradient's square.")
     epsilon: float = option(1e-8, "Adam's epsilon.")
@@ -77,7 +84,7 @@ class LoopRecipe:
     max_grad_norm: float | None = option(None, "Clip the norm of all gradients to this.")
     label_smoothing: float = option(0.0, "Label smoothing of the cross entropy, in [0, 1).")
 
-    mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "Precision of forward and backward (autocast).")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = option("no", MIXED_PRECISION_HELP)
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
     cpu: bool = option(False, "Train on the CPU although an accelerator is there.")
     torch_threads: int | None = option(None, "torch.set_num_threads for the run; null leaves it.")
@@ -246,11 +253,20 @@ def trajectory_difference(old: dict[str, Any], recipe: LoopRecipe) -> str | None
     if recipe.schedule == "constant" and not recipe.warmup_ratio:
         free |= {"max_epochs", "max_steps"}
     new = asdict(recipe)
+    old = with_later_keys(old)
+    if recipe.optimizer != "muon":
+        free.add("muon_dtype")
     for name in [*new, *(name for name in old if name not in new)]:
         was = _expanded(old.get(name)) if name in recipe.path_keys else old.get(name)
         if name not in free and was != new.get(name):
             return name
     return None
+
+
+def with_later_keys(old: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's recipe with the keys that came later, as the run went without them."""
+    # torch's Muon iterates in bfloat16
+    return {"muon_dtype": "bfloat16" if old.get("optimizer") == "muon" else "auto", **old}
 
 
 @functools.cache

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from rscc_hf.data.synthetic import synthesize
 from rscc_hf.demo.answers import Row
 from rscc_hf.demo.report import COLUMNS, NOTHING, cells_of
 from rscc_hf.files import write_text
+from rscc_hf.training.recipe import LoopRecipe
 
 R = TypeVar("R")
 #: Pairs of all three splits together (80 / 10 / 10 per cent).
@@ -138,12 +140,41 @@ def train_on(console: Console, train: Callable[..., R], recipe: Any, **options: 
         recipe: What it takes.
         **options: For `train`.
     """
-    with progress_on(console, "steps") as update:
+    with progress_on(console, "steps") as update, _logged_to(console):
 
         def on_step(step: int, total: int | None, loss: float) -> None:
             update(completed=step, total=total, description=f"steps, loss {loss:.2f}")
 
         return train(recipe, on_step=on_step, **options)
+
+
+class _ConsoleHandler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(f"   {record.getMessage()}", markup=False, highlight=False)
+
+
+@contextmanager
+def _logged_to(console: Console) -> Iterator[None]:
+    """What training logs (the precision that it chose, what it left out) stands on the console."""
+    logger, handler = logging.getLogger("rscc_hf.training"), _ConsoleHandler(console)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
+def precision_text(recipes: Iterable[LoopRecipe]) -> str:
+    """The precision of finished runs (`TrainingResult.recipe`), as the pages say it."""
+    names = {"no": "float32"}
+    return ", ".join(sorted({names.get(recipe.mixed_precision, recipe.mixed_precision) for recipe in recipes}))
 
 
 def common_texts(test: Dataset) -> dict[str, Any]:

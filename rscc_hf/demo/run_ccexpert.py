@@ -23,6 +23,7 @@ from rscc_hf.demo.common import (
     Stopwatch,
     common_texts,
     gallery_indices,
+    precision_text,
     prepare,
     score_tables,
     synthesize_scenes,
@@ -171,7 +172,7 @@ class _Run:
         folder = self.folder(name)
         recipe = stage_recipe(kind, name, self.data, folder, start, self.seed, **self.overrides)
         result = train_on(self.console, train, recipe)
-        self.recipes[name] = recipe
+        self.recipes[name] = result.recipe
         self.curves.append((_CURVES[name], read_log(folder), recipe.global_batch_size))
         self.samples[name] = len(result.task.samples) * result.state.epoch
         return result
@@ -197,7 +198,6 @@ def _texts(
 ) -> dict[str, Any]:
     """The sentences of the page; `closed`: levels that the module leaves out."""
     samples = run.samples
-    precision = ", ".join(sorted({recipe.mixed_precision for recipe in run.recipes.values()}))
     parameters = captioner.model.num_parameters() / 1e6
     config = captioner.model.config
     return {
@@ -220,7 +220,7 @@ def _texts(
                 f"Stage {number}: {samples[name]:,} samples, {seconds[name]:.0f} s."
                 for name, number in (("stage1", "I"), ("stage2", "II"), ("stage3", "III"))
             )
-            + f" {precision} autocast; recipes: training/recipes/ccexpert_synthetic_*.yaml. "
+            + f" {precision_text(run.recipes.values())}; recipes: training/recipes/ccexpert_synthetic_*.yaml. "
             + _aids(run)
         ),
         "gallery_text": (

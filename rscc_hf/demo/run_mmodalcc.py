@@ -22,6 +22,7 @@ from rscc_hf.demo.common import (
     Stopwatch,
     common_texts,
     gallery_indices,
+    precision_text,
     prepare,
     score_tables,
     synthesize_scenes,
@@ -76,7 +77,7 @@ def run_mmodalcc(
         synthesize_scenes(data, pairs, seed, console)
     with watch.part("training", "Training MModalCC from nothing on RGB and maps"):
         recipe = demo_recipe(data, model_folder, seed, **(recipe_overrides or {}))
-        _train(recipe, console)
+        recipe = _train(recipe, console)
     with watch.part("captions", "Captioning the test split: with maps, without, with maps of changed pixels only"):
         captioner = ChangeCaptioner.from_pretrained(model_folder)
         test = load_pairs(str(data), "test")
@@ -100,11 +101,13 @@ def run_mmodalcc(
     return DemoResult(rows, watch.seconds, report, model_folder)
 
 
-def _train(recipe: MModalCCRecipe, console: Console) -> None:
+def _train(recipe: MModalCCRecipe, console: Console) -> MModalCCRecipe:
+    """Trains; gives the recipe with what it left open."""
+
     def on_evaluation(scores: dict[str, float]) -> None:
         console.print(f"   validation: BLEU-4 {scores['bleu_4']:.1f}, S*m {scores['s_m']:.1f}")
 
-    train_on(console, train_mmodalcc, recipe, on_evaluation=on_evaluation)
+    return train_on(console, train_mmodalcc, recipe, on_evaluation=on_evaluation).recipe
 
 
 def _captions(captioner: ChangeCaptioner, data: Path, test: Dataset) -> dict[str, list[str]]:
@@ -140,7 +143,7 @@ def _texts(captioner: ChangeCaptioner, test: Dataset, recipe: MModalCCRecipe, se
         "notes": (*NOTES, NOTE_ON_MAPS),
         "training_text": (
             f"About {samples:,} samples in {seconds:.0f} seconds, images of {recipe.image_size} pixels, "
-            f"{recipe.mixed_precision} autocast; recipe: training/recipes/{RECIPE}, resolved in model/recipe.yaml. "
+            f"{precision_text([recipe])}; recipe: training/recipes/{RECIPE}, resolved in model/recipe.yaml. "
             f"In the first {recipe.changed_coverage_epochs} epochs the maps show changed pixels only."
         ),
         "gallery_text": (

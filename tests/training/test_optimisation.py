@@ -7,7 +7,7 @@ import torch
 from toy_task import toy_recipe
 
 from rscc_hf.modeling import MModalCCConfig, MModalCCForConditionalGeneration
-from rscc_hf.training.optimisation import build_optimizer, build_schedule, log_name
+from rscc_hf.training.optimisation import MuonIn, build_optimizer, build_schedule, log_name, orthogonal
 from rscc_hf.training.task import Part
 
 
@@ -115,3 +115,53 @@ def test_the_output_projection_of_a_model_stays_with_adamw(tmp_path):
 def test_the_ratio_must_be_positive(tmp_path, ratio):
     with pytest.raises(ValueError, match="muon_learning_rate_ratio"):
         recipe_of(tmp_path, muon_learning_rate_ratio=ratio)
+
+
+SHAPES = [(6, 6), (4, 9), (9, 4), (1, 5), (33, 17)]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_muon_in_bfloat16_has_the_bits_of_torchs(decay):
+    """Weights and state after several steps; the groups are torch's too, so that checkpoints stay readable."""
+    generator = torch.Generator().manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+    theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    mine = MuonIn([{"params": ours, "lr": 0.02, "weight_decay": decay}], torch.bfloat16)
+    muon = torch.optim.Muon(theirs, lr=0.02, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        mine.step()
+        muon.step()
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(mine.state[one]["momentum_buffer"], muon.state[other]["momentum_buffer"])
+    assert mine.state_dict()["param_groups"] == muon.state_dict()["param_groups"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_muon_in_float32_makes_directions_orthogonal(shape):
+    """The singular values of a well-conditioned matrix come near 1, its singular vectors stay."""
+    generator = torch.Generator().manual_seed(1)
+    left, values, right = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
+    matrix = left * (1 + values / values.max()) @ right
+    group = MuonIn([torch.nn.Parameter(matrix.clone())], torch.float32).param_groups[0]
+    result = orthogonal(matrix, torch.float32, group["ns_coefficients"], group["ns_steps"], group["eps"])
+    assert result.dtype == torch.float32
+    inner = left.T @ result @ right.T
+    torch.testing.assert_close(inner, inner.diag().diag(), rtol=0, atol=1e-4)
+    assert inner.diag().min() > 0.65 and inner.diag().max() < 1.25
+    half = orthogonal(matrix, torch.bfloat16, group["ns_coefficients"], group["ns_steps"], group["eps"])
+    torch.testing.assert_close(half.float(), result, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("auto", torch.bfloat16)]
+)
+def test_the_recipe_says_muons_format(tmp_path, name, dtype):
+    net = Net()
+    optimizer = build_optimizer(parts_of(net), recipe_of(tmp_path, muon_dtype=name), net)
+    [muon] = [member for by_muon, member in optimizer.members if by_muon]
+    assert muon.dtype == dtype
+    steps(net, optimizer, 2)
