@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 
-Batch = dict[str, torch.Tensor]
+from rscc_hf.training.workers import Batch, prepared
+
 Key = tuple[int, int]
 """Epoch and index of a sample: all that its randomness depends on, beside the seed."""
 
@@ -118,14 +117,7 @@ class IndexedBatches:
         order = self.order(epoch)
         assert self.steps_per_epoch is not None
         steps = [self.keys_of_step(order, epoch, step) for step in range(done, self.steps_per_epoch)]
-        loader = DataLoader(
-            _ByKeys(self.samples),
-            batch_size=None,  # a "sample" of the loader is a whole micro-batch
-            sampler=[keys for step in steps for keys in step],  # type: ignore[arg-type]
-            num_workers=self.num_workers,
-            collate_fn=unchanged,  # type: ignore[arg-type]
-        )
-        batches = iter(loader)
+        batches = prepared(self.samples.batch, [keys for step in steps for keys in step], self.num_workers)
         for number, step in enumerate(steps, start=done + 1):
             yield Window([next(batches) for _ in step], number)
 
@@ -136,16 +128,3 @@ class IndexedBatches:
     def filler(self) -> Batch:
         """See `BatchSource`."""
         return self.samples.batch([(0, 0)])
-
-
-class _ByKeys(Dataset):
-    def __init__(self, samples: IndexedSamples):
-        self.samples = samples
-
-    def __getitem__(self, keys: list[Key]) -> Batch:
-        return self.samples.batch(keys)
-
-
-def unchanged(batch: Batch) -> Batch:
-    """For a `DataLoader` whose data set gives whole batches."""
-    return batch

@@ -1,7 +1,8 @@
 """The task of CCExpert's three stages; `stage1.py`, `stage2.py` and `stage3.py` are its scripts."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +110,19 @@ class CCExpertTask(PairTask):
         assert isinstance(self.maker, PromptedBatchMaker)
         return prompted_samples(recipe.captions, pixels, captions, self.maker, recipe.captions_per_pair)
 
-    def question(self, pixels: Pixels) -> Batch:
+    def asker(self) -> Callable[[Pixels], Batch]:
         """See `PairTask`."""
         assert isinstance(self.maker, PromptedBatchMaker)
-        return self.maker.ask(pixels.images)
+        return partial(_ask, self.maker)
 
     @property
     def generate_options(self) -> dict[str, Any]:
         """See `PairTask`."""
         return {**super().generate_options, "max_new_tokens": self.recipe.max_new_tokens}
+
+
+def _ask(maker: PromptedBatchMaker, pixels: Pixels) -> Batch:
+    return maker.ask(pixels.images)
 
 
 def run_stage(recipe_class: type[CCExpertRecipe], script: str, arguments: Sequence[str] | None = None) -> None:

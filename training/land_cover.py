@@ -4,7 +4,7 @@ It stands in for the image-text pretraining of SigLIP where a tower starts from 
 The dates of a pair are two images here, each with its own semantic map.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -183,7 +183,7 @@ class LandCoverTask(PairTask):
         """See `PairTask`: a pair is a sample, with captions or without."""
         return ChosenSamples(pixels, [texts or [""] for texts in captions], self.maker)
 
-    def question(self, pixels: Pixels) -> Batch:
+    def asker(self) -> Callable[[Pixels], Batch]:
         """Nothing is asked: `LandCoverRecipe` has no evaluation."""
         raise NotImplementedError("Training on land cover generates no captions.")
 

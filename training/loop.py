@@ -38,7 +38,7 @@ from rscc_hf.training.optimisation import (
 )
 from rscc_hf.training.output import RunFolder
 from rscc_hf.training.processes import open_accelerator
-from rscc_hf.training.recipe import LoopRecipe, recipe_to_yaml
+from rscc_hf.training.recipe import LoopRecipe, TrainingError, recipe_to_yaml
 from rscc_hf.training.sharding import Sharded
 from rscc_hf.training.task import Task
 
@@ -47,10 +47,6 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R", bound=LoopRecipe)
 OnStep = Callable[[int, int | None, float], None]
 OnEvaluation = Callable[[dict[str, float]], None]
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; one sentence that says at which step and what to try."""
 
 
 @dataclass

@@ -7,7 +7,8 @@
 `--help` lists every key. The same in a program: `train_mmodalcc(MModalCCRecipe(train_data=..., ...))`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,13 +140,9 @@ class MModalCCTask(PairTask):
             return FlattenedSamples(pixels, captions, self.maker, recipe.captions_per_pair)
         return ChosenSamples(pixels, captions, self.maker, recipe.captions_per_sample)
 
-    def question(self, pixels: Pixels) -> Batch:
+    def asker(self) -> Callable[[Pixels], Batch]:
         """See `PairTask`."""
-        images, maps, present, _ = pixels
-        inputs = dict(self.processor(images, semantic_maps=maps, return_tensors="pt", white_to_void=False))
-        if maps is not None:
-            inputs["semantic_present"] = present
-        return inputs
+        return partial(_ask, self.processor)
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         recipe = self.recipe
@@ -195,6 +192,14 @@ class MModalCCTask(PairTask):
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
+
+
+def _ask(processor: Any, pixels: Pixels) -> Batch:
+    images, maps, present, _ = pixels
+    inputs = dict(processor(images, semantic_maps=maps, return_tensors="pt", white_to_void=False))
+    if maps is not None:
+        inputs["semantic_present"] = present
+    return inputs
 
 
 def _rate(own: float | None, recipe: MModalCCRecipe) -> float:

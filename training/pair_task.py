@@ -4,8 +4,9 @@ import json
 import logging
 from abc import abstractmethod
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -68,8 +69,8 @@ class PairTask(Task):
         """The samples of the pairs with these usable captions; `samples` says the pair of each."""
 
     @abstractmethod
-    def question(self, pixels: Any) -> Batch:
-        """What `generate` takes to caption `pixels`."""
+    def asker(self) -> Callable[[Any], Batch]:
+        """What makes of pixels what `generate` takes to caption them; may be pickled, see `prepared`."""
 
     @property
     def load_options(self) -> dict[str, Any]:
@@ -195,7 +196,7 @@ class PairTask(Task):
                 chosen["pair_id"],
                 chosen["captions"],
                 chosen["changed"],
-                lambda indices: self.question(pixels.get(indices)),
+                Questions(self.asker(), pixels),
             ),
             lambda ids: self.processor.batch_decode(ids, skip_special_tokens=True),
             batch_size=recipe.validation_batch_size,
@@ -209,6 +210,22 @@ class PairTask(Task):
         if isinstance(self.training, IterableDataset):
             return str(self.recipe.train_data)
         return ", ".join(source for source, _ in Counter(self.training["source"]).most_common())
+
+
+class Questions(NamedTuple):
+    """What is asked about pairs, by index.
+
+    Attributes:
+        ask: See `PairTask.asker`.
+        pixels: Of all pairs.
+    """
+
+    ask: Callable[[Any], Batch]
+    pixels: PixelSource
+
+    def __call__(self, indices: Sequence[int]) -> Batch:
+        """The inputs of `generate` for these pairs."""
+        return self.ask(self.pixels.get(indices))
 
 
 def _has_records(pairs: Dataset) -> bool:

@@ -36,6 +36,10 @@ class RecipeError(ValueError):
     """A recipe that cannot be run: one sentence that names the key, the file and the remedy."""
 
 
+class TrainingError(RuntimeError):
+    """Training cannot go on; one sentence that says at which step and what to try."""
+
+
 def option(default: Any, help: str) -> Any:
     """A field of a recipe with its help text."""
     return field(default=default, metadata={"help": help})

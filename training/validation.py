@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device
-from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from rscc_hf.data.captions import is_no_change
-from rscc_hf.evaluation import ChangeCaptionScorer, corpus_scores
+from rscc_hf.evaluation import ChangeCaptionScorer, corpus_scores, find_java
 from rscc_hf.training import deepspeed_engine
-from rscc_hf.training.batches import Batch, unchanged
+from rscc_hf.training.workers import Batch, prepared
 
 
 @dataclass
@@ -25,7 +24,7 @@ class ValidationPairs:
         pair_ids: Of all pairs, each once.
         references: Captions of each.
         changed: Whether each changed.
-        batch: Model inputs of some of them, by index.
+        batch: Model inputs of some of them, by index; may be pickled for workers, see `prepared`.
     """
 
     pair_ids: Sequence[str]
@@ -53,6 +52,9 @@ class Validator:
         meteor: Whether METEOR, and with it S*m, is wanted. It needs Java.
         num_workers: Worker processes that prepare batches.
         generate_options: For `model.generate`.
+
+    Raises:
+        MeteorError: METEOR is wanted and there is no Java.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class Validator:
     ):
         self.pairs, self.decode, self.batch_size = pairs, decode, batch_size
         self.num_workers, self.generate_options = num_workers, generate_options
+        if meteor:
+            find_java()  # or says how to get one, now instead of after an epoch
         self.scorer = ChangeCaptionScorer() if meteor else None
 
     def __call__(self, model: PreTrainedModel, accelerator: Accelerator) -> dict[str, float]:
@@ -88,12 +92,7 @@ class Validator:
             options["synced_gpus"] = True
             most = max(gather_object([len(chunks)]))
             chunks += [(indices or [0])[: self.batch_size]] * (most - len(chunks))
-        loader = DataLoader(
-            _Chunks(self.pairs, chunks),
-            batch_size=None,
-            num_workers=self.num_workers,
-            collate_fn=unchanged,  # type: ignore[arg-type]
-        )
+        loader = prepared(self.pairs.batch, chunks, self.num_workers)
         answers: list[tuple[int, str]] = []
         generator: Any = model  # a PreTrainedModel need not generate, as far as its type says
         with torch.no_grad(), deepspeed_engine.autocast(accelerator):
@@ -138,14 +137,3 @@ def spread(count: int, most: int | None) -> list[int]:
     if most is None or most >= count:
         return list(range(count))
     return [int(index) for index in np.linspace(0, count - 1, most)]
-
-
-class _Chunks(Dataset):
-    def __init__(self, pairs: ValidationPairs, chunks: list[list[int]]):
-        self.pairs, self.chunks = pairs, chunks
-
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-    def __getitem__(self, number: int) -> Batch:
-        return self.pairs.batch(self.chunks[number])
