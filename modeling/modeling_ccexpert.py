@@ -357,16 +357,23 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
             use_cache: give `past_key_values`; by default neither in training nor with `labels`.
             output_change_features: give the change features and the gates.
             output_vision_features: give the tower's features of each level.
-            num_items_in_batch: what the summed loss is divided by; `None` is the number of this call's targets.
+            num_items_in_batch: what the summed loss is divided by; `None` is the number of this call's targets. Only
+                with `labels`.
             logits_to_keep: only the last so many tokens (or those of these indices) get logits; 0 is all.
             return_dict: a `CCExpertOutput`, unless false: then a tuple.
             **kwargs: for the language model (`output_attentions`, `output_hidden_states`, ...).
 
         Raises:
             ValueError: not one of `input_ids` and `inputs_embeds`, both kinds of images, images without `input_ids`,
-                a wrong shape, or placeholders that do not match the images.
+                a wrong shape, placeholders that do not match the images, or `num_items_in_batch` without `labels`.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
+        if num_items_in_batch is not None and labels is None:
+            # transformers' Trainer, about to compare the logits with labels that are not shifted for them
+            raise ValueError(
+                "A loss is asked for without labels, which transformers' Trainer keeps to itself with "
+                "label_smoothing_factor or compute_loss_func; leave both out and let the model compute its loss."
+            )
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if pixel_values is not None and image_embeds is not None:

@@ -194,6 +194,20 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
         """Replace the output projection."""
         self.lm_head = new_embeddings
 
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Make decoder inputs of targets, as `DataCollatorForSeq2Seq(model=...)` asks for.
+
+        With them in the batch, a loss that is computed outside of the model (label smoothing of transformers'
+        Trainer, a `compute_loss_func`) sees logits aligned with its labels.
+
+        Args:
+            labels: `(batch, words)`, `w1..wn <end>`, padded with -100.
+
+        Returns:
+            `(batch, words)`: `<start> w1..wn`, `<pad>` where the labels are -100.
+        """
+        return shift_right(labels, filled(self.config.decoder_start_token_id), filled(self.config.pad_token_id))
+
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -245,7 +259,11 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
         start, pad = filled(self.config.decoder_start_token_id), filled(self.config.pad_token_id)
         if decoder_input_ids is None:
             if labels is None:
-                raise ValueError("decoder_input_ids and labels are both missing; give one of them.")
+                raise ValueError(
+                    "decoder_input_ids and labels are both missing; give one of them. (transformers' Trainer keeps "
+                    "the labels to itself with label_smoothing_factor or compute_loss_func: leave both out, or make "
+                    "decoder_input_ids of the labels with prepare_decoder_input_ids_from_labels.)"
+                )
             decoder_input_ids = shift_right(labels, start, pad)
         if encoder_outputs is None:
             if pixel_values is None:

@@ -192,3 +192,27 @@ def test_transformers_trainer_trains_it(make_ccexpert: Make, make_prompts: Promp
     with torch.no_grad():
         assert model(**batch).loss < before - 0.5
     assert result.training_loss < before * 1.5  # a mean over targets: accumulation is not counted twice
+
+
+@pytest.mark.parametrize("taken_by", ["label_smoothing_factor", "compute_loss_func"])
+def test_a_trainer_that_keeps_the_labels_to_itself_is_refused(
+    make_ccexpert: Make, make_prompts: Prompts, tmp_path: Any, taken_by: str
+) -> None:
+    """It would compare each token's logits with the token itself, which it has read."""
+    model = make_ccexpert()
+    batch = with_labels(make_prompts(model.config, side="right"))
+    rows = [{name: values[row] for name, values in batch.items()} for row in range(3)]
+    smoothing = 0.1 if taken_by == "label_smoothing_factor" else 0.0
+    own = (lambda outputs, labels, num_items_in_batch: outputs.logits.sum()) if not smoothing else None
+    arguments = TrainingArguments(
+        tmp_path, max_steps=1, label_smoothing_factor=smoothing, report_to=[], use_cpu=True, disable_tqdm=True
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows, compute_loss_func=own)
+    for step in (trainer.train, trainer.evaluate):
+        with pytest.raises(ValueError, match=taken_by):
+            step()
+
+
+def test_logits_without_labels_are_no_loss(make_ccexpert: Make, make_prompts: Prompts) -> None:
+    model = make_ccexpert().train()
+    assert model(**make_prompts(model.config, side="right")).logits is not None

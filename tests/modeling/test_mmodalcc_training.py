@@ -195,3 +195,29 @@ def test_ten_lines_of_trainer(make_model: Make, make_inputs: Inputs, tmp_path: P
     trainer.save_model(str(tmp_path / "saved"))
     loaded = MModalCCForConditionalGeneration.from_pretrained(tmp_path / "saved")
     assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*")
+def test_a_trainer_that_keeps_the_labels_to_itself_needs_decoder_inputs(
+    make_model: Make, make_inputs: Inputs, tmp_path: Path
+) -> None:
+    model, inputs = make_model(dropout=0.0, position_dropout=0.0), make_inputs(2)
+    labels = torch.tensor([[5, 7, 9, 2], [3, 2, -100, -100]])
+    rows = [{**{name: value[i] for name, value in inputs.items()}, "labels": labels[i]} for i in range(2)]
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=1, label_smoothing_factor=0.1, report_to=[], use_cpu=True, disable_tqdm=True
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows)
+    for step in (trainer.train, trainer.evaluate):
+        with pytest.raises(ValueError, match=r"label_smoothing_factor.*prepare_decoder_input_ids_from_labels"):
+            step()
+    words = model.prepare_decoder_input_ids_from_labels(labels)
+    start, pad = model.config.decoder_start_token_id, model.config.pad_token_id
+    assert words.tolist() == [[start, 5, 7, 9], [start, 3, 2, pad]]
+    model.eval()
+    with torch.no_grad():
+        smoothed = trainer.compute_loss(model, {**inputs, "labels": labels, "decoder_input_ids": words})
+        logits = model(**inputs, labels=labels).logits
+    targets = labels.flatten()
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets, label_smoothing=0.1)
+    torch.testing.assert_close(smoothed, expected)
