@@ -2,36 +2,34 @@
 
 The rules, all independent of what an image shows, so that both dates of a pair are treated alike:
 
-- files, bytes and PIL images: turned as their EXIF orientation says (as any viewer shows them), first frame only;
+- files, bytes and PIL images: turned as their EXIF orientation says (as any viewer shows them), one page or frame:
+  the first that is no reduced copy (`change_pair_files`);
 - `P` and `PA` go through their palette; `1`, `L` and `LA` become three equal channels; the alpha of `LA`, `RGBA` and
   `PA` is dropped, never blended; `CMYK` and `YCbCr` are converted to RGB without a colour profile;
-- 16 bits (`I;16*`, `I`, uint16 arrays): `round(value * 255 / uint16_max)`, values above `uint16_max` saturate.
-  16-bit *colour* files are read by Pillow through the high byte of each sample;
-- floating point (`F`, float arrays): `round(value * 255)` of values in 0..1, anything else is refused; where the
-  processor does not rescale, floats pass through untouched (SAR in decibels, reflectances);
+- more than 8 bits: `round((value - low) * 255 / (high - low))`, saturated, from `value_range`, or for 16 bits from
+  0..65535 and for floats from 0..1 (`change_pair_values`); where the processor does not rescale, floats pass through
+  untouched (SAR in decibels, reflectances) unless there is a `value_range`;
+- semantic maps keep their colours, in however many bits they are;
 - arrays are (H, W), (H, W, C) or (C, H, W). Where both readings fit, a torch tensor is (C, H, W) and a numpy array
   (H, W, C).
 """
 
 import io
 import os
-import struct
-import zlib
+import re
+import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-_ORIENTATION = 0x0112  # the EXIF tag
-# Pillow reads more, some of it by starting other programs or without an end on damaged files
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
-# what Pillow's and numpy's readers raise on damaged files
-_READ_ERRORS = (
-    *(OSError, SyntaxError, EOFError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError),
-    *(RuntimeError, MemoryError, struct.error, zlib.error),
-)
+from .change_pair_files import READ_ERRORS, Pixels, first_line, open_page, pixels_of
+from .change_pair_values import Values, image_values, map_values
+
+_LONGEST_NAME = 4096  # of a path; what is longer is something else, as a picture in base64
+_NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
 
 
 class PairError(ValueError):
@@ -54,7 +52,7 @@ class PairError(ValueError):
 
 
 class ImageSource:
-    """One image as it was given, with the words to speak about it.
+    """One image as it was given, with the words to speak about it, and after reading what there is to note.
 
     Args:
         value: Path, bytes, file object, PIL image, numpy array, torch tensor, or the dictionary with `bytes` and
@@ -65,6 +63,7 @@ class ImageSource:
 
     def __init__(self, value: Any, pair: str | int, role: str):
         self.file = _name_of(value, role)
+        self.notes: list[str] = []
         if isinstance(value, dict) and value and set(value) <= {"bytes", "path"}:
             value = value["bytes"] if value.get("bytes") is not None else value.get("path")
         self.value = value
@@ -77,89 +76,195 @@ class ImageSource:
         subject = self.role if self.file is None else f"{self.role} {self.file}"
         return PairError(f"Pair {name}: {subject} {reason}", self.pair, self.file)
 
-    def read(self, num_channels: int, uint16_max: int, max_pixels: int, keep_float: bool) -> np.ndarray:
+    def read(
+        self,
+        num_channels: int,
+        max_pixels: int,
+        keep_float: bool,
+        value_range: tuple[float, float] | None = None,
+        uint16_max: int = 65535,
+        semantic: bool = False,
+    ) -> Values:
         """Reads the image.
 
         Args:
             num_channels: Channels that the model takes. With 3, grey becomes RGB and alpha is dropped; with any other
                 number the bands are taken as they are.
-            uint16_max: The 16-bit value that becomes 255.
             max_pixels: Largest accepted height x width.
             keep_float: Floats pass through as they are instead of being read as 0..1.
+            value_range: What becomes 0 and 255 in images of more than 8 bits; None: what their type says.
+            uint16_max: What becomes 255 in 16 bits where `value_range` is None.
+            semantic: It is a map: its numbers are colours, which no range changes.
 
         Returns:
-            (C, H, W) uint8, or float32 for floats with `keep_float`.
+            (C, H, W) uint8, or float32 for floats with `keep_float`, and how it came about. What there is to note is
+            in `notes`.
 
         Raises:
             PairError: The image is missing, empty, truncated, too large, of a wrong type, range or shape.
         """
-        value = self.value
-        if value is None:
-            raise self.error("is missing: a pair needs both dates")
-        opened = None
-        if isinstance(value, str | os.PathLike):
-            opened = self._open_path()
-        elif isinstance(value, bytes | bytearray | memoryview):
-            if len(value) == 0:
-                raise self.error("is empty (0 bytes)")
-            opened = self._open(io.BytesIO(value))
-        elif hasattr(value, "read") and not isinstance(value, Image.Image):
-            start = value.tell() if value.seekable() else None
-            opened = self._open(io.BytesIO(value.read()))  # closing it leaves the caller's file open
-            if start is not None:
-                value.seek(start)
-        value = value if opened is None else opened
-
+        value, opened = self._opened()
+        kind, whole, top = None, True, uint16_max
         if isinstance(value, Image.Image):
             try:
                 self._check_size(value.height, value.width, max_pixels)
-                array, layout = self._from_pil(value, num_channels, uint16_max), "last"
+                if not opened:
+                    self._note_page(value)
+                pixels: Pixels = pixels_of(value, num_channels, self.error)
             finally:
-                if opened is not None:
-                    opened.close()
+                if opened:
+                    value.close()
+            array, layout = pixels.array, "last"
+            kind, whole = pixels.kind, pixels.whole
+            if pixels.top is not None and uint16_max == 65535:
+                top = pixels.top
         elif isinstance(value, torch.Tensor):
-            tensor = value.detach().cpu()
-            array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-            layout = "first or last"
-        elif isinstance(value, np.ndarray):
-            array, layout = value, "last or first"
+            array, layout = self._of_tensor(value), "first or last"
         else:
+            array, layout = self._of_array(value), "last or first"
+        if not whole and (value_range is not None or uint16_max != 65535) and not semantic:
+            raise self.error("is a 16-bit colour file, which Pillow cannot read in full: give it as a uint16 array")
+        array = self._to_channels_first(array, num_channels, layout)
+        self._check_size(array.shape[1], array.shape[2], max_pixels)
+        array = self._fit_channels(array, num_channels)
+        if semantic:
+            values = map_values(array, self.error, keep_float, kind)
+        else:
+            values = image_values(array, self.error, value_range, top, keep_float, kind)
+        if values.note:
+            self.note(values.note)
+        array = values.array
+        array = np.array(array) if isinstance(array, np.memmap) else np.ascontiguousarray(array)
+        return values._replace(array=array)
+
+    def note(self, words: str) -> None:
+        """Keeps a sentence about this image."""
+        self.notes.append(f"{self.role} {self.file} {words}")
+
+    def _opened(self) -> tuple[Any, bool]:
+        """What was given, or what its path, bytes or file hold: an image of Pillow's or an array; whether opened here.
+
+        Pillow's images that were opened here have to be closed.
+        """
+        value = self.value
+        if value is None:
+            raise self.error("is missing: a pair needs both dates")
+        if isinstance(value, str | os.PathLike):
+            return self._open_path()
+        if isinstance(value, bytes | bytearray | memoryview):
+            return self._open_bytes(bytes(value))
+        if hasattr(value, "read") and not isinstance(value, Image.Image):
+            try:
+                start = value.tell() if getattr(value, "seekable", lambda: False)() else None
+                content = value.read()
+                if start is not None:
+                    value.seek(start)
+            except READ_ERRORS as err:
+                raise self.error(f"cannot be read ({first_line(err)})") from err
+            if not isinstance(content, bytes | bytearray | memoryview):
+                raise self.error(f"gives {type(content).__name__} where bytes are expected: open it with mode 'rb'")
+            if not len(content) and start:
+                raise self.error("was read to its end already: go back to its beginning with seek(0)")
+            return self._open_bytes(bytes(content))  # closing that leaves the caller's file open
+        return value, False
+
+    def _open_path(self) -> tuple[Any, bool]:
+        path_name = os.fspath(self.value)
+        if isinstance(path_name, bytes):
+            path_name = os.fsdecode(path_name)
+        address = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|data:", path_name)
+        if address is not None:
+            raise self.error(
+                "is a data URL, which is not decoded: give its bytes"
+                if address[1] is None
+                else "is an address on the web, which is not fetched: download it and give the path"
+                if address[1].lower() in ("http", "https")
+                else f"is an address ({address[0]}), which is not fetched: give the path of a file"
+            )
+        path = Path(path_name)
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            raise self.error("does not exist") from None
+        except (OSError, ValueError) as err:
+            reason = getattr(err, "strerror", None) or first_line(err)
+            raise self.error(f"is no path that can be opened ({reason}): give the path of an image file") from err
+        if stat.S_ISDIR(found.st_mode):
+            raise self.error("is a folder: give the path of an image file")
+        if not stat.S_ISREG(found.st_mode):
+            raise self.error("is no regular file: give the path of an image file")
+        if found.st_size == 0:
+            raise self.error("is empty (0 bytes)")
+        try:
+            with path.open("rb") as file:
+                head = file.read(8)
+        except OSError as err:
+            raise self.error(f"cannot be read ({err.strerror or first_line(err)})") from err
+        if head.startswith(_NPY) or path.suffix.lower() == ".npy":
+            return self._load_array(path), False
+        if head.startswith(_ZIP):
+            raise self.error("is an archive (.npz or .zip): give one image, an array as .npy")
+        return self._open_page(path), True
+
+    def _open_bytes(self, content: bytes) -> tuple[Any, bool]:
+        if not content:
+            raise self.error("is empty (0 bytes)")
+        if content.startswith(_NPY):
+            return self._load_array(io.BytesIO(content)), False
+        if content.startswith(_ZIP):
+            raise self.error("is an archive (.npz or .zip): give one image, an array as .npy")
+        return self._open_page(io.BytesIO(content)), True
+
+    def _open_page(self, file: Any) -> Image.Image:
+        image, note = open_page(file, self.error)
+        if note:
+            self.note(note)
+        return image
+
+    def _load_array(self, file: Any) -> np.ndarray:
+        try:
+            return np.load(file, mmap_mode="r" if isinstance(file, Path) else None, allow_pickle=False)
+        except READ_ERRORS as err:
+            if "Object arrays" in str(err) or "Python objects" in str(err):
+                raise self.error("holds Python objects, which are not read: save the numbers of the image") from err
+            if "allow_pickle" in str(err):  # what numpy says of any file that is not its own
+                raise self.error("cannot be read as a numpy array (it is no .npy file)") from err
+            raise self.error(f"cannot be read as a numpy array ({first_line(err)})") from err
+
+    def _note_page(self, image: Image.Image) -> None:
+        """Says which page or frame of an image of Pillow's is read: the one that it stands at."""
+        try:
+            count = getattr(image, "n_frames", 1) if image.format in ("TIFF", "GIF", "PNG", "WEBP") else 1
+            if count > 1:
+                self.note(f"has {count} pages: page {image.tell() + 1} was read ({image.width}x{image.height})")
+        except READ_ERRORS:  # its file is closed: nothing is known of other pages
+            return
+
+    def _of_tensor(self, tensor: torch.Tensor) -> np.ndarray:
+        try:
+            tensor = tensor.detach().cpu()
+            return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).resolve_conj().numpy()
+        except (TypeError, RuntimeError, NotImplementedError) as err:
+            raise self.error(f"is a tensor without plain values ({first_line(err)}): give a dense one") from err
+
+    def _of_array(self, value: Any) -> np.ndarray:
+        """Anything that numpy takes for an array of numbers."""
+        if not isinstance(value, np.ndarray) and (
+            not hasattr(value, "__array__") or isinstance(value, np.generic) or hasattr(value, "columns")
+        ):
             raise self.error(
                 f"is a {type(value).__name__}: give a path, bytes, a PIL image, a numpy array or a torch tensor"
             )
-        array = self._to_channels_first(array, num_channels, layout)
-        self._check_size(array.shape[1], array.shape[2], max_pixels)
-        array = self._fit_channels(self._to_uint8(array, uint16_max, keep_float), num_channels)
-        return np.array(array) if isinstance(array, np.memmap) else np.ascontiguousarray(array)
-
-    def _open_path(self) -> Any:
-        assert self.file is not None
-        if self.file.startswith(("http://", "https://")):
-            raise self.error("is an address on the web, which is not fetched: download it and give the path")
-        path = Path(self.file)
-        if path.is_dir():
-            raise self.error("is a folder: give the path of an image file")
-        if not path.exists():
-            raise self.error("does not exist")
-        if path.stat().st_size == 0:
-            raise self.error("is empty (0 bytes)")
-        if path.suffix == ".npy":
-            try:
-                return np.load(path, mmap_mode="r", allow_pickle=False)
-            except _READ_ERRORS as err:
-                raise self.error(f"cannot be read as a numpy array ({_first_line(err)})") from err
-        return self._open(path)
-
-    def _open(self, file: Any) -> Image.Image:
+        if np.ma.isMaskedArray(value) and np.ma.is_masked(value):
+            raise self.error("has masked values: fill them (filled()) first")
         try:
-            Image.init()  # so that the table of formats is full; a build of Pillow may lack some
-            return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
-        except UnidentifiedImageError as err:
-            raise self.error(f"is not an image in a format that is read here ({', '.join(_FORMATS)})") from err
-        except Image.DecompressionBombError as err:
-            raise self.error(f"is larger than Pillow's own limit ({_first_line(err)})") from err
-        except _READ_ERRORS as err:
-            raise self.error(f"cannot be read ({_first_line(err)})") from err
+            array = np.asarray(value)
+        except READ_ERRORS as err:
+            raise self.error(f"cannot be read as a numpy array ({first_line(err)})") from err
+        if array.dtype.kind not in "buif":
+            shown = "named fields" if array.dtype.names else f"type {array.dtype}"
+            raise self.error(f"has values of {shown}: give uint8, uint16 or floating-point values in 0..1")
+        return array
 
     def _check_size(self, height: int, width: int, max_pixels: int) -> None:
         if height < 1 or width < 1:
@@ -169,36 +274,6 @@ class ImageSource:
                 f"is larger than the limit of {max_pixels} pixels (width {width}, height {height}): "
                 "crop it or raise max_image_pixels"
             )
-
-    def _from_pil(self, image: Image.Image, num_channels: int, uint16_max: int) -> np.ndarray:
-        tile = getattr(image, "tile", None) or []
-        high_bytes_only = image.mode == "RGB" and any(";16" in str(part[-1]) for part in tile)
-        if high_bytes_only and uint16_max != 65535:
-            raise self.error("is a 16-bit colour file, which Pillow cannot read in full: give it as a uint16 array")
-        try:
-            image.load()
-            if image.getexif().get(_ORIENTATION, 1) != 1:
-                image = ImageOps.exif_transpose(image)
-            if image.mode == "PA":
-                image = image.convert("RGBA")
-            if image.mode == "1":
-                image = image.convert("L")
-            elif image.mode in ("P", "YCbCr", "HSV", "RGBX") or (image.mode == "CMYK" and num_channels == 3):
-                image = image.convert("RGB")
-            elif image.mode in ("La", "RGBa"):
-                image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-        except Image.DecompressionBombError as err:
-            raise self.error(f"is larger than Pillow's own limit ({_first_line(err)})") from err
-        except _READ_ERRORS as err:
-            raise self.error(f"is truncated or damaged ({_first_line(err)})") from err
-        if image.mode == "LAB":
-            raise self.error("is in the LAB colour space: convert it to RGB")
-        array = np.asarray(image)
-        if image.mode == "I":  # how Pillow opens some 16-bit files
-            if array.min() < 0 or array.max() > 65535:
-                raise self.error("has 32-bit values outside 0..65535: give it as a float array in 0..1")
-            array = array.astype(np.uint16)
-        return array.astype(array.dtype.newbyteorder("="), copy=False)
 
     def _to_channels_first(self, array: np.ndarray, num_channels: int, layout: str) -> np.ndarray:
         if array.ndim == 2:
@@ -216,28 +291,6 @@ class ImageSource:
             if last:
                 return np.moveaxis(array, 2, 0)
         raise self.error(f"has shape {tuple(array.shape)}: {num_channels} channels are expected, first or last")
-
-    def _to_uint8(self, array: np.ndarray, uint16_max: int, keep_float: bool) -> np.ndarray:
-        if array.dtype == np.uint8:
-            return array
-        if array.dtype == np.bool_:
-            return array.astype(np.uint8) * 255
-        if array.dtype == np.uint16:
-            scaled = np.minimum(array, uint16_max).astype(np.float32) * (255.0 / uint16_max)
-            return np.rint(scaled).astype(np.uint8)
-        if np.issubdtype(array.dtype, np.floating):
-            if not np.isfinite(array).all():
-                raise self.error("has values that are not finite")
-            if keep_float:
-                return array.astype(np.float32, copy=False)
-            low, high = float(array.min()), float(array.max())
-            if low < -1e-4 or high > 1 + 1e-4:  # room for the rounding of an earlier resize
-                raise self.error(
-                    f"has floating-point values from {low:g} to {high:g}: scale them to 0..1, "
-                    "or give uint8 or uint16 values"
-                )
-            return np.rint(array.clip(0, 1).astype(np.float32) * 255).astype(np.uint8)
-        raise self.error(f"has values of type {array.dtype}: give uint8, uint16 or floating-point values in 0..1")
 
     def _fit_channels(self, array: np.ndarray, num_channels: int) -> np.ndarray:
         channels = array.shape[0]
@@ -297,7 +350,9 @@ def _name_of(value: Any, role: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, str | os.PathLike):
-        return str(os.fspath(value))
+        name = os.fspath(value)
+        name = os.fsdecode(name) if isinstance(name, bytes) else str(name)
+        return name if len(name) <= _LONGEST_NAME else f"{name[:60]}..."
     if isinstance(value, dict):
         return str(value.get("path") or f"<bytes, {role}>")
     if isinstance(value, Image.Image):
@@ -305,7 +360,3 @@ def _name_of(value: Any, role: str) -> str | None:
     if hasattr(value, "read"):
         return str(getattr(value, "name", None) or f"<file object, {role}>")
     return f"<{type(value).__name__}, {role}>"
-
-
-def _first_line(err: BaseException) -> str:
-    return (str(err).splitlines() or [type(err).__name__])[0].rstrip(".")

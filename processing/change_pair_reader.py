@@ -3,15 +3,19 @@
 What the image processors share. `change_pair_images.py` reads a single image.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from .change_pair_images import ImageSource, PairError, resize_channels, same_aspect, white_to_black
+from .change_pair_values import compare
 
 DATES = ("before", "after")
+_FEWEST_COLOURS = 32  # a grey map whose values stay below is one of class numbers
 
 
 def rescale_and_normalize(
@@ -73,6 +77,9 @@ class PairReader:
         self, images: Any, semantic_maps: Any, pair_ids: Sequence[str] | None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Reads images and maps: (batch, 2, C, H, W) each (maps None where none were given), and (batch,) bool."""
+        if pair_ids is not None and not isinstance(pair_ids, str):
+            # numpy's strings would be shown as such in sentences
+            pair_ids = [str(name) if isinstance(name, str) else name for name in pair_ids]
         pixel_values = self._ready(images, semantic=False)
         semantic_values = self._ready(semantic_maps, semantic=True)
         if pixel_values is not None and (semantic_maps is None or semantic_values is not None):
@@ -111,12 +118,22 @@ class PairReader:
         size = tuple(batch.shape[3:]) if self.size is None else self.size
         if tuple(batch.shape[1:]) != (2, channels, *size) or 0 in size:
             return None
-        values = torch.from_numpy(np.ascontiguousarray(batch)) if isinstance(batch, np.ndarray) else batch
-        if values.dtype != torch.uint8:
+        if size[0] * size[1] > self.settings["max_image_pixels"] or np.ma.isMaskedArray(batch):
+            return None  # what is wrong with it is said of the image that it is wrong with
+        values = batch
+        if isinstance(batch, np.ndarray):
+            if batch.dtype != np.uint8:
+                return None
+            array = np.ascontiguousarray(batch)
+            values = torch.from_numpy(array if array.flags.writeable else array.copy())
+        if values.dtype != torch.uint8 or values.layout != torch.strided:
             return None
-        if semantic and channels == 3 and self.settings["white_to_void"]:
-            white = (values == 255).all(dim=2, keepdim=True)
-            values = values.masked_fill(white, 0)
+        if semantic and channels == 3:
+            if _has_class_numbers(values):
+                return None
+            if self.settings["white_to_void"]:
+                white = (values == 255).all(dim=2, keepdim=True)
+                values = values.masked_fill(white, 0)
         return values
 
     def _check_counts(self, pairs: int, maps: int | None, pair_ids: Sequence[str] | None) -> None:
@@ -143,15 +160,24 @@ class PairReader:
 
         settings = self.settings
         sources = [ImageSource(value, name, f"{what} {date}") for value, date in zip(pair, DATES, strict=True)]
-        arrays = []
-        for source in sources:
-            array = source.read(
+        read = [
+            source.read(
                 num_channels=settings["semantic_num_channels" if semantic else "num_channels"],
-                uint16_max=settings["uint16_max"],
                 max_pixels=settings["max_image_pixels"],
                 keep_float=self.keep_float,
+                value_range=settings["value_range"],
+                uint16_max=settings["uint16_max"],
+                semantic=semantic,
             )
-            arrays.append(self._clean_map(array, source) if semantic else array)
+            for source in sources
+        ]
+        told = [note for source in sources for note in source.notes]
+        if not semantic:
+            told.append(compare(*read, settings["value_range"]) or "")
+        self.notes += [{"pair": name, "message": note} for note in told if note]
+        arrays = [one.array for one in read]
+        if semantic:
+            arrays = [self._clean_map(array, source) for array, source in zip(arrays, sources, strict=True)]
 
         reference, reference_name = original, "its image before"
         for source, array in zip(sources, arrays, strict=True):
@@ -172,7 +198,7 @@ class PairReader:
         if array.dtype != np.uint8 or array.shape[0] != 3:
             return array
         grey = (array[0] == array[1]).all() and (array[0] == array[2]).all()
-        if grey and 0 < array.max() < 32:
+        if grey and 0 < array.max() < _FEWEST_COLOURS:
             raise source.error(f"looks like class numbers (up to {array.max()}): give the map in its colours")
         return white_to_black(array) if self.settings["white_to_void"] else array
 
@@ -195,20 +221,49 @@ def _as_pairs(batch: Any, name: str, expected: int | None = None) -> list[Any]:
         name: Which of the two, for errors.
         expected: Number of pairs of images, to tell `[None, None]` for one pair from two pairs without maps.
     """
+    if isinstance(batch, np.ndarray) and batch.dtype.kind in "OUT":  # of paths or images
+        batch = batch.tolist()
     if isinstance(batch, torch.Tensor | np.ndarray):
         if batch.ndim == 5:
             return list(batch)
         if batch.ndim == 4 and batch.shape[0] == 2:
             return [batch]
         raise ValueError(f"{name} has shape {tuple(batch.shape)}: (batch, 2, C, H, W) or (2, C, H, W) is expected")
+    if _is_collection(batch):
+        batch = list(batch)
     if not isinstance(batch, list | tuple):
         raise ValueError(f"{name} is a {type(batch).__name__}: give a list of pairs [[before, after], ...]")
+    batch = [_as_pair(item) for item in batch]
     if all(item is None or _is_sequence(item) for item in batch):
         single = len(batch) == 2 and expected == 1 and _both_missing(batch)
-        return [list(batch)] if single else list(batch)
+        return [batch] if single else batch
     if len(batch) == 2 and not any(_is_sequence(item) for item in batch):
-        return [list(batch)]
+        return [batch]
     raise ValueError(f"{name} must be a list of pairs [[before, after], ...] or one pair [before, after]")
+
+
+def _is_collection(value: Any) -> bool:
+    """Whether it is another kind of list, in an order: a generator, a column of a table; not a table, nor an image."""
+    single = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Set, np.generic, np.ndarray)
+    if isinstance(value, (*single, list, tuple, Image.Image, torch.Tensor)) or not isinstance(value, Iterable):
+        return False
+    return not hasattr(value, "read") and not hasattr(value, "columns") and getattr(value, "ndim", 1) == 1
+
+
+def _as_pair(item: Any) -> Any:
+    """A pair in a list, where it came as an array of paths or of images or as another kind of list."""
+    if isinstance(item, np.ndarray) and item.ndim == 1 and item.dtype.kind in "OUT":
+        return item.tolist()
+    return list(item) if _is_collection(item) else item
+
+
+def _has_class_numbers(maps: torch.Tensor) -> bool:
+    """Whether one of these maps, (batch, 2, 3, H, W) uint8, is grey and of numbers below 32, as `_clean_map` asks."""
+    brightest = maps.amax(dim=(2, 3, 4))  # (batch, 2)
+    doubtful = maps[(brightest > 0) & (brightest < _FEWEST_COLOURS)]  # (doubtful, 3, H, W)
+    if not len(doubtful):
+        return False
+    return bool((doubtful == doubtful[:, :1]).flatten(1).all(dim=1).any())
 
 
 def _is_sequence(item: Any) -> bool:

@@ -14,9 +14,11 @@ from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_S
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
-# Both are named here so that they travel with this file: see `processing_ccexpert.py`.
+# All are named here so that they travel with this file: see `processing_ccexpert.py`.
+from .change_pair_files import open_page as open_page
 from .change_pair_images import PairError as PairError
 from .change_pair_reader import PairReader, rescale_and_normalize
+from .change_pair_values import reading_settings
 
 logger = logging.get_logger(__name__)
 
@@ -25,11 +27,15 @@ class CCExpertImagesKwargs(ImagesKwargs, total=False):
     """Settings of `CCExpertImageProcessor` beyond transformers' own; each can be given at construction and per call.
 
     Attributes:
-        uint16_max: The value of a 16-bit image that becomes 255: 65535, or 4095 for 12 bits, 10000 for Sentinel-2.
+        value_range: The values that become black and white in images of more than 8 bits, for example (0, 4095) for
+            12 bits and (0, 10000) for reflectances; None: what the type says (16 bits 0..65535, floats 0..1). It is
+            the same for all images, so that both dates of a pair are treated alike. 8 bits are taken as they are.
+        uint16_max: `value_range` of older checkpoints, for 16 bits alone: the value that becomes 255.
         max_image_pixels: Largest accepted height x width of one image.
         size_tolerance: Largest relative difference of aspect ratios within a pair.
     """
 
+    value_range: list[int | float] | tuple[int | float, ...] | None
     uint16_max: int | None
     max_image_pixels: int | None
     size_tolerance: float | None
@@ -61,9 +67,13 @@ class CCExpertImageProcessor(PilBackend):
     do_normalize = True
     image_mean = IMAGENET_STANDARD_MEAN
     image_std = IMAGENET_STANDARD_STD
+    value_range = None
     uint16_max = 65535
     max_image_pixels = 8192 * 8192  # below the size at which Pillow starts to warn
     size_tolerance = 0.01
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**reading_settings(kwargs))
 
     def preprocess(
         self, images: Any, pair_ids: Sequence[str] | None = None, return_notes: bool = False, **kwargs: Any
@@ -75,7 +85,8 @@ class CCExpertImageProcessor(PilBackend):
                 without a pair mean nothing here); or an array (batch, 2, C, H, W) or (2, C, H, W).
             pair_ids: Names of the pairs for errors and notes; their index is used otherwise.
             return_notes: Adds `notes`, a list of `{"pair": ..., "message": ...}` that tells which pairs had images of
-                different sizes. It never becomes a tensor and is no model input.
+                different sizes, of several pages, or with values that use little of the range they were read with.
+                It never becomes a tensor and is no model input.
             **kwargs: Any setting of the processor, for this call. With `do_rescale=False, do_normalize=False` uint8
                 images stay uint8. `return_tensors`: "pt" or "np"; arrays where absent.
 
@@ -92,6 +103,7 @@ class CCExpertImageProcessor(PilBackend):
             raise TypeError(
                 f"{', '.join(unknown)}: no setting of this processor; there are {', '.join(sorted(_SETTINGS))}"
             )
+        kwargs = reading_settings(kwargs)
         return super().preprocess(images, pair_ids, return_notes, **kwargs)
 
     def _preprocess_image_like_inputs(  # type: ignore[override]  # narrower: the settings are complete here
@@ -125,8 +137,8 @@ class CCExpertImageProcessor(PilBackend):
             data["notes"] = reader.notes
         elif reader.notes:
             logger.warning_once(
-                "The images of some pairs differ in size (resolution mismatch): they were resized. "
-                "return_notes=True tells which."
+                "Some pairs were read with a note, as that their images differ in size (resolution mismatch) or use "
+                "little of their range of values: return_notes=True tells which."
             )
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["notes"])
 

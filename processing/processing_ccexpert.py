@@ -13,8 +13,10 @@ from transformers.processing_utils import ProcessorMixin
 
 # All are named here so that they travel with this file: transformers 5.6 copies from a local checkpoint what the file
 # itself imports, and not (as 5.23 does) what those files import in turn.
+from .change_pair_files import open_page as open_page
 from .change_pair_images import PairError as PairError
 from .change_pair_reader import PairReader as PairReader
+from .change_pair_values import reading_settings as reading_settings
 from .chat_templates_ccexpert import (
     CHAT_TEMPLATES,
     CHATML_TEMPLATE,
@@ -163,7 +165,7 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
             pad_to_multiple_of: Sequences are padded to a multiple of this.
             add_special_tokens: Whether the tokenizer adds its own; the templates here write all there are.
             return_tensors: "pt", "np", or None (arrays and lists).
-            return_notes: Adds `notes`: the pairs whose images differed in size.
+            return_notes: Adds `notes`: what there is to say of how the pairs were read.
             **kwargs: Settings of the image processor for this call.
 
         Returns:

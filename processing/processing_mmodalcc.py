@@ -8,8 +8,10 @@ from transformers.processing_utils import ProcessorMixin
 
 # All are named here so that they travel with this file: transformers 5.6 copies from a local checkpoint what the file
 # itself imports, and not (as 5.23 does) what those files import in turn.
+from .change_pair_files import open_page as open_page
 from .change_pair_images import PairError as PairError
 from .change_pair_reader import PairReader as PairReader
+from .change_pair_values import reading_settings as reading_settings
 from .image_processing_mmodalcc import MModalCCImageProcessor as MModalCCImageProcessor
 from .pipeline_change_captioning import ChangeCaptioningPipeline as ChangeCaptioningPipeline
 
@@ -53,7 +55,7 @@ class MModalCCProcessor(ProcessorMixin):
             pair_ids: Names of the pairs in errors and notes.
             return_tensors: "pt", "np", or None (arrays and lists).
             max_length: Labels longer than this, `<end>` included, lose their last words; None: all words stay.
-            return_notes: Adds `notes`: the pairs whose images differed in size.
+            return_notes: Adds `notes`: what there is to say of how the pairs were read.
             **kwargs: Settings of the image processor for this call, as `do_normalize=False`.
 
         Returns:

@@ -124,6 +124,8 @@ def test_saved_settings_come_back_without_our_package(processor, tmp_path):
         "processing_mmodalcc.py",
         "image_processing_mmodalcc.py",
         "change_pair_images.py",
+        "change_pair_files.py",
+        "change_pair_values.py",
         "tokenizer.json",
     } <= files
     expected = processor(images=[pair()], semantic_maps=[pair(1)], text=CAPTIONS[:1], return_tensors="np")
