@@ -23,6 +23,7 @@ from _machine import facts, write_result
 from torch.utils.flop_counter import FlopCounterMode
 
 from rscc_hf import CCExpertConfig, CCExpertForConditionalGeneration
+from rscc_hf.precision import try_dtype
 
 MODULE_BAR, ALL_BAR, MEMORY_BAR, BATCH_BAR = 0.65, 3.3, 5.4, 4.2
 PROMPT_WORDS = 30
@@ -196,6 +197,10 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    if args.dtype != "float32":
+        trial = try_dtype(torch.device(args.device), getattr(torch, args.dtype))
+        if trial.emulated:
+            print(f"Mind: {trial.verdict}.")
     torch.set_default_dtype(getattr(torch, args.dtype))
     with torch.device(args.device):
         model = CCExpertForConditionalGeneration(make_config(args.size)).eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -19,8 +20,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import cached_file
+
+from rscc_hf.precision import quick_dtype, try_dtype
+
+logger = logging.getLogger(__name__)
 
 # A digest of the weights reads this many blocks of this many bytes from each file: enough that two trainings do not
 # agree, and still quick for a file of many gigabytes.
@@ -81,7 +86,8 @@ def choose_dtype(dtype: str | torch.dtype | None = None) -> torch.dtype | str:
 
     Args:
         dtype: A floating `torch.dtype`, its name (`"float32"`, `"bfloat16"`, `"float16"`), or `None` or
-            `"auto"` for the one in which the checkpoint was saved.
+            `"auto"` for the one in which the checkpoint was saved, or float32 where that one is emulated on the device
+            and float32 fits into its memory; a warning says so. What is asked for is taken, slow or not.
 
     Raises:
         ValueError: It is no floating-point format of torch.
@@ -119,6 +125,7 @@ def load_checkpoint(
     _check_there_is(name, revision)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     try:
+        chosen_dtype = _settle_dtype(chosen_dtype, chosen_device, name, common)
         # Only safetensors: a pickle from elsewhere may run anything when it is opened.
         model, info = AutoModel.from_pretrained(
             name, dtype=chosen_dtype, use_safetensors=True, output_loading_info=True, **common
@@ -139,6 +146,38 @@ def load_checkpoint(
         fingerprint=_fingerprint(name, revision),
         trained_on=_trained_on(name, revision),
     )
+
+
+def _settle_dtype(
+    dtype: torch.dtype | str, device: torch.device, name: str, common: dict[str, Any]
+) -> torch.dtype | str:
+    """What `choose_dtype` left open; says in one sentence what is slow, or is not as it was saved."""
+    if isinstance(dtype, torch.dtype):
+        if dtype in (torch.bfloat16, torch.float16):
+            trial = try_dtype(device, dtype)
+            if trial.emulated:
+                logger.warning("dtype %s: %s; give float32 where it fits into memory.", trial.name, trial.verdict)
+        return dtype
+    config = AutoConfig.from_pretrained(name, **common)
+    saved = config.dtype
+    if saved not in (torch.bfloat16, torch.float16) or getattr(config, "quantization_config", None) is not None:
+        return dtype
+    chosen, note = quick_dtype(saved, lambda: _weight_bytes(name, common["revision"]), device)
+    if note:
+        logger.warning("%s: %s.", name, note)
+    return dtype if chosen == saved else chosen
+
+
+def _weight_bytes(name: str, revision: str | None) -> float:
+    """Size of the weights, which are fetched from the Hub if need be; infinity where it cannot be told."""
+    index = _optional_file(name, "model.safetensors.index.json", revision)
+    if index is not None:
+        try:
+            return float(json.loads(Path(index).read_text(encoding="utf-8"))["metadata"]["total_size"])
+        except (ValueError, KeyError, TypeError):
+            return float("inf")  # loading will say what is wrong with it
+    weights = _optional_file(name, "model.safetensors", revision)
+    return float("inf") if weights is None else Path(weights).stat().st_size
 
 
 def _check_there_is(name: str, revision: str | None) -> None:
@@ -209,15 +248,20 @@ def fingerprint_of(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _trained_on(name: str, revision: str | None) -> str | None:
-    found = cached_file(
+def _optional_file(name: str, file: str, revision: str | None) -> str | None:
+    """Where a file of a folder or the Hub lies on this machine; None: it has none, or cannot be asked."""
+    return cached_file(
         name,
-        TRAINING_SUMMARY,
+        file,
         revision=revision,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         _raise_exceptions_for_gated_repo=False,
     )
+
+
+def _trained_on(name: str, revision: str | None) -> str | None:
+    found = _optional_file(name, TRAINING_SUMMARY, revision)
     if found is None:
         return None
     try:

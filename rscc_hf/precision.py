@@ -8,19 +8,27 @@ the small models that CPUs train; on other devices, where such work would only m
 larger. A CPU is tried on one thread, by the time that the thread ran, so that other work on the machine counts little.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
+import psutil
 import torch
 from torch.nn import functional
 
 _EMULATED = 1.25  # slower by more than this: no accident of the clock
 _ROUNDS = 6
 _ENOUGH_SECONDS = 0.03  # for one operation in both formats; two rounds are run in any case
+_ROOM = 1.25  # float32 weights and what answering needs beside them
+_CGROUPS = (  # the limits of a container, new and old: most, used, and what of it is given back on demand
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
 _NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -72,6 +80,13 @@ class Trial:
     def name(self) -> str:
         """The format: bfloat16 or float16."""
         return _NAMES[self.dtype]
+
+    @property
+    def verdict(self) -> str:
+        """Of a format that is emulated or fails: what it costs, with the times."""
+        if self.problem is not None:
+            return str(self)
+        return f"{self.name} is emulated here and takes {self.factor:.1f} times as long as float32 ({self})"
 
     def __str__(self) -> str:
         if self.problem is not None:
@@ -128,6 +143,51 @@ def measure(device: torch.device, dtype: torch.dtype) -> Trial:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             return Trial(str(device), dtype, (0.0, 0.0), (0.0, 0.0), native, reason)
     return Trial(str(device), dtype, product, convolution, native)
+
+
+def quick_dtype(
+    saved: torch.dtype, weight_bytes: Callable[[], float], device: torch.device
+) -> tuple[torch.dtype, str]:
+    """The format to load weights in: theirs, or float32 where theirs is emulated and float32 fits into the memory.
+
+    Args:
+        saved: The format in which the weights were saved.
+        weight_bytes: Tells their size in it; asked only where it matters.
+        device: Where they are to answer.
+
+    Returns:
+        The format, and half a sentence on why it is not the quicker or not the saved one; empty: nothing to say.
+    """
+    if saved not in _NAMES:
+        return saved, ""
+    trial = try_dtype(device, saved)
+    if not trial.emulated and trial.problem is None:
+        return saved, ""
+    why = f"it is saved in {trial.name}, and {trial.verdict}"
+    need, free = 2 * weight_bytes() * _ROOM, free_memory(device)
+    if need <= free:
+        return torch.float32, f"{why}: loaded in float32 (dtype {trial.name} loads it as it is saved)"
+    size = "an unknown size" if math.isinf(need) else f"{need / 1e9:.1f} GB"
+    return saved, f"{why}: float32 would need {size} and {free / 1e9:.1f} GB are free, so it is loaded as it is saved"
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that can still be taken on a device; of the main memory where a device has none of its own."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(psutil.virtual_memory().available, _left_to_container(Path("/sys/fs/cgroup")))
+
+
+def _left_to_container(root: Path) -> float:
+    """What a container may still take; infinity where there is no limit. psutil sees the whole machine."""
+    for most, used, statistics, reclaimable in _CGROUPS:
+        try:
+            limit, taken = ((root / name).read_text().strip() for name in (most, used))
+            given_back = dict(line.split() for line in (root / statistics).read_text().splitlines())
+            return float("inf") if limit == "max" else int(limit) - int(taken) + int(given_back.get(reclaimable, 0))
+        except (OSError, ValueError):
+            continue
+    return float("inf")
 
 
 @contextmanager

@@ -94,13 +94,10 @@ def _warning(values: dict[str, str], state: PartialState, continued: Path | None
         return ""
     named = " and ".join(f"{key} {values[key]}" for key in slow)
     better = " and ".join(f"{key} to {_SINGLE[key]}" for key in slow)
-    if trial.problem is not None:
-        found = str(trial)
-    else:
-        found = f"bfloat16 is emulated here and takes {trial.factor:.1f} times as long as float32 ({trial})"
     if continued is not None:
-        return f"{named}: {found}; the run began so and goes on so: to change it, set {better} in another output_dir."
-    return f"{named}: {found}: set {better}, or to auto."
+        remedy = f"the run began so and goes on so: to change it, set {better} in another output_dir"
+        return f"{named}: {trial.verdict}; {remedy}."
+    return f"{named}: {trial.verdict}: set {better}, or to auto."
 
 
 def _kept(recipe: LoopRecipe) -> tuple[Path | None, dict[str, object]]:

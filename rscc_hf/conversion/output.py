@@ -15,7 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rscc_hf.files import cleaning_up_when_terminated, holds_working_folder, new_folder, write_text
+from rscc_hf.precision import quick_dtype
 
 PROVENANCE = "conversion.json"
 """Written beside the weights by every converter; the model card is rendered from it."""
@@ -169,7 +172,7 @@ def run_a_pair(folder: Path) -> str | None:
     with tempfile.TemporaryDirectory(prefix="rscc-trial-") as modules:
         environment = {**os.environ, "HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
-            [sys.executable, "-P", str(_TRIAL), str(folder.resolve())],
+            [sys.executable, "-P", str(_TRIAL), str(folder.resolve()), _dtype_to_try(folder)],
             capture_output=True,
             text=True,
             check=False,
@@ -185,6 +188,19 @@ def run_a_pair(folder: Path) -> str | None:
     if done.returncode:
         raise ValueError(f"the new checkpoint does not work when it is loaded again: {last}")
     return json.loads(last)["caption"]
+
+
+def _dtype_to_try(folder: Path) -> str:
+    """`auto`, or `float32` where bfloat16 is emulated: the same weights, and numbers of the same range."""
+    try:
+        saved = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("dtype")
+    except (OSError, ValueError):
+        return "auto"  # the trial will say what is wrong with it
+    if saved != "bfloat16":
+        return "auto"
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    dtype, _ = quick_dtype(torch.bfloat16, lambda: size, torch.device("cpu"))
+    return "float32" if dtype == torch.float32 else "auto"
 
 
 def _version(name: str) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
-def _try(folder: Path) -> str | None:
+def _try(folder: Path, dtype: str) -> str | None:
     import numpy as np
     import torch
     from transformers import AutoModel, AutoProcessor
@@ -19,7 +19,7 @@ def _try(folder: Path) -> str | None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     model, info = AutoModel.from_pretrained(
-        folder, dtype="auto", trust_remote_code=True, use_safetensors=True, output_loading_info=True
+        folder, dtype=dtype, trust_remote_code=True, use_safetensors=True, output_loading_info=True
     )
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[kind]:
@@ -67,4 +67,4 @@ def _check_numbers(model: Any, given: Any, answer: Any) -> None:
 
 if __name__ == "__main__":
     sys.modules["rscc_hf"] = None  # type: ignore[assignment]  # any import of it fails from here on
-    print(json.dumps({"caption": _try(Path(sys.argv[1]))}))
+    print(json.dumps({"caption": _try(Path(sys.argv[1]), sys.argv[2])}))
