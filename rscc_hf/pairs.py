@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -54,7 +53,8 @@ def read_dataset_pairs(
     """Reads the pairs of a data set in the schema of `rscc_hf.data.schema`; see `rscc_hf.data.loading.load_pairs`.
 
     Raises:
-        ValueError: The data set, the split or a column is not there, it has no rows, or an id occurs twice.
+        ValueError: As `load_pairs`: the data set, the split, a shard or a column is not there, a column or a row is
+            not what the schema wants, it has no rows, or an id occurs twice.
     """
     from datasets import Image
 
@@ -65,11 +65,6 @@ def read_dataset_pairs(
     for name in images:
         dataset = dataset.cast_column(name, Image(decode=False))  # the processor decodes, and names what it cannot
     ids = list(dataset["pair_id"])
-    repeated = [name for name, number in Counter(ids).items() if number > 1]
-    if repeated:
-        raise ValueError(f"{path_or_id} ({split}): {len(repeated)} pair_ids occur twice or more, as {repeated[0]!r}.")
-    if len(dataset) == 0:
-        raise ValueError(f"{path_or_id} ({split}) has no pairs.")
     notes = contradictions(zip(ids, dataset["captions"], dataset["changed"], strict=True))
     files = {Path(one["filename"]) for one in getattr(dataset, "cache_files", None) or ()}
     sources = [path for path in (Path(path_or_id), *sorted(files)) if path.is_file()]

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from rscc_hf.cards.known import KnownData, known_data
 from rscc_hf.data.captions import normalise
+from rscc_hf.data.schema import UNKNOWN_SOURCE
 from rscc_hf.data.synthetic import SOURCE
 
 _BATCH = 2000  # rows of text read at a time
@@ -125,7 +126,7 @@ def _count(path: Path, name: str, split: SplitFacts, facts: DatasetFacts, words:
         for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
             split.pairs += batch.num_rows
             split.changed += sum(bool(value) for value in batch.column("changed").to_pylist())
-            facts.sources.update(str(value) for value in batch.column("source").to_pylist())
+            facts.sources.update(value or UNKNOWN_SOURCE for value in batch.column("source").to_pylist())
             if "record" in columns:
                 rows = batch.select(["pair_id", "source", "record"]).to_pylist()
                 facts.synthesized += sum(_is_synthesized(**row) for row in rows)

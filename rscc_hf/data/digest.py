@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from datasets import Dataset, Image
 
+from rscc_hf.data.rows import image_contents
 from rscc_hf.data.schema import FEATURES
 
 _IMAGES = tuple(name for name, feature in FEATURES.items() if isinstance(feature, Image))
@@ -37,7 +36,7 @@ def data_digest(dataset: Dataset) -> str:
     arrow: Any = dataset.select_columns(names).with_format("arrow")
     for table in arrow.iter(batch_size=_ROWS):
         texts = table.select([name for name in _TEXTS if name in names]).to_pylist()
-        columns = [_contents(table.column(name)) for name in _IMAGES if name in names]
+        columns = [image_contents(table.column(name)) for name in _IMAGES if name in names]
         for row, images in zip(texts, zip(*columns, strict=True), strict=True):
             total.update(json.dumps([row.get(name) for name in _TEXTS]).encode())
             for image in images:
@@ -78,19 +77,6 @@ def files_digest(files: list[Path]) -> str:
 def names_digest(names: list[str]) -> str:
     """The digest of addresses that hold their commit, as those of a Hub data set's files do."""
     return hashlib.blake2b(json.dumps(names).encode(), digest_size=16).hexdigest()
-
-
-def _contents(column: pa.ChunkedArray) -> Iterator[Any]:
-    """Of each image its bytes, without a copy; else the path of its file; None where there is none."""
-    for chunk in column.chunks:
-        encoded, paths = chunk.field("bytes"), chunk.field("path")
-        for row in range(len(chunk)):
-            if not chunk[row].is_valid:
-                yield None
-            elif encoded[row].is_valid:
-                yield memoryview(encoded[row].as_buffer())
-            else:
-                yield paths[row].as_py()
 
 
 def _update(total: Any, image: Any) -> None:

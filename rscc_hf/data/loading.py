@@ -1,34 +1,42 @@
 """Loading a data set of pairs: a local folder or an id on the Hub, in the schema of `rscc_hf.data.schema`."""
 
-import json
+import glob
+import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import (
     Dataset,
-    DatasetDict,
+    DatasetBuilder,
     Features,
-    Image,
     IterableDataset,
+    Value,
     get_dataset_split_names,
     load_dataset,
+    load_dataset_builder,
     load_from_disk,
 )
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from PIL import Image as PILImage
 
+from rscc_hf.data.digest import files_digest, names_digest
+from rscc_hf.data.layout import KNOWN_SPLITS, Layout, is_parquet, name_of, read_layout, shards_problem
 from rscc_hf.data.palette import restrict_to_changes
-from rscc_hf.data.schema import FEATURES, check_columns
+from rscc_hf.data.rows import LOOKED_AT, check_rows, read_looked_at, read_schema
+from rscc_hf.data.schema import FEATURES, check_schema
+
+logger = logging.getLogger(__name__)
 
 SEMANTIC_COVERAGES = ("full", "changed")
 _MAPS = ("semantic_before", "semantic_after")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-# train.parquet, train-00000-of-00003.parquet, data/train-..., train/0000.parquet
-_PARQUET = ("data/{}-*.parquet", "data/{}.parquet", "{}-*.parquet", "{}.parquet", "{}/*.parquet", "data/{}/*.parquet")
 
 
 def load_pairs(
@@ -41,9 +49,14 @@ def load_pairs(
 ) -> Dataset | IterableDataset:
     """Loads one split of a data set.
 
+    Columns are checked by name and type (see `rscc_hf.data.schema.check_schema`), ids, captions and `changed` of all
+    rows by value (see `rscc_hf.data.rows.check_rows`; not of a stream from the Hub, whose rows are seen when they
+    come). What of a folder is not read, or contradicts what is, is told by a warning in the log.
+
     Args:
-        path_or_id: A folder of parquet files (as `rscc data synthesize` writes, or a copy of a Hub repository), a
-            folder written by `save_to_disk`, one parquet file, or the id of a data set on the Hub.
+        path_or_id: A folder of parquet files (as `rscc data synthesize` writes, or a copy of a Hub repository; see
+            `rscc_hf.data.layout` for the names), a folder written by `save_to_disk`, one parquet file, or the id of a
+            data set on the Hub.
         split: Name of the split: "train", "validation", "test". One parquet file is whatever split is asked for.
         streaming: Returns an `IterableDataset` that reads as it goes.
         semantic_coverage: "full": the maps as they are. "changed": outside `change_mask` they become white, as
@@ -51,34 +64,37 @@ def load_pairs(
         revision: Branch, tag or commit of a Hub data set.
 
     Returns:
-        The rows, with `datasets.Image` columns. Optional columns may be missing, extra columns stay.
+        The rows in the types of the schema, with `datasets.Image` columns. Optional columns may be missing, extra
+        columns stay.
 
     Raises:
-        ValueError: The data set, the split or a column is not there, or a row has a map without a change mask where
-            `semantic_coverage` is "changed".
+        ValueError: The data set, the split, a shard or a column is not there; files contradict each other; a column
+            has another type, a row another value than the schema wants; or a row has a map without a change mask where
+            `semantic_coverage` is "changed". One sentence that names the file, the column or the pair.
     """
     if semantic_coverage not in SEMANTIC_COVERAGES:
         raise ValueError(f'semantic_coverage is {semantic_coverage!r}: "full" or "changed" is expected')
     if not split:
         raise ValueError(f"{path_or_id}: name a split, one of {', '.join(split_names(path_or_id, revision=revision))}")
-    local = _local(path_or_id, revision)
-    dataset = _load_local(local, split, streaming) if local else _load_hub(str(path_or_id), split, streaming, revision)
     where = f"{path_or_id} ({split})"
-    features = _features(dataset, where)
-    check_columns(features, where)
-    for name, feature in FEATURES.items():
-        if isinstance(feature, Image) and name in features and not isinstance(features[name], Image):
-            dataset = dataset.cast_column(name, Image())  # parquet that was not written by `datasets`
+    local = _local(path_or_id, revision)
+    if local is None:
+        dataset = _load_hub(str(path_or_id), split, streaming, revision, where)
+    else:
+        files = _files(local, split)
+        dataset = (
+            _load_saved(local, split, streaming, where) if files is None else _load_parquet(files, streaming, where)
+        )
     if semantic_coverage == "changed":
-        dataset = _restrict(dataset, set(features), where)
+        dataset = _restrict(dataset, set(dataset.column_names or FEATURES), where)
     return dataset
 
 
 def split_names(path_or_id: str | Path, *, revision: str | None = None) -> list[str]:
-    """Names of the splits of a data set.
+    """Names of the splits of a data set; each of them can be loaded, as far as the names of files tell.
 
     Raises:
-        ValueError: The data set is not there.
+        ValueError: The data set is not there, or the files of a split contradict each other.
     """
     local = _local(path_or_id, revision)
     if local is None:
@@ -87,32 +103,48 @@ def split_names(path_or_id: str | Path, *, revision: str | None = None) -> list[
         except _HUB_ERRORS as err:
             raise ValueError(_not_found(path_or_id, err)) from err
     if local.is_file():
-        return ["train"]
-    if (local / "dataset_dict.json").exists():
-        return list(json.loads((local / "dataset_dict.json").read_text(encoding="utf-8"))["splits"])
-    if (local / "state.json").exists():
-        return [json.loads((local / "state.json").read_text(encoding="utf-8")).get("_split") or "train"]
-    stems = {file.stem for folder in (local, local / "data") if folder.is_dir() for file in folder.glob("*.parquet")}
-    names = {re.sub(r"-\d{5}-of-\d{5}(-\w+)?$|-\d+$", "", stem) for stem in stems}
-    for folder in (local, local / "data"):
-        if folder.is_dir():
-            names |= {inner.name for inner in folder.iterdir() if inner.is_dir() and any(inner.glob("*.parquet"))}
-    names.discard("data")
-    order = {"train": 0, "validation": 1, "val": 1, "test": 2}
-    return sorted(names, key=lambda name: (order.get(name, 3), name))
+        said = name_of(local).split
+        return [said if said in KNOWN_SPLITS else "train"]
+    layout = read_layout(local)
+    for problem in layout.broken.values():
+        raise ValueError(problem)
+    return layout.names
 
 
 def captions_of(dataset: Dataset | IterableDataset) -> Iterator[str]:
     """All captions of a data set in the order of its rows; no image is decoded.
 
     Raises:
-        ValueError: The data set has no column `captions`.
+        ValueError: The data set has no column `captions`, or one that holds something else than lists of strings.
     """
     names = dataset.column_names
     if names is not None and "captions" not in names:
         raise ValueError(f"the data set has no column captions; there are {', '.join(names)}")
-    for row in dataset.select_columns(["captions"]):
-        yield from row["captions"] or ()
+    for number, row in enumerate(dataset.select_columns(["captions"])):
+        captions = row["captions"]
+        if captions is None:
+            continue
+        if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
+            raise ValueError(f"captions of row {number} are {captions!r:.80}: give a list of strings")
+        yield from captions
+
+
+def stream_digest(path_or_id: str | Path, split: str, *, revision: str | None = None) -> str:
+    """The digest of the files that a stream reads; see `rscc_hf.data.digest`.
+
+    Local files count by their bytes, those on the Hub by their addresses with the commit.
+
+    Raises:
+        ValueError: The data set or the split is not there.
+    """
+    local = _local(path_or_id, revision)
+    if local is None:
+        found = _hub_builder(str(path_or_id), revision).config.data_files or {}
+        return names_digest([str(file) for name, files in found.items() if name == split for file in files])
+    files = _files(local, split)
+    if files is None:
+        files = [Path(file["filename"]) for file in _saved(local, split).cache_files]
+    return files_digest(files)
 
 
 _HUB_ERRORS = (DatasetNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError)
@@ -131,64 +163,161 @@ def _local(path_or_id: str | Path, revision: str | None) -> Path | None:
     return None
 
 
-def _load_local(path: Path, split: str, streaming: bool) -> Dataset | IterableDataset:
+def _files(path: Path, split: str) -> list[Path] | None:
+    """The parquet files of a split in order; None: `save_to_disk` wrote it."""
     if path.is_file():
-        if path.suffix != ".parquet":
+        if not is_parquet(path.name):
             raise ValueError(f"{path} is no parquet file: give a folder of pairs or a parquet file")
-        return _load_parquet([path], split, streaming)
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        saved = load_from_disk(str(path))
-        if isinstance(saved, DatasetDict):
-            if split not in saved:
-                raise ValueError(_no_split(path, split, list(saved)))
-            saved = saved[split]
-        elif split != str(saved.split or "train"):
-            raise ValueError(_no_split(path, split, [str(saved.split or "train")]))
-        return saved.to_iterable_dataset(num_shards=max(1, len(saved.cache_files))) if streaming else saved
-    if not re.fullmatch(r"[\w.-]+", split):
-        raise ValueError(_no_split(path, split, split_names(path)))
-    for pattern in _PARQUET:
-        files = sorted(path.glob(pattern.format(split)))
-        if files:
-            return _load_parquet(files, split, streaming)
-    names = split_names(path)
-    if names:
-        raise ValueError(_no_split(path, split, names))
-    raise ValueError(
+        name = name_of(path)
+        if name.split in KNOWN_SPLITS and name.split != split:
+            _note(f"{path} is called {name.split} and is read as {split}, as was asked for.")
+        if name.count is not None and name.count > 1:
+            _note(f"{path} is one of {name.count} shards: the pairs of the others are not read.")
+        return [path]
+    layout = read_layout(path)
+    if split in layout.broken:
+        raise ValueError(layout.broken[split])
+    if split not in layout.splits:
+        raise ValueError(_no_split_here(layout, split))
+    for note in layout.notes:
+        _note(note)
+    return None if layout.is_saved else list(layout.splits[split])
+
+
+def _no_split_here(layout: Layout, split: str) -> str:
+    path = layout.root
+    more = "".join(f" ({note.rstrip('.')})" for note in layout.notes)
+    if split in layout.declared:
+        more = f" (README.md says it is {layout.declared[split]}: give that file or folder itself){more}"
+    if layout.names:
+        return _no_split(path, split, layout.names) + more
+    return (
         f"{path} holds no pairs: parquet files named after their split (data/{split}-*.parquet), or a folder written "
-        "by save_to_disk, are expected"
+        f"by save_to_disk, are expected{more}"
     )
 
 
-def _load_parquet(files: Sequence[Path], split: str, streaming: bool) -> Dataset | IterableDataset:
-    paths = [str(file) for file in files]
+def _load_parquet(files: Sequence[Path], streaming: bool, where: str) -> Dataset | IterableDataset:
+    features = _features_of(files, where)
+    if check_rows(read_looked_at(files), where) == 0:
+        raise ValueError(f"{where} has no pairs.")
+    paths = [glob.escape(str(file.absolute())) for file in files]
     try:
-        return load_dataset("parquet", data_files={"pairs": paths}, split="pairs", streaming=streaming)
-    except (OSError, ValueError, RuntimeError) as err:
-        cause = err.__cause__ or err
-        raise ValueError(f"{paths[0]} ({split}): the parquet files cannot be read: {_first_line(cause)}") from err
+        return load_dataset(
+            "parquet", data_files={"pairs": paths}, split="pairs", streaming=streaming, features=features
+        )
+    except (DatasetsError, OSError, ValueError, RuntimeError) as err:
+        raise ValueError(f"{where}: the parquet files cannot be read: {_first_line(err.__cause__ or err)}") from err
 
 
-def _load_hub(name: str, split: str, streaming: bool, revision: str | None) -> Dataset | IterableDataset:
+def _features_of(files: Sequence[Path], where: str) -> Features:
+    """The features to read the files of a split with."""
+    features: Features | None = None
+    for file in files:
+        found = check_schema(read_schema(file), where if len(files) == 1 else str(file))
+        if features is None:
+            features = found
+            continue
+        if set(found) != set(features):
+            odd = sorted(set(found) ^ set(features))
+            raise ValueError(
+                f"{where}: {files[0].name} and {file.name} have not the same columns ({', '.join(odd)}); write the "
+                "shards of a split with the same."
+            )
+        for name, feature in found.items():  # all rows of a shard may be null
+            if features[name] == Value("null"):
+                features[name] = feature
+    assert features is not None
+    return features
+
+
+def _saved(path: Path, split: str) -> Dataset:
+    folder = path / split if (path / "dataset_dict.json").is_file() else path
     try:
-        return load_dataset(name, split=split, streaming=streaming, revision=revision)
+        return load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as err:
+        raise ValueError(
+            f"{folder} cannot be read as a data set of save_to_disk ({_first_line(err)}); save it again."
+        ) from err
+
+
+def _load_saved(path: Path, split: str, streaming: bool, where: str) -> Dataset | IterableDataset:
+    saved = _checked(_saved(path, split), where)
+    return saved.to_iterable_dataset(num_shards=max(1, len(saved.cache_files))) if streaming else saved
+
+
+def _checked(dataset: Dataset, where: str) -> Dataset:
+    """Checks columns and rows, and casts what holds the same as the schema in another type."""
+    features = check_schema(dataset.features.arrow_schema, where)
+    columns: Any = dataset.select_columns(list(LOOKED_AT)).with_format("arrow")
+    if check_rows(columns.iter(batch_size=10_000), where) == 0:
+        raise ValueError(f"{where} has no pairs.")
+    for name, feature in features.items():
+        if dataset.features[name] != feature:
+            dataset = dataset.cast_column(name, feature)
+    return dataset
+
+
+def _hub_builder(name: str, revision: str | None) -> DatasetBuilder:
+    try:
+        return load_dataset_builder(name, revision=revision)
     except _HUB_ERRORS as err:
+        if "Config name is missing" in str(err):
+            found = re.search(r"available configs: \[(.*?)\]", str(err))
+            told = f" ({found[1]})" if found else ""
+            raise ValueError(
+                f"{name} has more than one configuration{told}: fetch it (`hf download`) and give the folder of one"
+            ) from err
+        raise ValueError(_not_found(name, err)) from err
+
+
+def _load_hub(name: str, split: str, streaming: bool, revision: str | None, where: str) -> Dataset | IterableDataset:
+    builder = _hub_builder(name, revision)
+    wanted = set(re.findall(r"[\w.-]+", re.sub(r"\[.*?\]", "", split)))  # test, test[:10], train+test, all
+    for part, files in (builder.config.data_files or {}).items():
+        wrong = shards_problem([str(file) for file in files])
+        if wrong is not None and wanted & {part, "all"}:
+            raise ValueError(f"{name} {wrong}.")
+    try:
+        if streaming:
+            dataset = builder.as_streaming_dataset(split=split)
+        else:
+            builder.download_and_prepare()
+            dataset = builder.as_dataset(split=split)
+    except (DatasetsError, *_HUB_ERRORS) as err:
         try:
             names = list(get_dataset_split_names(name, revision=revision))
         except _HUB_ERRORS:
             names = []
-        if names and re.match(r"\w+", split) and re.split(r"[\[+]", split)[0] not in names:
+        if names and not wanted <= {*names, "all"}:
             raise ValueError(_no_split(name, split, names)) from err
-        raise ValueError(_not_found(name, err)) from err
+        if names and streaming and split not in names:
+            raise ValueError(f"{name}: {split} cannot be streamed: name one of {', '.join(names)}") from err
+        raise ValueError(_not_found(name, err.__cause__ or err)) from err
+    if isinstance(dataset, Dataset):
+        return _checked(dataset, where)
+    schema = _stream_schema(dataset, where)
+    features = check_schema(schema, where)
+    if pa.types.is_integer(schema.field("changed").type):
+        raise ValueError(
+            f"{where}: changed holds numbers, which cannot be looked through in a stream: write true or false"
+        )
+    return dataset if dataset.features == features else dataset.cast(features)
 
 
-def _features(dataset: Dataset | IterableDataset, where: str) -> dict[str, Any]:
-    features: Features | None = dataset.features
-    if features is not None:
-        return dict(features)
-    for row in dataset.take(1):  # a stream that does not know its columns before the first row
-        return dict.fromkeys(row)
+def _stream_schema(stream: IterableDataset, where: str) -> pa.Schema:
+    if stream.features is not None:
+        return stream.features.arrow_schema
+    for row in stream.take(1):  # a stream that does not know its columns before the first row
+        return pa.Table.from_pylist([row]).schema
     raise ValueError(f"{where} has no rows")
+
+
+@cache
+def _note(text: str) -> None:
+    """Tells something about a data set, once, and only by the first of several processes."""
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning(text)
 
 
 def _restrict(dataset: Dataset | IterableDataset, columns: set[str], where: str) -> Dataset | IterableDataset:

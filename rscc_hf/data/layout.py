@@ -1,0 +1,319 @@
+"""Which files of a local folder make a split: exact rules for names, and what contradicts them.
+
+The files of a split lie in one place: in the folder or its `data/`, named `test.parquet`, `test-0.parquet` and
+`test-1.parquet`, or `test-00000-of-00002.parquet` (as `datasets` and the Hub name them; a digest may follow); or under
+any names in a folder `test/` or `data/test/`. Or the folder was written by `save_to_disk`. Hidden files do not count,
+links do.
+"""
+
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+KNOWN_SPLITS = frozenset(("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval"))
+"""Names that say which split a file is, and not merely how it is called."""
+
+_SHARD = re.compile(r"(?P<split>.+?)-(?P<index>\d+)-of-(?P<count>\d+)(?P<digest>-\w+)?")
+_NUMBERED = re.compile(r"(?P<split>.+?)-(?P<index>\d+)")
+_ORDER = {"train": 0, "validation": 1, "val": 1, "test": 2}
+# Other files that hold rows, but not here.
+_UNREAD = (".jsonl", ".ndjson", ".csv", ".tsv", ".arrow", ".feather", ".pq", ".parq", ".orc")
+_CARD = "README.md"
+
+
+class Name(NamedTuple):
+    """What the name of a parquet file says.
+
+    Attributes:
+        split: The split.
+        index: Number of the shard; None: the file is no shard.
+        count: Of how many; None: it does not say.
+    """
+
+    split: str
+    index: int | None = None
+    count: int | None = None
+
+
+@dataclass
+class Layout:
+    """The splits of a local folder.
+
+    Attributes:
+        root: The folder.
+        is_saved: Whether `save_to_disk` wrote it; then there are no files.
+        splits: The parquet files of each split in order; without those of `broken`.
+        broken: Why a split cannot be read, one sentence.
+        notes: What of the folder is not read, or contradicts what is; a sentence each.
+        declared: What the front matter of a README.md says of splits that are read from other files, or not at all.
+    """
+
+    root: Path
+    is_saved: bool = False
+    splits: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    declared: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """All splits, also those that cannot be read, in their usual order."""
+        return sorted({*self.splits, *self.broken}, key=lambda name: (_ORDER.get(name, 3), name))
+
+
+def name_of(file: str | Path) -> Name:
+    """What a parquet file's name says."""
+    stem = Path(file).stem
+    if found := _SHARD.fullmatch(stem):
+        return Name(found["split"], int(found["index"]), int(found["count"]))
+    if found := _NUMBERED.fullmatch(stem):
+        return Name(found["split"], int(found["index"]))
+    return Name(stem)
+
+
+def is_parquet(name: str) -> bool:
+    """Whether a file is called a parquet file, be it in capitals."""
+    return name.lower().endswith(".parquet")
+
+
+def read_layout(folder: Path) -> Layout:
+    """Finds the splits of a folder; no file but README.md and those of `save_to_disk` that tell of it is opened."""
+    layout = Layout(folder, is_saved=any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")))
+    places: dict[str, dict[Path, list[Path]]] = defaultdict(dict)
+    unread: list[Path] = []
+    for flat in (folder, folder / "data"):
+        if not flat.is_dir() or (layout.is_saved and flat != folder and (flat / "state.json").is_file()):
+            continue
+        files, folders = _listed(flat)
+        for file in files:
+            if is_parquet(file.name):
+                places[name_of(file).split].setdefault(flat, []).append(file)
+            elif not layout.is_saved:
+                unread.append(file)
+        for inner in folders:
+            if inner == folder / "data":
+                continue
+            _take_folder(inner, places, unread)
+    if layout.is_saved:
+        _read_saved(layout, places)
+        return layout
+    for split, there in places.items():
+        problem = _problem(folder, split, there)
+        if problem is not None:
+            layout.broken[split] = problem
+        else:
+            ((place, files),) = there.items()
+            in_place = place in (folder, folder / "data")
+            layout.splits[split] = tuple(sorted(files, key=lambda file: (_index(file) if in_place else 0, file.name)))
+    _note_places(layout, places)
+    if unread:
+        names = _some(_relative(unread, folder))
+        layout.notes.append(
+            f"{folder} also holds {names}, which {'is' if len(unread) == 1 else 'are'} not read: the splits are "
+            "parquet files that are named after them."
+        )
+    _compare_card(layout)
+    return layout
+
+
+def shards_problem(files: Iterable[str]) -> str | None:
+    """What is wrong with the shards of a split by their names: some are missing, or there are two versions of them.
+
+    Args:
+        files: Names of its files, also with folders; those that do not say of how many they are one do not count.
+
+    Returns:
+        The end of a sentence that begins with what holds them; None: nothing is wrong.
+    """
+    groups: dict[tuple[str, str], dict[int, dict[int, list[str]]]] = defaultdict(lambda: defaultdict(dict))
+    for file in sorted(files):
+        name = name_of(file)
+        if name.index is not None and name.count is not None:
+            shards = groups[str(Path(file).parent), name.split][name.count]
+            shards.setdefault(name.index, []).append(Path(file).name)
+    for (_, split), versions in groups.items():
+        if len(versions) > 1:
+            told = " and ".join(f"of {count} ({_some(_all(shards))})" for count, shards in sorted(versions.items()))
+            return f"holds two versions of {split}: shards {told}; remove those of one"
+        ((count, shards),) = versions.items()
+        twice = [names for names in shards.values() if len(names) > 1]
+        if twice:
+            return f"holds two versions of {split}: {' and '.join(twice[0])} are the same shard; remove one"
+        beyond = [names[0] for index, names in shards.items() if index >= count]
+        if beyond:
+            return f"holds {beyond[0]}, but {count} shards are numbered 0 to {count - 1}; rename or remove it"
+        missing = [f"{split}-{index:05d}-of-{count:05d}.parquet" for index in range(count) if index not in shards]
+        if missing:
+            return f"lacks {_some(missing)}: {len(shards)} of {count} shards of {split} are there; fetch the others"
+    return None
+
+
+def _all(shards: Mapping[int, Sequence[str]]) -> list[str]:
+    return [name for _, names in sorted(shards.items()) for name in names]
+
+
+def _problem(root: Path, split: str, places: Mapping[Path, Sequence[Path]]) -> str | None:
+    """Why the files of a split cannot be read."""
+    if len(places) > 1:
+        told = " and as ".join(
+            _some([file.relative_to(root).as_posix() for file in files]) for files in places.values()
+        )
+        return f"{root} holds {split} twice, as {told}; keep one of them."
+    ((place, files),) = places.items()
+    names = [file.name for file in files]
+    wrong = shards_problem(names)
+    if wrong is None and place in (root, root / "data"):
+        wrong = _kinds_problem(split, names)
+    return None if wrong is None else f"{place} {wrong}."
+
+
+def _kinds_problem(split: str, files: Sequence[str]) -> str | None:
+    """The same of the files that are not in a folder of their split's name."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for file in sorted(files):
+        name = name_of(file)
+        kinds["whole" if name.index is None else "numbered" if name.count is None else "shards"].append(file)
+    if len(kinds) > 1 or len(kinds["whole"]) > 1:
+        return f"holds {split} in more than one way, as {_some(sorted(files))}; keep one of them"
+    numbers = sorted(_index(Path(file)) for file in kinds["numbered"])
+    twice = len(set(numbers)) < len(numbers)
+    if numbers and (twice or numbers[0] > 1 or numbers != list(range(numbers[0], numbers[-1] + 1))):
+        return (
+            f"holds {_some(sorted(kinds['numbered']))}: shards of {split} that are numbered so must go without a gap "
+            f"from 0 or 1; add what is missing, or put them into a folder {split}/"
+        )
+    return None
+
+
+def _index(file: Path) -> int:
+    return name_of(file).index or 0
+
+
+def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files with rows and folders in a folder, sorted, without hidden ones and those of tools; links that lead nowhere
+    are files."""
+    files, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith((".", "__")):
+                continue
+            if entry.is_dir():
+                folders.append(folder / entry.name)
+            elif _holds_rows(entry.name):
+                files.append(folder / entry.name)
+    return sorted(files), sorted(folders)
+
+
+def _holds_rows(name: str) -> bool:
+    return name.lower().endswith(_UNREAD) or ".parquet" in name.lower()
+
+
+def _take_folder(inner: Path, places: dict[str, dict[Path, list[Path]]], unread: list[Path]) -> None:
+    """Takes a folder's parquet files for the split that it is called after, or for unread ones."""
+    files, deeper = _listed(inner)
+    parquet = [file for file in files if is_parquet(file.name)]
+    said = {name_of(file).split for file in parquet} & KNOWN_SPLITS
+    if parquet and said <= {inner.name}:
+        places[inner.name][inner] = parquet
+        unread += [file for file in files if file not in parquet]
+    else:
+        named = (file for file in files if {inner.name, name_of(file).split} & KNOWN_SPLITS)
+        unread += [*parquet, *(file for file in named if file not in parquet)]
+    for folder in deeper:
+        unread += [file for file in _listed(folder)[0] if is_parquet(file.name)]
+
+
+def _note_places(layout: Layout, places: Mapping[str, Mapping[Path, Sequence[Path]]]) -> None:
+    root = layout.root
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for split, there in places.items():
+        for place in there:
+            inner = place not in (root, root / "data")
+            kind = (place.parent if inner else place).relative_to(root).as_posix() + ("/SPLIT" if inner else "")
+            kinds[kind].append(split)
+    if len(kinds) > 1:
+        told = " and ".join(f"{', '.join(sorted(set(splits)))} in {kind}/" for kind, splits in sorted(kinds.items()))
+        layout.notes.append(f"{root} holds splits in more than one place ({told}); all of them are taken for one set.")
+
+
+def _read_saved(layout: Layout, places: Mapping[str, Mapping[Path, Sequence[Path]]]) -> None:
+    """The splits of a folder of `save_to_disk`."""
+    root = layout.root
+    parquet = [file for there in places.values() for files in there.values() for file in files]
+    described = root / ("dataset_dict.json" if (root / "dataset_dict.json").is_file() else "state.json")
+    try:
+        content = json.loads(described.read_text(encoding="utf-8"))
+        names = list(content["splits"]) if "splits" in content else [str(content.get("_split") or "train")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{described} cannot be read ({_first_line(error)}); save the data set again.") from error
+    if parquet:
+        told = _some(_relative(parquet, root))
+        problem = f"{root} holds a data set of save_to_disk ({described.name}) and parquet files ({told}); keep one."
+        layout.broken = dict.fromkeys([*names, *places], problem)
+        return
+    layout.splits = dict.fromkeys(names, ())
+    if described.name == "dataset_dict.json":
+        others = [folder.name for folder in _listed(root)[1] if (folder / "state.json").is_file()]
+        unlisted = sorted(set(others) - set(names))
+        if unlisted:
+            layout.notes.append(f"{root} also holds {_some(unlisted)}, not named in {described.name} and not read.")
+
+
+def _compare_card(layout: Layout) -> None:
+    """Notes where the front matter of a README.md, which the Hub follows, names other files for a split."""
+    for split, patterns in _declared(layout.root / _CARD).items():
+        if split not in layout.splits:
+            layout.declared[split] = ", ".join(patterns)
+            continue
+        there: set[str] = set()
+        for pattern in patterns:
+            if not pattern.startswith("/") and ".." not in pattern.split("/"):
+                there |= set(_relative(layout.root.glob(pattern), layout.root))
+        read = set(_relative(layout.splits[split], layout.root))
+        if there != read:
+            meant = f"means {_some(sorted(there))}" if there else "is not there"
+            layout.notes.append(
+                f"{layout.root}: {_CARD} says that {split} is {', '.join(patterns)}, which {meant}; what is read is "
+                f"{_some(sorted(read))}."
+            )
+
+
+def _declared(card: Path) -> dict[str, list[str]]:
+    """The patterns of files of each split, as a data set's card declares them; only where it has one configuration."""
+    try:
+        found = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL)
+        content: Any = yaml.safe_load(found[1]) if found else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    configs = content.get("configs") if isinstance(content, dict) else None
+    if not isinstance(configs, list) or len(configs) != 1 or not isinstance(configs[0], dict):
+        return {}
+    files = configs[0].get("data_files")
+    if isinstance(files, str):
+        files = [{"split": "train", "path": files}]
+    declared: dict[str, list[str]] = {}
+    for entry in files if isinstance(files, list) else []:
+        if isinstance(entry, dict) and isinstance(entry.get("split"), str):
+            path = entry.get("path")
+            declared[entry["split"]] = [str(one) for one in (path if isinstance(path, list) else [path])]
+    return declared
+
+
+def _relative(files: Iterable[Path], root: Path) -> list[str]:
+    return [file.relative_to(root).as_posix() for file in files]
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    """The first names and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,142 @@
+"""A look at the rows of a data set without its images: ids, captions and `changed`, read once, in parts."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+LOOKED_AT = ("pair_id", "captions", "changed")
+"""The columns that are read."""
+
+_ROWS = 10_000  # at a time
+
+
+class Trouble:
+    """Counts what is wrong, and keeps the first few examples.
+
+    Args:
+        most: Examples to keep.
+    """
+
+    def __init__(self, most: int = 3):
+        self.count, self.examples, self.most = 0, list[str](), most
+
+    def add(self, example: str) -> None:
+        """Counts one more."""
+        self.count += 1
+        if len(self.examples) < self.most:
+            self.examples.append(example)
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.examples) else ""
+        return f"{', '.join(self.examples)}{more}"
+
+
+def check_rows(parts: Iterable[pa.Table | pa.RecordBatch], where: str) -> int:
+    """Checks ids, captions and `changed` of all rows; no more than `_ROWS` rows and all ids are held at once.
+
+    Args:
+        parts: The rows with the columns `LOOKED_AT`, with types that `check_schema` has passed.
+        where: What to call the data set in an error.
+
+    Returns:
+        How many rows there are.
+
+    Raises:
+        ValueError: A pair has no id, or one that another pair has; a caption is null; `changed` is a number other than
+            0 and 1. One sentence with the count and the first few.
+    """
+    nameless, repeated, null_captions, numbers = Trouble(), Trouble(), Trouble(), Trouble()
+    seen: set[str] = set()
+    rows = 0
+    for part in parts:
+        ids = [None if value is None else str(value) for value in part.column("pair_id").to_pylist()]
+        for row, name in enumerate(ids, start=rows):
+            if name is None or not name.strip():
+                nameless.add(str(row))
+            elif name in seen:
+                repeated.add(repr(name))
+            else:
+                seen.add(name)
+        captions = part.column("captions")
+        if not pa.types.is_null(captions.type) and pc.list_flatten(captions).null_count:
+            for name, texts in zip(ids, captions.to_pylist(), strict=True):
+                if texts and None in texts:
+                    null_captions.add(repr(name))
+        changed = part.column("changed")
+        if pa.types.is_integer(changed.type):
+            for name, value in zip(ids, changed.to_pylist(), strict=True):
+                if value not in (None, 0, 1):
+                    numbers.add(f"{name!r} ({value})")
+        rows += part.num_rows
+    if nameless.count:
+        raise ValueError(
+            f"{where}: {nameless.count} of {rows} rows have no pair_id (null or blank; row {nameless}); give every "
+            "pair a name of its own."
+        )
+    if repeated.count:
+        raise ValueError(
+            f"{where}: {repeated.count} pair_ids occur twice or more, as {repeated}; give every pair its own name."
+        )
+    if null_captions.count:
+        raise ValueError(
+            f"{where}: {null_captions.count} of {rows} pairs have a caption that is null ({null_captions}); leave "
+            "such captions out of the lists."
+        )
+    if numbers.count:
+        raise ValueError(
+            f"{where}: changed is neither 0 nor 1 for {numbers.count} of {rows} pairs ({numbers}); write true or "
+            "false."
+        )
+    return rows
+
+
+def image_contents(column: pa.ChunkedArray) -> Iterator[memoryview | str | None]:
+    """Of each image of a column of `datasets` its bytes, without a copy; else the path of its file; else None."""
+    for chunk in column.chunks:
+        encoded, paths = chunk.field("bytes"), chunk.field("path")
+        for row in range(len(chunk)):
+            if not chunk[row].is_valid:
+                yield None
+            elif encoded[row].is_valid:
+                yield memoryview(encoded[row].as_buffer())
+            else:
+                yield paths[row].as_py()
+
+
+def read_looked_at(files: Sequence[Path], columns: Sequence[str] = LOOKED_AT) -> Iterator[pa.RecordBatch]:
+    """Reads some columns of parquet files in parts; the others stay on the disk.
+
+    Raises:
+        ValueError: A file cannot be read; it is named.
+    """
+    for path in files:
+        try:
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(batch_size=_ROWS, columns=list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(cannot_be_read(path, error)) from error
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """The columns of a parquet file, by its last bytes.
+
+    Raises:
+        ValueError: It cannot be read; it is named.
+    """
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{path} is a link that leads nowhere; fetch the file, or remove the link.")
+    try:
+        return pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(cannot_be_read(path, error)) from error
+
+
+def cannot_be_read(path: Path, error: BaseException) -> str:
+    """That a parquet file is damaged, in one sentence."""
+    if path.is_file() and path.stat().st_size == 0:
+        return f"{path} is empty (0 bytes); fetch or write it again."
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return f"{path} cannot be read as parquet ({reason}); fetch or write it again."
