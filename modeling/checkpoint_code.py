@@ -2,9 +2,10 @@
 
 import copy
 import os
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, cached_file, find_adapter_config_file
 
 # The pipeline, as `transformers.pipeline` looks for it in config.json; its file comes with the processor.
 CUSTOM_PIPELINES = {
@@ -16,6 +17,10 @@ CUSTOM_PIPELINES = {
 }
 # where the configurations of transformers' quantisers keep the modules that they leave alone
 _SKIPPED = ("llm_int8_skip_modules", "modules_to_not_convert")
+
+_WHERE = ("revision", "token", "cache_dir", "subfolder", "local_files_only")
+_MISSING = ("gated_repo", "missing_entries", "connection_errors")
+_WHOLE = ("model.safetensors", "model.safetensors.index.json")
 
 
 def leave_out_installed(config: Any, fields: dict[str, Any]) -> dict[str, Any]:
@@ -30,6 +35,37 @@ def leave_out_installed(config: Any, fields: dict[str, Any]) -> dict[str, Any]:
     if type(config).__module__.split(".")[0] == TRANSFORMERS_DYNAMIC_MODULE_NAME:
         return fields
     return {name: value for name, value in fields.items() if name != "custom_pipelines"}
+
+
+def refuse_adapters(path_or_id: Any, options: Mapping[str, Any]) -> None:
+    """Refuses what transformers would take for a whole model and put adapters on, whether they belong to it or not.
+
+    A folder of peft's alone, without a config.json, is left to transformers, which looks for the model that it names.
+
+    Args:
+        path_or_id: Folder or repository.
+        options: Of `from_pretrained`; those that say where on the Hub are used.
+
+    Raises:
+        ValueError: There are adapters beside a model's configuration.
+    """
+    if path_or_id is None:
+        return
+    where = {name: options[name] for name in _WHERE if options.get(name) is not None}
+    path = os.fspath(path_or_id)
+    found = find_adapter_config_file(path, **where)
+    quiet = dict.fromkeys((f"_raise_exceptions_for_{what}" for what in _MISSING), False)
+    if found is None or cached_file(path, "config.json", **where, **quiet) is None:
+        return
+    whole = any(cached_file(path, name, **where, **quiet) is not None for name in _WHOLE)
+    if whole:
+        raise ValueError(
+            f"{path} holds a whole model and adapters (adapter_config.json), one left by an older run: remove it."
+        )
+    raise ValueError(
+        f"{path} holds adapters (adapter_config.json) and no whole model: write one with `python training/adapters.py "
+        f"{path} OUT`, or load them with `load_adapters`."
+    )
 
 
 class StandaloneCheckpoint:
@@ -50,7 +86,11 @@ class StandaloneCheckpoint:
             *args: Folder or repository, and what else transformers takes.
             quantization_config: How to quantise; see `full_precision_modules`.
             **kwargs: For transformers.
+
+        Raises:
+            ValueError: The folder holds adapters; see `refuse_adapters`.
         """
+        refuse_adapters(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
         if quantization_config is not None:
             kwargs["quantization_config"] = cls.name_full_precision(quantization_config)
         return super().from_pretrained(*args, **kwargs)  # type: ignore[misc]

@@ -57,25 +57,25 @@ def load_llava(cls: Any, path_or_id: str | os.PathLike, kind: str, options: Mapp
         cls: the model's class.
         path_or_id: folder or repository.
         kind: the `model_type` that it must have, `llava_onevision` or `llava`.
-        options: fields of the module, and whatever `from_pretrained` takes.
+        options: fields of the module, or with them all `config`, and whatever `from_pretrained` takes.
 
     Raises:
         ValueError: another kind of checkpoint; weights that are missing or do not belong; no such levels.
     """
     path = os.fspath(path_or_id)
     fields = {name: value for name, value in options.items() if name in _OURS}
-    options = {name: value for name, value in options.items() if name not in _OURS}
-    source = AutoConfig.from_pretrained(path, **{name: options[name] for name in _HUB if name in options})
+    others = {name: value for name, value in options.items() if name not in _OURS}
+    source = AutoConfig.from_pretrained(path, **{name: others[name] for name in _HUB if name in others})
     if source.model_type != kind:
         raise ValueError(f"{path} has model_type={source.model_type!r}; give a {_KINDS[kind]} checkpoint ({kind!r}).")
-    config = translate_config(cls.config_class, source, fields)
+    config = others.pop("config", None) or translate_config(cls.config_class, source, fields)
     model, info = cls.from_pretrained(
         path,
         config=config,
         key_mapping=KEY_MAPPING,
         use_safetensors=True,  # a pickle could run whatever it likes
         output_loading_info=True,
-        **options,
+        **others,
     )
     _check(path, info, config.vision.num_hidden_layers)
     # saving would otherwise turn the names back into LLaVA's

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import cached_file
 
+from rscc_hf.modeling.checkpoint_code import refuse_adapters
 from rscc_hf.precision import quick_dtype, try_dtype
 
 logger = logging.getLogger(__name__)
@@ -186,6 +187,7 @@ def _check_there_is(name: str, revision: str | None) -> None:
     if path.is_file():
         raise ValueError(f"{name} is a file; give the folder that save_pretrained wrote.")
     if path.is_dir():
+        refuse_adapters(name, {})
         if not (path / "config.json").is_file():
             raise ValueError(f"{name} holds no config.json; give the folder that save_pretrained wrote.")
         return

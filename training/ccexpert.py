@@ -10,11 +10,12 @@ import torch
 from accelerate import Accelerator
 
 from rscc_hf.training import adapters
+from rscc_hf.training.adapter_base import AdapterBase, compute_dtype, describe_base
 from rscc_hf.training.batches import Batch
 from rscc_hf.training.ccexpert_parts import HEAD, part_of, prepare_to_learn
 from rscc_hf.training.ccexpert_recipe import PARTS, CCExpertRecipe
 from rscc_hf.training.ccexpert_samples import PromptedBatchMaker, PromptedCaptionFilter, prompted_samples, segment_mask
-from rscc_hf.training.ccexpert_start import load_start
+from rscc_hf.training.ccexpert_start import find_start, load_start
 from rscc_hf.training.change_mask import change_mask_loss
 from rscc_hf.training.loop import OnEvaluation, OnStep, TrainingResult, train
 from rscc_hf.training.pair_images import PixelReader, Pixels, PixelSource
@@ -53,10 +54,15 @@ class CCExpertTask(PairTask):
     def __init__(self, recipe: CCExpertRecipe, accelerator: Accelerator):
         super().__init__(recipe, accelerator)
         self.recipe = recipe
-        model, self.processor = load_start(recipe, adapters.quantization(recipe))
+        start = find_start(recipe)
+        quantized = adapters.quantization(recipe.quantization, compute_dtype(recipe))
+        model, self.processor = load_start(recipe, quantized)
+        self.base: AdapterBase | None = None
+        if recipe.lora_rank is not None and accelerator.is_main_process:  # which writes the model
+            self.base = describe_base(start, recipe)
         if recipe.captions == "together" and self.processor.label_policy == "release":
             raise RecipeError("label_policy of init_from is release: set it to assistant for captions together.")
-        self.model = prepare_to_learn(model, recipe)
+        self.model = prepare_to_learn(model, recipe, start)
         self.maker = PromptedBatchMaker(
             self.processor, recipe.seed, recipe.augmentation, recipe.max_length, recipe.changed_pixels_share
         )
@@ -92,10 +98,10 @@ class CCExpertTask(PairTask):
         """See `Task`."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value for name, value in weights.items() if part_of(name) != HEAD}
-        if self.recipe.lora_rank is None:
+        if self.base is None:
             self.model.save_pretrained(folder, state_dict=state)
         else:
-            adapters.save_adapters(self.model, folder, state)
+            adapters.save_adapters(self.model, folder, state, self.base)
         self.processor.save_pretrained(folder)
         self.write_summary(folder)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from rscc_hf.training.adapters import add_adapters
 from rscc_hf.training.ccexpert_recipe import CCExpertRecipe
+from rscc_hf.training.ccexpert_start import Start
 from rscc_hf.training.change_mask import ChangeMaskHead
 
 HEAD = "change_mask_head"
@@ -15,12 +16,13 @@ def part_of(name: str) -> str:
     return "language_model" if first == "lm_head" else first
 
 
-def prepare_to_learn(model: Any, recipe: CCExpertRecipe) -> Any:
+def prepare_to_learn(model: Any, recipe: CCExpertRecipe, start: Start | None = None) -> Any:
     """Unfreezes what the recipe trains, freezes the rest, and adds what only training needs.
 
     Args:
         model: A `CCExpertForConditionalGeneration`, changed in place.
         recipe: The settings.
+        start: Where the model comes from, see `add_adapters`.
 
     Returns:
         The model, or with LoRA peft's model around it.
@@ -33,7 +35,7 @@ def prepare_to_learn(model: Any, recipe: CCExpertRecipe) -> Any:
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if recipe.lora_rank is not None:
-        model = add_adapters(model, recipe)
+        model = add_adapters(model, recipe, start)
     else:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(part_of(name) in recipe.learning_parts)

@@ -1,10 +1,15 @@
 """What a stage of CCExpert starts from: a checkpoint of ours, or of the LLaVA family, with its processor."""
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import cached_file
 
 from rscc_hf.modeling.configuration_ccexpert import CCExpertConfig, qwen2_config
 from rscc_hf.modeling.loading_ccexpert import translate_config
@@ -14,6 +19,30 @@ from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
 from rscc_hf.training.ccexpert_recipe import CCExpertRecipe
 from rscc_hf.training.output import LAST
 from rscc_hf.training.recipe import RecipeError
+
+_LLAVA = {"llava_onevision": "chatml", "llava": "vicuna"}
+"""LLaVA's model types, and how a conversation is written for each."""
+
+
+class Start(NamedTuple):
+    """A checkpoint to start from, and the shape of what starts.
+
+    Attributes:
+        path: Folder or Hub id.
+        commit: Of a Hub id, so that all is read from one commit; None: a folder.
+        kind: Its model type.
+        config: The shape that training gives it.
+    """
+
+    path: str
+    commit: str | None
+    kind: str
+    config: CCExpertConfig
+
+    @property
+    def new_parts(self) -> list[str]:
+        """Parts of the model whose weights the checkpoint does not hold: they begin at random."""
+        return ["integration"] if self.kind != "ccexpert" and self.config.integration else []
 
 
 def start_path(recipe: CCExpertRecipe) -> str:
@@ -30,6 +59,11 @@ def start_path(recipe: CCExpertRecipe) -> str:
         if folder.is_absolute() or where.startswith((".", "~")) or where.count("/") > 1:
             raise RecipeError(f"init_from {where}: there is no such folder; has the stage before been run?")
         return where
+    if recipe.init_revision is not None:
+        raise RecipeError(
+            f"init_revision {recipe.init_revision} is of a checkpoint on the Hub and init_from {where} is a folder: "
+            "set init_revision to null."
+        )
     if recipe.init_weights == "last" and (folder / LAST / "config.json").is_file():
         folder = folder / LAST
     if (folder / "adapter_config.json").is_file():
@@ -41,20 +75,19 @@ def start_path(recipe: CCExpertRecipe) -> str:
     return str(folder)
 
 
-def start_config(recipe: CCExpertRecipe) -> CCExpertConfig:
-    """The configuration that training starts with, read without the weights.
+def find_start(recipe: CCExpertRecipe) -> Start:
+    """What training starts with, read without the weights.
 
     Raises:
         RecipeError: There is no such checkpoint, it is of another family or size, or contradicts the recipe.
     """
     path = start_path(recipe)
-    try:
-        source: Any = AutoConfig.from_pretrained(path, revision=recipe.init_revision)
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"init_from {path} cannot be read ({str(error).splitlines()[0]})") from error
-    if source.model_type in ("llava_onevision", "llava"):
-        config = translate_config(CCExpertConfig, source, recipe.module_settings)
-    elif source.model_type == "ccexpert":
+    commit = resolve_commit(path, recipe.init_revision)
+    source = read_config(path, commit)
+    if source.model_type in _LLAVA:
+        with reading(f"checkpoint {path}"):
+            config = translate_config(CCExpertConfig, source, recipe.module_settings)
+    else:
         config = source
         for name, value in recipe.module_settings.items():
             if getattr(config, name) != value:
@@ -62,8 +95,8 @@ def start_config(recipe: CCExpertRecipe) -> CCExpertConfig:
                     f"{name} is {value} in the recipe and {getattr(config, name)} in {path}: set it to null, or start "
                     "from a LLaVA."
                 )
-    else:
-        raise RecipeError(f"init_from {path} is a {source.model_type}: name a ccexpert, llava_onevision or llava.")
+    if not config.integration and not set(recipe.learning_parts) - {"integration"}:
+        raise RecipeError(f"trained_parts is {recipe.trained_parts} and {path} has no module: nothing would learn.")
     if recipe.size is not None:
         wanted, found = qwen2_config(recipe.size), config.text
         for name in ("hidden_size", "num_hidden_layers", "intermediate_size"):
@@ -72,7 +105,12 @@ def start_config(recipe: CCExpertRecipe) -> CCExpertConfig:
                     f"size is {recipe.size} and init_from {path} has a language model of {name} "
                     f"{getattr(found, name, None)}, not {getattr(wanted, name)}: set size to null or to its own."
                 )
-    return config
+    return Start(path, commit, source.model_type, config)
+
+
+def start_config(recipe: CCExpertRecipe) -> CCExpertConfig:
+    """The configuration that training starts with; raises as `find_start`."""
+    return find_start(recipe).config
 
 
 def load_start(
@@ -87,39 +125,158 @@ def load_start(
     Raises:
         ValueError: One sentence that names the key or the checkpoint, and the remedy.
     """
-    config = start_config(recipe)
-    path = start_path(recipe)
-    options: dict[str, Any] = {
-        "dtype": torch.float32,
-        "revision": recipe.init_revision,
-        "attn_implementation": recipe.attn_implementation,
-    }
-    if quantization_config is not None:
-        options["quantization_config"] = quantization_config
+    start = find_start(recipe)
+    processor = start_processor(start, recipe)
+    torch.manual_seed(recipe.seed)  # the module's weights, where they are new
+    model = load_model(start, len(processor.tokenizer), quantization_config, recipe.attn_implementation)
+    return model, processor
+
+
+def start_processor(start: Start, recipe: CCExpertRecipe) -> CCExpertProcessor:
+    """The processor that a recipe starts from.
+
+    Raises:
+        RecipeError: There is none, or it does not belong to the model.
+    """
     settings = {
         name: value
         for name, value in (("prompt", recipe.prompt), ("label_policy", recipe.label_policy))
         if value is not None
     }
-    kind = AutoConfig.from_pretrained(path, revision=recipe.init_revision).model_type
-    if kind == "ccexpert":
-        loaded: Any = CCExpertForConditionalGeneration.from_pretrained(path, output_loading_info=True, **options)
-        model, info = loaded
-        absent = sorted([*info["missing_keys"], *info["unexpected_keys"]])
+    with reading(f"checkpoint {start.path}"):
+        if start.kind == "ccexpert":
+            processor = CCExpertProcessor.from_pretrained(start.path, revision=start.commit or "main")
+            for name, value in settings.items():
+                setattr(processor, name, value)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(start.path, revision=start.commit)
+            prepare_tokenizer(tokenizer, _LLAVA[start.kind])
+            config = copy.deepcopy(start.config)
+            config.text.vocab_size = max(config.text.vocab_size, len(tokenizer))  # as `load_model` makes it
+            processor = CCExpertProcessor.for_config(config, tokenizer, **settings)
+    check_processor(processor, start)
+    return processor
+
+
+def check_processor(processor: CCExpertProcessor, start: Start) -> None:
+    """Whether a processor makes what a model reads.
+
+    Raises:
+        RecipeError: Its tokenizer has more words than the model, or they count the tokens of an image differently.
+    """
+    config = start.config
+    facts = [("num_image_tokens", processor.num_image_tokens, config.tokens_per_image)]
+    if start.kind == "ccexpert":  # in a LLaVA's, words and placeholder may be new
+        facts.append(("the id of <image>", processor.image_token_id, config.image_token_id))
+        if len(processor.tokenizer) > config.text.vocab_size:
+            raise RecipeError(
+                f"the tokenizer in {start.path} has {len(processor.tokenizer)} words and the model there "
+                f"{config.text.vocab_size}: put the model's own processor there."
+            )
+    for name, found, wanted in facts:
+        if found != wanted:
+            raise RecipeError(
+                f"the processor in {start.path} does not belong to the model there: {name} is {found} in one and "
+                f"{wanted} in the other; put the model's own there."
+            )
+
+
+def load_model(
+    start: Start, words: int, quantization_config: Any = None, attn_implementation: str = "sdpa"
+) -> CCExpertForConditionalGeneration:
+    """The model of `start.config` with the weights of its checkpoint, float32; what these lack is drawn at random.
+
+    Args:
+        start: What to load.
+        words: Size of the tokenizer; where it is larger than the vocabulary of a LLaVA, this grows.
+        quantization_config: See `load_start`.
+        attn_implementation: Kernel of all attention.
+
+    Raises:
+        ValueError: Weights are missing, foreign, of another shape, or cannot be read.
+    """
+    path = start.path
+    options: dict[str, Any] = {
+        "dtype": torch.float32,
+        "revision": start.commit,
+        "attn_implementation": attn_implementation,
+    }
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
+    config = copy.deepcopy(start.config)
+    model: Any = CCExpertForConditionalGeneration
+    if start.kind == "ccexpert":
+        with reading(f"checkpoint {path}"):
+            # a pickle could run whatever it likes
+            loaded, info = model.from_pretrained(
+                path, config=config, use_safetensors=True, output_loading_info=True, **options
+            )
+        absent = sorted([*info["missing_keys"], *info["unexpected_keys"], *map(str, info["mismatched_keys"])])
         if absent:
             raise RecipeError(f"init_from {path} has missing or foreign weights, first {absent[0]}: give a whole one.")
-        processor = CCExpertProcessor.from_pretrained(path, revision=recipe.init_revision or "main")
-        for name, value in settings.items():
-            setattr(processor, name, value)
-    else:
-        load = getattr(
-            CCExpertForConditionalGeneration, "from_llava_onevision" if kind == "llava_onevision" else "from_llava"
-        )
-        torch.manual_seed(recipe.seed)  # the module's weights
-        model = load(path, **recipe.module_settings, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=recipe.init_revision)
-        prepare_tokenizer(tokenizer, "chatml" if kind == "llava_onevision" else "vicuna")
-        if len(tokenizer) > config.text.vocab_size:
-            model.resize_token_embeddings(len(tokenizer))
-        processor = CCExpertProcessor.for_config(model.config, tokenizer, **settings)
-    return model, processor
+        return loaded
+    config.text.vocab_size = read_config(path, start.commit).text_config.vocab_size
+    load = model.from_llava_onevision if start.kind == "llava_onevision" else model.from_llava
+    with reading(f"checkpoint {path}"):
+        loaded = load(path, config=config, **options)
+    if words > config.text.vocab_size:
+        _add_words(loaded, words)
+    return loaded
+
+
+def _add_words(model: Any, words: int) -> None:
+    """Makes the vocabulary larger; a new word is the mean of all others, and so the same whenever it is made."""
+    old = model.config.text.vocab_size
+    model.resize_token_embeddings(words, mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            layer.weight[old:] = layer.weight[:old].mean(dim=0, dtype=torch.float64).to(layer.weight.dtype)
+
+
+def resolve_commit(path: str, revision: str | None) -> str | None:
+    """The commit that a branch, tag or commit of a Hub id is now; None for a folder.
+
+    Raises:
+        RecipeError: There is no such checkpoint.
+    """
+    if Path(path).is_dir():
+        return None
+    with reading(f"checkpoint {path}"):
+        found = cached_file(path, "config.json", revision=revision)
+    assert found is not None  # it raises otherwise
+    return Path(found).parent.name  # the cache keeps the files of a commit in a folder of its name
+
+
+def read_config(path: str, commit: str | None) -> Any:
+    """The configuration of a checkpoint that training can start from.
+
+    Raises:
+        RecipeError: It cannot be read, is of another family, or was saved quantised.
+    """
+    with reading(f"checkpoint {path}"):
+        source: Any = AutoConfig.from_pretrained(path, revision=commit)
+    if source.model_type not in ("ccexpert", *_LLAVA):
+        raise RecipeError(f"init_from {path} is a {source.model_type}: name a ccexpert, llava_onevision or llava.")
+    if getattr(source, "quantization_config", None) is not None:
+        raise RecipeError(f"init_from {path} was saved quantised: name the model that it was made of.")
+    return source
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """One sentence for whatever goes wrong when files are read: one is missing, cut off, or of something else.
+
+    Args:
+        what: Whose files they are.
+
+    Raises:
+        RecipeError: In place of the error.
+    """
+    try:
+        yield
+    except RecipeError:
+        raise
+    # from RuntimeError on: what transformers and peft make of damaged settings, and of such of other versions
+    except (OSError, ValueError, SafetensorError, RuntimeError, TypeError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RecipeError(f"{what} cannot be read ({reason[:300]}).") from error

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_ccexpert import tiny_model, tiny_processor
-from toy_ccexpert_stages import save_start, stage_recipe, train_double
+from toy_ccexpert_stages import save_llava, save_start, stage_recipe, train_double
 from toy_pairs import SIDE, write_pairs
+from transformers import LlavaOnevisionForConditionalGeneration
 from two_processes import launch
 
 from rscc_hf import CCExpertForConditionalGeneration, CCExpertProcessor, ChangeCaptioner
@@ -267,24 +267,13 @@ def test_streams_too(pairs, start, tmp_path):
 
 def test_stage_one_starts_from_llava_onevision(pairs, tmp_path):
     """Its tokenizer, our template; the module is new, everything else stays as it was."""
-    from toy_tokenizers import chatml_tokenizer
-    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
-
-    tokenizer = chatml_tokenizer()
-    like = tiny_model(tiny_processor()).config
-    torch.manual_seed(0)
-    config = LlavaOnevisionConfig(
-        vision_config={**like.vision.to_dict(), "vision_use_head": False}, text_config=like.text.to_dict(),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-1,
-    )  # fmt: skip
-    llava = LlavaOnevisionForConditionalGeneration(config)
-    llava.save_pretrained(tmp_path / "llava")
-    tokenizer.save_pretrained(tmp_path / "llava")
+    save_llava(tmp_path / "llava")
     recipe = stage_recipe(
         pairs, str(tmp_path / "llava"), tmp_path / "one", Stage1Recipe, vision_levels=[1, 2], num_integration_layers=1
     )
     train_ccexpert(recipe)
     trained = weights(tmp_path / "one")
+    llava = LlavaOnevisionForConditionalGeneration.from_pretrained(tmp_path / "llava")
     embedding = llava.get_input_embeddings().weight.double()
     assert torch.equal(trained["language_model.embed_tokens.weight"], embedding)
     assert CCExpertProcessor.from_pretrained(tmp_path / "one").num_image_tokens == 4

@@ -16,6 +16,8 @@ from accelerate import (
     PartialState,
 )
 from toy_ccexpert import tiny_model, tiny_processor
+from toy_tokenizers import byte_level_tokenizer, chatml_tokenizer
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from rscc_hf.training import deepspeed_engine, processes
 from rscc_hf.training.ccexpert import CCExpertTask
@@ -37,6 +39,22 @@ def save_start(folder: Path, tied: bool = False) -> str:
                     parameter.div_(8)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    return str(folder)
+
+
+def save_llava(folder: Path, few_words: bool = False) -> str:
+    """Saves a LLaVA-OneVision to start from; with `few_words` its tokenizer and vocabulary lack the marks of turns."""
+    like = tiny_model(tiny_processor()).config
+    tokenizer = byte_level_tokenizer() if few_words else chatml_tokenizer()
+    torch.manual_seed(0)
+    config = LlavaOnevisionConfig(
+        vision_config={**like.vision.to_dict(), "vision_use_head": False},
+        text_config={**like.text.to_dict(), "vocab_size": len(tokenizer)},
+        image_token_id=chatml_tokenizer().convert_tokens_to_ids("<image>"), vision_feature_layer=-1,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    LlavaOnevisionForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return str(folder)
 
 
