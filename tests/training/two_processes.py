@@ -5,9 +5,10 @@
 
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
+
+from watched import run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,9 +20,20 @@ def free_port() -> str:
         return str(found.getsockname()[1])
 
 
-def launch(script: Path, *arguments: str, processes: int = 2) -> None:
-    """Run `script` with `arguments` in each process, from the checkout; an error in one fails the test."""
+def command_line(processes: int) -> list[str]:
+    """How torch's launcher is called; a script and its arguments follow."""
     how = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    how += ["--master_port", free_port()]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*how, str(script), *arguments], check=True, timeout=300, env=environment, cwd=ROOT)
+    return [*how, "--master_port", free_port()]
+
+
+def environment() -> dict[str, str]:
+    """Of the launcher: on the CPU, with a thread a process."""
+    return {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+
+def launch(script: Path, *arguments: str, processes: int = 2, limit: float = 300.0) -> None:
+    """Run `script` with `arguments` in each process, from the checkout; an error in one fails the test.
+
+    Where they take longer than `limit` seconds, all of them say where they stand and are ended.
+    """
+    run([*command_line(processes), str(script), *arguments], check=True, limit=limit, env=environment(), cwd=ROOT)
