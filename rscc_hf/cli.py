@@ -14,9 +14,11 @@ from rich.console import Console
 from rscc_hf.cli_convert import convert
 from rscc_hf.cli_data import data
 from rscc_hf.cli_hub import card, push
+from rscc_hf.cli_modes import Mode, belongs_to, by_mode
 from rscc_hf.terminal import (
     OneLineErrors,
     count,
+    is_given,
     printable,
     progress_bar,
     quiet_models,
@@ -91,7 +93,19 @@ _ONE, _MANY, _MODEL, _DECODING = "One pair", "Many pairs", "Model", "Decoding"
 
 
 @app.command()
+@by_mode(
+    Mode("one pair (BEFORE AFTER), not to --pairs", "semantic_before semantic_after", lambda it: it.pairs is None),
+    Mode(
+        "--pairs; the caption of one pair is printed",
+        "output split semantic_coverage without_maps on_error overwrite batch_size",
+        lambda it: it.pairs is not None,
+    ),
+    Mode("a data set; name its --split", "semantic_coverage", lambda it: it.split is not None),
+    Mode("the maps, which --without-maps leaves out", "semantic_coverage", lambda it: not it.without_maps),
+    always="before after pairs model revision device dtype trust_remote_code num_beams max_new_tokens",
+)
 def caption(
+    ctx: typer.Context,
     before: Annotated[
         Path | None, typer.Argument(metavar="BEFORE", help="The earlier image.", show_default=False)
     ] = None,
@@ -183,9 +197,7 @@ def caption(
 
     Who answers is said first (on the terminal, or on standard error when the captions go elsewhere).
     """
-    _check_usage(before, after, (semantic_before, semantic_after), pairs, output)
-    if split is None and semantic_coverage is not Coverage.FULL:
-        raise typer.BadParameter("it belongs to a data set; name its --split.", param_hint="--semantic-coverage")
+    _check_usage(before, after, pairs, output)
     listed = None
     if pairs is not None:
         listed = _read_list(pairs, split, semantic_coverage, output, check=on_error is OnError.RAISE)
@@ -193,7 +205,13 @@ def caption(
     generate = {name: value for name, value in wanted.items() if value is not None}
 
     def load() -> ChangeCaptioner:
-        return _load(model, revision, device, dtype, trust_remote_code)
+        captioner = _load(ctx, model, revision, device, dtype, trust_remote_code)
+        if captioner.semantic_maps == "none":
+            for name in ("semantic_before", "semantic_after", "without_maps", "semantic_coverage"):
+                if is_given(ctx, name):
+                    what = f"models with semantic maps, and {captioner.name} takes no semantic maps"
+                    raise belongs_to(ctx, name, what)
+        return captioner
 
     if listed is None or output is None:
         assert before is not None and after is not None
@@ -225,17 +243,11 @@ def caption(
     )
 
 
-def _check_usage(
-    before: Path | None, after: Path | None, maps: tuple[Path | None, Path | None], pairs: str | None, out: Path | None
-) -> None:
+def _check_usage(before: Path | None, after: Path | None, pairs: str | None, out: Path | None) -> None:
     if pairs is None:
-        if out is not None:
-            raise typer.BadParameter(
-                "it belongs to --pairs; the caption of one pair is printed.", param_hint="--output"
-            )
         if before is None or after is None:
             raise typer.BadParameter("give both, or --pairs and --output.", param_hint="BEFORE AFTER")
-    elif before is not None or any(maps):
+    elif before is not None:
         raise typer.BadParameter("give either --pairs or the files of one pair, not both.", param_hint="--pairs")
     elif out is None:
         raise typer.BadParameter("it needs --output, the .jsonl file that gets the captions.", param_hint="--pairs")
@@ -264,12 +276,14 @@ def _read_list(source: str, split: str | None, coverage: Coverage, output: Path 
 
 
 def _load(
-    named: str | None, revision: str | None, device: str, dtype: str, trust_remote_code: bool
+    ctx: typer.Context, named: str | None, revision: str | None, device: str, dtype: str, trust_remote_code: bool
 ) -> ChangeCaptioner:
     """Loads the model and says who answers, where the reader does not know it or must not forget it."""
     from rscc_hf.default_model import model_to_use
 
     name = model_to_use(named)
+    if revision is not None and Path(name).is_dir():
+        raise belongs_to(ctx, "revision", f"a model on the Hub, and {name} is a folder")
     with quiet_models():
         from rscc_hf.captioner import ChangeCaptioner
 
@@ -309,6 +323,10 @@ def _caption_many(
 
 
 @app.command()
+@by_mode(
+    Mode("--bootstrap N: it is the seed of these draws", "seed", lambda it: it.bootstrap > 0),
+    always="predictions protocol json_output bootstrap no_change_sentence",
+)
 def evaluate(
     predictions: Annotated[
         Path,
@@ -333,7 +351,10 @@ def evaluate(
 ) -> None:
     """Score captions: BLEU, METEOR, ROUGE-L, CIDEr-D, S*m; all, changed and unchanged pairs; the best constant."""
     from rscc_hf.evaluation import evaluate_file, render_table, write_json
+    from rscc_hf.evaluation.report import check_report_output
 
+    if json_output is not None:
+        check_report_output(json_output, predictions)
     with Console(stderr=True).status("Scoring"):
         report = evaluate_file(
             predictions,
@@ -348,6 +369,7 @@ def evaluate(
 
 
 @app.command()
+@by_mode(always="model output seed overwrite")
 def demo(
     model: Annotated[
         System, typer.Option(help="mmodalcc: RGB and semantic maps, 6 minutes; ccexpert: RGB, 13 minutes.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rscc_hf.cli_modes import Mode, by_mode
 from rscc_hf.terminal import count, printable, progress_bar, quiet_models, tell
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ convert = typer.Typer(help="Turn released weights into a checkpoint for transfor
 
 
 @convert.command()
+@by_mode(always="checkpoint out word_map overwrite")
 def mmodalcc(
     checkpoint: Annotated[
         Path, typer.Argument(metavar="CHECKPOINT.pth.tar", help="What the authors released. None of it is run.")
@@ -38,6 +40,7 @@ def mmodalcc(
 
 
 @convert.command()
+@by_mode(always="folder out tokenizer verify overwrite")
 def ccexpert(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="What the authors released: config.json and weights.")
@@ -65,6 +68,15 @@ def ccexpert(
 
 
 @convert.command(name="llava-onevision")
+@by_mode(
+    Mode(
+        "the Difference-aware Integration Module, which --no-integration leaves out",
+        "vision_levels num_integration_layers seed",
+        lambda it: not it.no_integration,
+    ),
+    Mode("a model on the Hub, and PATH_OR_ID is a folder", "revision", lambda it: not Path(it.source).is_dir()),
+    always="source out tokenizer no_integration verify overwrite",
+)
 def llava_onevision(
     source: Annotated[
         str, typer.Argument(metavar="PATH_OR_ID", help="A LLaVA-OneVision in the format of transformers.")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rscc_hf.cli_hub import push_data
+from rscc_hf.cli_modes import Mode, by_mode
 from rscc_hf.data.scenes.style import Nuisances
 from rscc_hf.terminal import is_given, progress_bar, quiet_reading
 
@@ -23,10 +24,16 @@ class Splits(StrEnum):
     ALL = "all"
 
 
+_STRENGTHS = "illumination shadow_direction season blur resolution viewpoint registration traffic"
 _NUISANCE = "Nuisances: strength of what differs although nothing changed, 0 (off) to 1"
 
 
 @data.command()
+@by_mode(
+    Mode("nuisances that are not given, and all are", "no_nuisances", lambda it: set(_STRENGTHS.split()) - it.given),
+    Mode("pairs that change; --changed-fraction is 0", "max_events", lambda it: it.changed_fraction > 0),
+    always=f"out pairs seed workers size changed_fraction overwrite {_STRENGTHS}",
+)
 def synthesize(
     ctx: typer.Context,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
@@ -107,8 +114,12 @@ def synthesize(
 
 
 @data.command()
+@by_mode(
+    Mode("words, not to --unigram", "min_frequency", lambda it: not it.unigram),
+    Mode("--unigram", "vocab_size", lambda it: it.unigram),
+    always="dataset out splits unigram overwrite",
+)
 def vocabulary(
-    ctx: typer.Context,
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Folder or Hub id of a data set.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make; AutoTokenizer loads it.")],
     splits: Annotated[
@@ -123,21 +134,17 @@ def vocabulary(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
 ) -> None:
     """Build a tokenizer from the captions of a data set."""
-    if is_given(ctx, "vocab_size") and not unigram:
-        raise typer.BadParameter("it belongs to --unigram.", param_hint="--vocab-size")
-    if is_given(ctx, "min_frequency") and unigram:
-        raise typer.BadParameter("it belongs to words, not to --unigram.", param_hint="--min-frequency")
-    from rscc_hf.data.vocabulary import vocabulary_of
-    from rscc_hf.files import new_folder
+    from rscc_hf.data.vocabulary import write_vocabulary
 
-    with new_folder(out, overwrite=overwrite) as folder, quiet_reading():
-        tokenizer = vocabulary_of(
+    with quiet_reading():
+        tokenizer = write_vocabulary(
             dataset,
+            out,
             str(splits),
+            overwrite=overwrite,
             kind="unigram" if unigram else "word",
             min_frequency=min_frequency,
             vocab_size=vocab_size,
         )
-        tokenizer.save_pretrained(folder)
     special = len(tokenizer.all_special_ids)
     print(f"{out}: {len(tokenizer) - special} {'pieces' if unigram else 'words'} and {special} special tokens.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rscc_hf.cli_modes import Mode, belongs_to, by_mode
 from rscc_hf.terminal import count, quiet_models, quiet_reading, tell
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ License = Annotated[
 ]
 
 
+_CARD_STAYS = "cards of rscc_hf; README.md was not written by it and goes as it is, so write the licence there"
+_COMMIT = Mode("a push, and --dry-run makes none", "message", lambda it: not it.dry_run)
+
+
+@by_mode(
+    Mode("--results", "dataset split dataset_id predictions", lambda it: it.results is not None),
+    always="folder results repo_id license overwrite",
+)
 def card(
     folder: Folder,
     results: Annotated[
@@ -44,10 +53,6 @@ def card(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a card that somebody else wrote.")] = False,
 ) -> None:
     """Write the card of a model (README.md) from what was measured and recorded in its folder."""
-    given = {"--dataset": dataset, "--split": split, "--dataset-id": dataset_id, "--predictions": predictions}
-    if results is None and any(value is not None for value in given.values()):
-        name = next(name for name, value in given.items() if value is not None)
-        raise typer.BadParameter("it belongs to --results.", param_hint=name)
     if results is not None and (dataset is None or split is None):
         raise typer.BadParameter("it needs --dataset and --split: what was scored.", param_hint="--results")
     from rscc_hf.cards.facts import read_model_facts
@@ -68,7 +73,9 @@ def card(
         tell("It states no licence of the weights; --license NAME puts one there.")
 
 
+@by_mode(_COMMIT, always="folder repo_id private dry_run revision license shorten_paths skip_loading")
 def push(
+    ctx: typer.Context,
     folder: Folder,
     repo_id: RepoId,
     private: Private = False,
@@ -85,8 +92,10 @@ def push(
     ] = False,
 ) -> None:
     """Push a model to the Hub: weights, processor, code, recipe and card. Broken off, it goes on where it stopped."""
-    from rscc_hf.publishing.model import push_model
+    from rscc_hf.publishing.model import card_stays, push_model
 
+    if license is not None and card_stays(folder):
+        raise belongs_to(ctx, "license", _CARD_STAYS)
     with quiet_models():
         plan = push_model(
             folder,
@@ -103,7 +112,9 @@ def push(
     _show(plan, dry_run)
 
 
+@by_mode(_COMMIT, always="folder repo_id private dry_run revision license shard_size")
 def push_data(
+    ctx: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Parquet files, or a folder of save_to_disk.")],
     repo_id: RepoId,
     private: Private = False,
@@ -116,8 +127,10 @@ def push_data(
     ] = 500,
 ) -> None:
     """Push a data set of pairs to the Hub as sharded parquet. Broken off, it goes on where it stopped."""
-    from rscc_hf.publishing.dataset import push_dataset
+    from rscc_hf.publishing.dataset import card_stays, push_dataset
 
+    if license is not None and card_stays(folder):
+        raise belongs_to(ctx, "license", _CARD_STAYS)
     with quiet_reading():
         plan = push_dataset(
             folder,

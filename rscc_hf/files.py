@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import socket
+import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,10 @@ from filelock import FileLock, Timeout
 
 # How often, and how long after one another (seconds), a lock is tried that may just have been let go of.
 _TRIES, _PAUSE = 3, 0.05
+# What file managers leave in a folder that somebody looks at.
+_OF_SYSTEMS = {".DS_Store", "Thumbs.db", "desktop.ini"}
+# Names that are told before "and N more".
+_NAMED = 3
 
 
 def write_text(path: Path, text: str) -> None:
@@ -31,6 +39,9 @@ def write_text(path: Path, text: str) -> None:
         OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+        path.write_text(text, encoding="utf-8")  # a device or a pipe (/dev/null) is written, not replaced
+        return
     part = _beside(path, f"{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8")
@@ -39,37 +50,165 @@ def write_text(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
+class NotReplaced(FileExistsError, ValueError):
+    """An output that is there and stays: one sentence that says why, and the remedy."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a command writes into a folder, and so may replace there.
+
+    Attributes:
+        what: What it is, for sentences: "data set of `rscc data synthesize`".
+        why_not: Looks for the mark: the reason why a folder is no such thing (to follow its name), or None.
+        names: Patterns (`fnmatch`, of paths below the folder, in which `*` stands for `/` as well) of its files.
+    """
+
+    what: str
+    why_not: Callable[[Path], str | None]
+    names: tuple[str, ...]
+
+    def foreign(self, folder: Path) -> list[str]:
+        """Files, links and empty folders that this does not write, as paths below the folder."""
+        found = []
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if path.is_dir() and not path.is_symlink() and any(path.iterdir()):
+                continue  # its files speak for it
+            if path.name not in _OF_SYSTEMS and not any(fnmatchcase(name, pattern) for pattern in self.names):
+                found.append(name)
+        return found
+
+
+def check_replaceable(target: Path, kind: Written | None, *, overwrite: bool) -> None:
+    """The one policy of all commands that write a folder: whether `target` may become a new one.
+
+    It may where nothing lies, or an empty folder. One that holds something is replaced when that is asked for, what is
+    in it carries the mark of its writer, and nothing else is in it. Never replaced are the working folder, the home
+    folder, what holds one of them, a mount point, and a link.
+
+    Args:
+        target: The folder to make.
+        kind: What may be replaced there; None: the caller has looked.
+        overwrite: Whether that was asked for.
+
+    Raises:
+        NotReplaced: It may not.
+    """
+    if not target.exists() and not target.is_symlink():
+        return
+    if target.exists() and not target.is_dir():
+        raise NotReplaced(f"{target} is a file; name another folder to make.")
+    if holds_working_folder(target):
+        raise NotReplaced(f"{target} is, or holds, the folder you work in; name another folder to make.")
+    if target.is_symlink():
+        raise NotReplaced(f"{target} is a link; name the folder itself, or another one.")
+    if _home().is_relative_to(target.resolve()):
+        raise NotReplaced(f"{target} is, or holds, your home folder; name another folder to make.")
+    if target.is_mount():
+        raise NotReplaced(f"{target} is a mount point; name a folder below it.")
+    if not any(path.name not in _OF_SYSTEMS for path in target.iterdir()):
+        return
+    if not overwrite:
+        raise NotReplaced(f"{target} exists; choose another folder or --overwrite it.")
+    if kind is None:
+        return
+    if (reason := kind.why_not(target)) is not None:
+        names = sorted(path.name for path in target.iterdir())
+        raise NotReplaced(
+            f"{target} {reason}, so it is not replaced; choose another folder (it holds {_some(names)})."
+        )
+    if foreign := kind.foreign(target):
+        raise NotReplaced(
+            f"{target} holds {_some(foreign)} beside the {kind.what}, so it is not replaced; move that away, or "
+            "choose another folder."
+        )
+
+
+def check_replaceable_file(path: Path, what: str, is_ours: Callable[[Path], bool]) -> None:
+    """The same for one file: a file that is there is replaced where it is an earlier output of its kind, or empty.
+
+    Args:
+        path: The file to write.
+        what: What is written there, for the sentence: "report of `rscc evaluate`".
+        is_ours: Whether an existing file is such a thing.
+
+    Raises:
+        NotReplaced: It is a folder, or something else.
+    """
+    if path.is_dir():
+        raise NotReplaced(f"{path} is a folder; give the name of a file.")
+    if path.is_file() and path.stat().st_size and not is_ours(path):
+        raise NotReplaced(f"{path} exists and is no {what}, so it is not replaced; choose another name.")
+
+
+def _some(names: list[str]) -> str:
+    """`a, b, c and 4 more`."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 @contextmanager
-def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(
+    target: Path, *, overwrite: bool = False, kind: Written | None = None, in_place: bool = False
+) -> Iterator[Path]:
     """A folder to write into that takes `target`'s place at the end; after an error nothing is left of it.
+
+    So it is after Ctrl+C and SIGTERM. One run at a time writes a folder.
 
     Args:
         target: The folder to make. Missing parents are made.
-        overwrite: Whether an existing one is replaced.
+        overwrite: Whether an existing one is replaced; see `check_replaceable`.
+        kind: What may be replaced; None: the caller has looked.
+        in_place: Write at `target` itself, for files that tell where they lie. What was there waits beside it until
+            the new one is whole, and comes back after an error; after a kill, at the next run.
 
     Raises:
-        FileExistsError: `target` exists and is not to be replaced, or holds the working folder.
+        NotReplaced: `target` is there and stays.
+        ValueError: Another run writes it.
     """
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists; choose another folder or --overwrite it.")
-    if target.exists() and not target.is_dir():
-        raise FileExistsError(f"{target} is a file; choose another folder.")
-    if holds_working_folder(target):
-        raise FileExistsError(f"{target} is, or holds, the folder you work in; choose another folder.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
-        new = Path(work) / "new"
-        new.mkdir()
-        yield new
-        old = Path(work) / "old"
-        try:
-            if target.exists():
-                target.rename(old)
-            new.rename(target)
-        except BaseException:
-            if old.exists() and not target.exists():
-                old.rename(target)
-            raise
+    check_replaceable(target, kind, overwrite=overwrite)
+    with cleaning_up_when_terminated(), exclusive(target, "folder"):
+        if in_place:
+            with _in_place(target):
+                yield target
+            return
+        with tempfile.TemporaryDirectory(prefix=f".{target.name[:100]}.", dir=target.resolve().parent) as work:
+            new = Path(work) / "new"
+            new.mkdir()
+            yield new
+            check_replaceable(target, kind, overwrite=overwrite)  # it may have been filled meanwhile
+            old = Path(work) / "old"
+            try:
+                if target.exists():
+                    target.rename(old)
+                new.rename(target)
+            except BaseException:
+                if old.exists() and not target.exists():
+                    old.rename(target)
+                raise
+
+
+@contextmanager
+def _in_place(target: Path) -> Iterator[None]:
+    """Puts what is there beside, and back after an error."""
+    aside, gone = _beside(target, "replaced"), _beside(target, "gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    if aside.exists():
+        shutil.rmtree(target, ignore_errors=True)  # half of what a killed run wrote
+    elif target.exists():
+        target.rename(aside)
+    target.mkdir()
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        if aside.exists():
+            aside.rename(target)
+        raise
+    if aside.exists():
+        aside.rename(gone)  # at once: half of it must not come back
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _beside(path: Path, ending: str) -> Path:
@@ -178,7 +317,7 @@ def refuse_input_as_output(output: str | Path, inputs: Iterable[str | Path], *, 
                 seen[parent] = _identity(parent)
             if own is not None and seen[parent] == own:
                 raise ValueError(
-                    f"{output} holds the input {given}, which would be overwritten; choose another output."
+                    f"{output} holds {given}, which is read and would be overwritten; choose another output."
                 )
         if not inside and identity in above:
             raise ValueError(f"{output} lies in the input {given}, which would be changed; choose another output.")
@@ -191,6 +330,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError):  # ValueError: a name with a null byte
         return None
     return found.st_dev, found.st_ino
+
+
+def _home() -> Path:
+    try:
+        return Path.home().resolve()
+    except RuntimeError:  # nobody's
+        return Path.cwd()
 
 
 def holds_working_folder(folder: Path) -> bool:

@@ -24,7 +24,6 @@ from rscc_hf.conversion.ccexpert import carried, official_to_ours, rename_state_
 from rscc_hf.conversion.checks import check_complete
 from rscc_hf.conversion.output import (
     Source,
-    check_apart,
     check_unchanged,
     new_checkpoint,
     run_a_pair,
@@ -107,8 +106,8 @@ def convert_ccexpert(
     Raises:
         ValueError: naming the file or field and the remedy; nothing is left at `out`.
     """
-    check_apart(out, [folder] if tokenizer is None else [folder, tokenizer])
-    with new_checkpoint(out, overwrite=overwrite) as new:
+    sources = [folder] if tokenizer is None else [folder, tokenizer]
+    with new_checkpoint(out, overwrite=overwrite, sources=sources) as new:
         if not folder.is_dir():
             raise ValueError(f"there is no folder {folder}; give the folder of the release.")
         before = stamps(folder) if tokenizer is None else stamps(folder, tokenizer)

@@ -32,7 +32,6 @@ from rscc_hf.conversion.ccexpert_release import (
 )
 from rscc_hf.conversion.checks import check_complete, check_depth
 from rscc_hf.conversion.output import (
-    check_apart,
     check_unchanged,
     new_checkpoint,
     run_a_pair,
@@ -109,9 +108,12 @@ def convert_llava_onevision(
     """
     module = module or Module()
     is_folder = Path(path_or_id).is_dir()
+    if is_folder and revision is not None:
+        raise ValueError(f"revision belongs to a model on the Hub, and {path_or_id} is a folder; leave it out.")
     given = [Path(path_or_id)] if is_folder else []
-    check_apart(out, given if tokenizer is None else [*given, tokenizer])
-    with new_checkpoint(out, overwrite=overwrite) as new:
+    if tokenizer is not None:
+        given.append(tokenizer)
+    with new_checkpoint(out, overwrite=overwrite, sources=given) as new:
         folder = Path(path_or_id) if is_folder else _download(path_or_id, revision)
         before = stamps(folder) if tokenizer is None else stamps(folder, tokenizer)
         if (kind := read_json(folder / "config.json").get("model_type")) != MODEL_TYPE:

@@ -22,7 +22,6 @@ from transformers import PreTrainedTokenizerFast
 from rscc_hf.cards import write_model_card
 from rscc_hf.conversion.mmodalcc import rename_state_dict
 from rscc_hf.conversion.output import (
-    check_apart,
     check_unchanged,
     new_checkpoint,
     run_a_pair,
@@ -120,8 +119,8 @@ def convert_mmodalcc(checkpoint: Path, word_map: Path, out: Path, *, overwrite: 
     Raises:
         ValueError: naming the file and the reason; nothing is left at `out`, and nothing of `checkpoint` was run.
     """
-    check_apart(out, [checkpoint, word_map])
-    with new_checkpoint(out, overwrite=overwrite) as folder:
+    sources = [checkpoint, word_map]
+    with new_checkpoint(out, overwrite=overwrite, sources=sources) as folder:
         before = stamps(checkpoint, word_map)
         tokenizer = _tokenizer(word_map)
         with open_released(checkpoint, CLASSES) as file:

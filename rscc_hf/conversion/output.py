@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 
-from rscc_hf.files import cleaning_up_when_terminated, holds_working_folder, new_folder, write_text
+from rscc_hf.files import Written, digest_file, new_folder, refuse_input_as_output, write_text
 from rscc_hf.precision import quick_dtype
 
 PROVENANCE = "conversion.json"
@@ -25,6 +24,12 @@ PROVENANCE = "conversion.json"
 
 _READ = {".json", ".safetensors", ".bin", ".txt", ".model"}
 _TRIAL = Path(__file__).with_name("output_trial.py")
+_OURS = ("mmodalcc", "ccexpert")  # model types
+# Modules that go along with a checkpoint, as save_pretrained copies them.
+_CODE = (
+    *("checkpoint_code", "configuration_*", "loading_*", "modeling_*", "change_pair_*", "chat_templates_*"),
+    *("image_processing_*", "pipeline_*", "processing_*", "prompt_writing_*", "token_rows_*"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,19 +47,36 @@ class Source:
     bytes: int
 
 
-def check_apart(out: Path, sources: Sequence[Path]) -> None:
-    """Refuse to replace what is read.
+def _why_no_checkpoint(folder: Path) -> str | None:
+    """Why a folder is no checkpoint that a converter may replace (see `files.Written`)."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except OSError:
+        return "is no checkpoint (no config.json)"
+    except ValueError:
+        return None  # of a checkpoint that was damaged
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind is not None and kind not in _OURS:
+        return f"is a checkpoint of another kind (model_type {kind!r})"
+    return None
 
-    Raises:
-        ValueError: `out` is a source or holds one.
-    """
-    for source in sources:
-        if source.resolve().is_relative_to(out.resolve()):
-            raise ValueError(f"{out} holds {source}, which is read; choose another folder to make.")
+
+CHECKPOINT = Written(
+    "checkpoint",
+    _why_no_checkpoint,
+    (
+        *("config.json", "generation_config.json", "conversion.json", "README.md", "results.jsonl"),
+        *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+        *("preprocessor_config.json", "processor_config.json", "chat_template.jinja", "chat_template.json"),
+        *("tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+        *("merges.txt", *(f"{name}.py" for name in _CODE)),
+    ),
+)
+"""What converters write, and `rscc card` adds."""
 
 
 @contextmanager
-def new_checkpoint(out: Path, *, overwrite: bool) -> Iterator[Path]:
+def new_checkpoint(out: Path, *, overwrite: bool, sources: Sequence[str | Path] = ()) -> Iterator[Path]:
     """A temporary folder beside `out` that takes its place at the end; after an error nothing of it is left.
 
     So it is after Ctrl+C and SIGTERM, which ends the process with a `SystemExit` here.
@@ -62,30 +84,15 @@ def new_checkpoint(out: Path, *, overwrite: bool) -> Iterator[Path]:
     Args:
         out: The checkpoint to make. Missing parents are made.
         overwrite: Whether a checkpoint that is there is replaced. Other folders never are: a slip in the name must
-            not cost the user's files.
+            not cost the user's files (`files.check_replaceable`).
+        sources: What is read.
 
     Raises:
-        ValueError: `out` exists and is not to be replaced, is neither a checkpoint nor empty, or holds the working
-            folder.
+        ValueError: `out` is not to be replaced, or is, holds or lies in a source.
     """
-    if out.exists() or out.is_symlink():
-        if not out.is_dir():
-            raise ValueError(f"{out} is a file; name a folder to make.")
-        if holds_working_folder(out):
-            raise ValueError(f"{out} is, or holds, the folder you work in; name another folder to make.")
-        holds = any(out.iterdir())
-        if holds and not overwrite:
-            raise ValueError(f"{out} exists; choose another folder or --overwrite it.")
-        if holds and not (out / "config.json").is_file():
-            raise ValueError(f"{out} is no checkpoint (no config.json), so it is not replaced; choose another folder.")
-    with cleaning_up_when_terminated(), new_folder(out.resolve(), overwrite=True) as folder:
+    refuse_input_as_output(out, sources)
+    with new_folder(out, overwrite=overwrite, kind=CHECKPOINT) as folder:
         yield folder
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def source_of(path: Path, name: str | None = None) -> Source:
@@ -95,7 +102,7 @@ def source_of(path: Path, name: str | None = None) -> Source:
         path: The file.
         name: What to call it, such as its path within the release; its own name where absent.
     """
-    return Source(name or path.name, sha256_of(path), path.stat().st_size)
+    return Source(name or path.name, digest_file(path), path.stat().st_size)
 
 
 Stamps = Mapping[Path, tuple[int, int, int]]

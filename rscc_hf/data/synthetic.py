@@ -11,9 +11,7 @@ import math
 import multiprocessing
 import multiprocessing.context
 import os
-import shutil
 import sys
-import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,6 +27,7 @@ from rscc_hf.data.scenes.events import make_layout
 from rscc_hf.data.scenes.pair import describe, draw_pair, too_small
 from rscc_hf.data.scenes.style import Nuisances, make_styles
 from rscc_hf.data.scenes.wording import plain_sentence, write_captions
+from rscc_hf.files import Written, new_folder
 
 __all__ = ["Nuisances", "SceneOptions", "SyntheticPair", "generate_pair", "plain_sentence", "synthesize"]
 
@@ -36,6 +35,24 @@ SOURCE = "synthetic"
 _EVENT_SHARES = (0.6, 0.3, 0.1)
 _SHARD = 1000  # pairs in one parquet file
 _BATCH = 20  # pairs that a worker makes at a time
+_MARK = "made by `rscc data synthesize`"
+
+
+def _why_not_ours(folder: Path) -> str | None:
+    """Why a folder is no data set of `synthesize` (see `files.Written`): its card says so, or `rscc card`'s does."""
+    try:
+        card = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        card = ""
+    return None if _MARK in card else f"is no data set {_MARK} (its README.md does not say so)"
+
+
+DATASET = Written(
+    "data set of `rscc data synthesize`",
+    _why_not_ours,
+    ("README.md", *(f"data/{split}-[0-9]*-of-[0-9]*.parquet" for split in ("train", "validation", "test"))),
+)
+"""What `synthesize` writes."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +229,7 @@ def synthesize(
             Linux, or beside other threads), a script that asks for more than one needs the usual
             `if __name__ == "__main__":`.
         options: The defaults of `SceneOptions` when None.
-        overwrite: Whether an existing `out` is replaced.
+        overwrite: Whether a data set that this function wrote is replaced; other folders never are.
         progress: Called with the number of pairs done so far.
 
     Returns:
@@ -220,7 +237,7 @@ def synthesize(
 
     Raises:
         ValueError: `pairs`, `seed` or `workers` is out of range.
-        FileExistsError: `out` exists and `overwrite` is False.
+        FileExistsError: `out` holds something and is not to be replaced.
     """
     import pyarrow.parquet
 
@@ -232,13 +249,8 @@ def synthesize(
         workers = _cores()
     if workers < 1:
         raise ValueError(f"workers is {workers}; give at least 1.")
-    target = Path(out)
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists; choose another folder or overwrite it.")
-    target.parent.mkdir(parents=True, exist_ok=True)
     schema = _features().arrow_schema
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with new_folder(Path(out), overwrite=overwrite, kind=DATASET) as folder:
         (folder / "data").mkdir()
         done = 0
         rows = _all_rows(pairs, seed, options, workers)
@@ -255,16 +267,6 @@ def synthesize(
                         if progress is not None:
                             progress(done)
         (folder / "README.md").write_text(_card(sizes, seed, options), encoding="utf-8")
-        folder.chmod(0o755)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            target.rename(old / target.name)
-            folder.rename(target)
-            shutil.rmtree(old)
-        else:
-            folder.rename(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return sizes
 
 
@@ -318,7 +320,7 @@ def _card(sizes: dict[str, int], seed: int, options: SceneOptions) -> str:
         "- change-captioning\n- synthetic\npretty_name: Synthetic change captioning scenes\nconfigs:\n"
         f"- config_name: default\n  data_files:\n{files}\n---\n\n"
         "# Synthetic change captioning scenes\n\n"
-        "Procedural pairs of aerial views of one place, before and after, made by `rscc data synthesize`. Nothing "
+        f"Procedural pairs of aerial views of one place, before and after, {_MARK}. Nothing "
         "in them is a photograph.\n\n"
         "Columns: `pair_id`, `image_before`, `image_after`, `semantic_before`, `semantic_after` (SECOND's palette, "
         "the whole scene), `change_mask` (0 or 255), `captions` (five), `changed`, `source`, `record` (JSON: what "

@@ -14,12 +14,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rscc_hf.data.loading import captions_of, load_pairs, split_names
+from rscc_hf.files import Written, new_folder, refuse_input_as_output
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unk>"
 SPECIALS = (PAD, START, END, UNKNOWN)
@@ -251,6 +253,49 @@ def vocabulary_of(
     if kind == "word":
         return build_word_tokenizer(captions, min_frequency)
     return build_unigram_tokenizer(captions, vocab_size)
+
+
+def _why_no_vocabulary(folder: Path) -> str | None:
+    """Why a folder is no tokenizer that was built here (see `files.Written`): its special tokens tell."""
+    try:
+        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        added = [token["content"] for token in content["added_tokens"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "is no tokenizer of `rscc data vocabulary`"
+    return None if added == list(SPECIALS) else "is a tokenizer that `rscc data vocabulary` did not write"
+
+
+VOCABULARY = Written(
+    "tokenizer", _why_no_vocabulary, ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+)
+"""What `write_vocabulary` writes."""
+
+
+def write_vocabulary(
+    path_or_id: str | Path,
+    out: Path,
+    splits: str | Sequence[str] = "train",
+    *,
+    overwrite: bool = False,
+    **options: Any,
+) -> PreTrainedTokenizerFast:
+    """Builds the tokenizer of a data set (see `vocabulary_of`) into a folder that `AutoTokenizer` loads.
+
+    Args:
+        path_or_id: Folder or Hub id of a data set in the schema.
+        out: The folder to make; whole, or not there.
+        splits: Whose captions count.
+        overwrite: Whether a tokenizer that this function wrote is replaced; other folders never are.
+        **options: For `vocabulary_of`.
+
+    Raises:
+        ValueError: As `vocabulary_of`; or `out` is not to be replaced, or is, holds or lies in the data set.
+    """
+    refuse_input_as_output(out, [path_or_id])
+    with new_folder(out, overwrite=overwrite, kind=VOCABULARY) as folder:
+        tokenizer = vocabulary_of(path_or_id, splits, **options)
+        tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def _strings(captions: Iterable[str]) -> Iterable[str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,10 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rscc_hf import __version__
-from rscc_hf.data.synthetic import synthesize
+from rscc_hf.conversion.output import CHECKPOINT
+from rscc_hf.data.synthetic import DATASET, synthesize
 from rscc_hf.demo.answers import Row
 from rscc_hf.demo.report import COLUMNS, NOTHING, cells_of
-from rscc_hf.files import write_text
+from rscc_hf.files import Written, new_folder, write_text
 from rscc_hf.training.recipe import LoopRecipe
 
 R = TypeVar("R")
@@ -92,24 +92,36 @@ def score_tables(rows: list[Row]) -> list[Table]:
     return tables
 
 
-def prepare(out: Path, overwrite: bool) -> None:
-    """Make `out` an empty folder, deleting nothing but what a demo writes."""
-    if not out.exists():
-        out.mkdir(parents=True)
-        return
-    if not out.is_dir():
-        raise ValueError(f"{out} is a file: give the demo a folder with --output.")
-    foreign = sorted(path.name for path in out.iterdir() if not any(path.match(pattern) for pattern in WRITTEN))
-    if foreign:
-        raise ValueError(f"{out} holds {foreign[0]}, which no demo wrote: give another folder with --output.")
-    written = list(out.iterdir())
-    if written and not overwrite:
-        raise ValueError(f"{out} holds an earlier demo: replace it with --overwrite, or give another --output.")
-    for path in written:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _why_no_demo(folder: Path) -> str | None:
+    """Why a folder is none of a demo (see `files.Written`)."""
+    known = any(path.match(pattern) for path in folder.iterdir() for pattern in WRITTEN)
+    return None if known else "is no folder of a demo"
+
+
+# Of a training run (see training/output.py), and of the LLaVA-OneVision that stage 0 stands in for.
+_RUN = (
+    *CHECKPOINT.names,
+    *("recipe.yaml", "training_log.jsonl", "training_summary.json", "video_preprocessor_config.json", ".*"),
+    *("checkpoints/*", "last/*", "tracker/*"),
+)
+DEMO = Written(
+    "demo",
+    _why_no_demo,
+    (
+        *("predictions_*.jsonl", "results.json", "report.html", *(f"data/{name}" for name in DATASET.names)),
+        *(f"{folder}/{name}" for folder in ("model", "stages/*") for name in _RUN),
+    ),
+)
+"""What a demo writes."""
+
+
+def demo_folder(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
+    """An empty folder at `out`; what an earlier demo left there comes back after an error (`files.new_folder`).
+
+    Raises:
+        ValueError: `out` holds an earlier demo that is not to be replaced, or something that no demo wrote.
+    """
+    return new_folder(out, overwrite=overwrite, kind=DEMO, in_place=True)
 
 
 @contextmanager

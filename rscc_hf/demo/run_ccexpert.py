@@ -22,9 +22,9 @@ from rscc_hf.demo.common import (
     DemoResult,
     Stopwatch,
     common_texts,
+    demo_folder,
     gallery_indices,
     precision_text,
-    prepare,
     score_tables,
     synthesize_scenes,
     train_on,
@@ -100,10 +100,14 @@ def run_ccexpert(
         ValueError: `out` exists and is not empty, or holds something that no demo wrote.
     """
     console = console or Console()
-    prepare(out, overwrite)
+    with demo_folder(out, overwrite):
+        run = _Run(out, seed, console, recipe_overrides or {})
+        return _run_parts(run, out, pairs, sizes or SmallOneVision())
+
+
+def _run_parts(run: _Run, out: Path, pairs: int, sizes: SmallOneVision) -> DemoResult:
+    seed, console = run.seed, run.console
     watch = Stopwatch(console)
-    run = _Run(out, seed, console, recipe_overrides or {})
-    sizes = sizes or SmallOneVision()
 
     with watch.part("scenes", f"Synthesising {pairs} pairs: two dates, semantic maps, captions"):
         synthesize_scenes(run.data, pairs, seed, console)

@@ -21,9 +21,9 @@ from rscc_hf.demo.common import (
     DemoResult,
     Stopwatch,
     common_texts,
+    demo_folder,
     gallery_indices,
     precision_text,
-    prepare,
     score_tables,
     synthesize_scenes,
     train_on,
@@ -69,15 +69,18 @@ def run_mmodalcc(
         ValueError: `out` exists and is not empty, or holds something that no demo wrote.
     """
     console = console or Console()
-    prepare(out, overwrite)
+    with demo_folder(out, overwrite):
+        return _run(out, seed, pairs, console, recipe_overrides or {})
+
+
+def _run(out: Path, seed: int, pairs: int, console: Console, overrides: dict[str, Any]) -> DemoResult:
     watch = Stopwatch(console)
     data, model_folder = out / "data", out / "model"
 
     with watch.part("scenes", f"Synthesising {pairs} pairs: two dates, semantic maps, captions"):
         synthesize_scenes(data, pairs, seed, console)
     with watch.part("training", "Training MModalCC from nothing on RGB and maps"):
-        recipe = demo_recipe(data, model_folder, seed, **(recipe_overrides or {}))
-        recipe = _train(recipe, console)
+        recipe = _train(demo_recipe(data, model_folder, seed, **overrides), console)
     with watch.part("captions", "Captioning the test split: with maps, without, with maps of changed pixels only"):
         captioner = ChangeCaptioner.from_pretrained(model_folder)
         test = load_pairs(str(data), "test")

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rscc_hf.evaluation.corpus import SCORE_KEYS, Scores
-from rscc_hf.files import write_text
+from rscc_hf.files import check_replaceable_file, refuse_input_as_output, write_text
 
 _HEADERS = ("B-1", "B-2", "B-3", "B-4", "METEOR", "ROUGE-L", "CIDEr-D", "S*m")
 
@@ -70,6 +70,25 @@ def write_json(report: Report, path: Path) -> None:
         OSError: The file cannot be written.
     """
     write_text(Path(path), json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def check_report_output(path: Path, predictions: Path) -> None:
+    """Look, before the work, whether a report of `predictions` may be written to `path`.
+
+    Raises:
+        ValueError: It is what is read, or a file that is no report.
+    """
+    if not path.is_dir():
+        refuse_input_as_output(path, [predictions])
+    check_replaceable_file(path, "report of `rscc evaluate`", _is_report)
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"all", "protocol", "n", "accuracy"} <= content.keys()
 
 
 def _per_cent(value: float | None) -> str:

@@ -106,6 +106,8 @@ def push_dataset(
             if not plan.private:
                 plan.notes += [f"{data.name}: {data.terms}; see that you may publish it, or use --private."
                                for data in facts.known if data.license is None]  # fmt: skip
+            if message is not None and not plan.is_needed:
+                notes.append("The message was not used: there is nothing to push.")
             if not dry_run and plan.is_needed:
                 tell(f"Uploading to {repo_id}")
                 retry = lambda why: tell(f"{why}; trying again")  # noqa: E731
@@ -275,15 +277,24 @@ def _facts(splits: Mapping[str, Mapping[str, Path]], card: str | None) -> Datase
         raise PushError(str(error)) from error
 
 
-def _card(folder: Path, facts: DatasetFacts, repo_id: str, license: str | None, notes: list[str]) -> dict[str, str]:
+def card_stays(folder: Path) -> bool:
+    """Whether the folder has a card that goes as it is, because somebody else wrote it."""
     existing = read_card(folder)
-    if existing is not None and not is_ours(existing) and _SYNTHESIZED not in existing:
+    return existing is not None and not is_ours(existing) and _SYNTHESIZED not in existing
+
+
+def _card(folder: Path, facts: DatasetFacts, repo_id: str, license: str | None, notes: list[str]) -> dict[str, str]:
+    existing, stays = read_card(folder), card_stays(folder)
+    if existing is not None and stays:
+        if license is not None:
+            raise PushError(f"license is for cards of rscc_hf, and {CARD} goes as it is; write the licence there.")
         notes.append(f"{CARD} was not written by rscc_hf and goes as it is.")
         content = existing
     else:
         content = render_dataset_card(facts, repo_id, license=license, existing=existing)
     if "license" not in earlier_metadata(content):
-        notes.append("The card states no licence of the data; --license NAME puts one there.")
+        remedy = "write one there" if stays else "--license NAME puts one there"
+        notes.append(f"The card states no licence of the data; {remedy}.")
     return {CARD: content}
 
 

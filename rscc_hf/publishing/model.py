@@ -76,10 +76,18 @@ def push_model(
         tell(f"Comparing with {repo_id}")
         plan = plan_push(stage, repo_id, "model", private=private, revision=revision, api=api)
         plan.left_out, plan.notes = contents.left_out, notes
+        if message is not None and not plan.is_needed:
+            notes.append("The message was not used: there is nothing to push.")
         if not dry_run and plan.is_needed:
             tell(f"Uploading to {repo_id}")
             plan.url = upload(stage, plan, message=message, api=api, on_retry=lambda why: tell(f"{why}; trying again"))
     return plan
+
+
+def card_stays(folder: Path) -> bool:
+    """Whether the folder has a card that goes as it is, because somebody else wrote it."""
+    existing = read_card(folder)
+    return existing is not None and not is_ours(existing)
 
 
 def _check_is_checkpoint(folder: Path) -> None:
@@ -121,14 +129,17 @@ def _written(
                     written[name] = text
                     notes.append(f"{name} goes with shortened paths in {', '.join(keys)}.")
     existing = read_card(folder)
-    if existing is not None and not is_ours(existing):
+    if existing is not None and card_stays(folder):
+        if license is not None:
+            raise PushError(f"license is for cards of rscc_hf, and {CARD} goes as it is; write the licence there.")
         metadata = earlier_metadata(existing)
         notes.append(f"{CARD} was not written by rscc_hf and goes as it is.")
     else:
         written[CARD] = render_model_card(folder, repo_id=repo_id, license=license)
         metadata = earlier_metadata(written[CARD])
     if "license" not in metadata:
-        notes.append("The card states no licence of the weights; --license NAME puts one there.")
+        remedy = "write one there" if CARD not in written else "--license NAME puts one there"
+        notes.append(f"The card states no licence of the weights; {remedy}.")
     return written
 
 

@@ -99,7 +99,7 @@ def test_what_cannot_be_captioned_is_one_line(model, tiny_checkpoints, folder, t
     assert "needs them" in refused("caption", *pair, "--model", tiny_checkpoints["required"])
     none = tiny_checkpoints["none"]
     assert "takes no semantic maps" in refused(
-        "caption", *pair, "--model", none, "--semantic-before", pair[0], "--semantic-after", pair[1]
+        "caption", *pair, "--model", none, "--semantic-before", pair[0], "--semantic-after", pair[1], code=2
     )
     assert "semantic_after is missing" in refused("caption", *pair, "--model", model, "--semantic-before", pair[0])
     assert "dtype 'int3' is unknown" in refused("caption", *pair, "--model", model, "--dtype", "int3")

@@ -97,7 +97,8 @@ def test_what_does_not_fit_a_vocabulary_is_told(scenes, tmp_path) -> None:
     result = run("data", "vocabulary", scenes, out, "--min-frequency", 100_000)
     assert result.exit_code == 1 and "min_frequency" in result.stderr
     assert list(tmp_path.iterdir()) == [], "nothing half-made stays"
-    out.mkdir()
+    out.mkdir()  # an empty folder holds nothing to lose
+    assert run("data", "vocabulary", scenes, out).exit_code == 0
     assert "exists" in run("data", "vocabulary", scenes, out).stderr
     assert run("data", "vocabulary", scenes, out, "--overwrite").exit_code == 0
     assert (out / "tokenizer.json").is_file() and [path.name for path in tmp_path.iterdir()] == ["words"]

@@ -100,7 +100,13 @@ def test_an_existing_folder_is_kept_unless_told(tmp_path):
     (out / "mine.txt").write_text("keep me")
     with pytest.raises(FileExistsError, match="overwrite"):
         synthesize(out, 3, options=SMALL, workers=1)
+    with pytest.raises(FileExistsError, match=r"is no data set .* so it is not replaced"):
+        synthesize(out, 3, options=SMALL, workers=1, overwrite=True)
     assert (out / "mine.txt").read_text() == "keep me"
+    (out / "mine.txt").unlink()
+    synthesize(out, 3, options=SMALL, workers=1)
+    with pytest.raises(FileExistsError, match="overwrite"):
+        synthesize(out, 3, options=SMALL, workers=1)
     synthesize(out, 3, options=SMALL, workers=1, overwrite=True)
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "data"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

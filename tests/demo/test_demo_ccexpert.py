@@ -12,10 +12,11 @@ from rich.console import Console
 from transformers import AutoConfig
 
 from rscc_hf import CCExpertForConditionalGeneration, ChangeCaptioner
-from rscc_hf.demo.common import DemoResult
+from rscc_hf.demo.common import DEMO, DemoResult
 from rscc_hf.demo.gallery_ccexpert import heat_map
 from rscc_hf.demo.onevision import SmallOneVision, make_tokenizer, write_new, write_trained
 from rscc_hf.demo.run_ccexpert import SCORED, run_ccexpert
+from rscc_hf.files import check_replaceable
 
 SIZES = SmallOneVision(
     image_size=32, patch_size=8, vision_width=16, vision_layers=4, text_width=32, text_layers=1, vocab_size=300
@@ -89,3 +90,9 @@ def test_weights_of_another_size_are_not_written_back(tmp_path):
     )
     with pytest.raises(ValueError, match="different sizes"):
         write_trained(tmp_path / "out", tmp_path / "small", other, tokenizer)
+
+
+def test_it_leaves_nothing_that_it_would_not_replace(demo):
+    assert DEMO.foreign(demo.report.parent) == []
+    check_replaceable(demo.report.parent, DEMO, overwrite=True)
+    assert not list(demo.report.parent.parent.glob(".*")), "nothing stays beside it"

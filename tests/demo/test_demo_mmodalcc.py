@@ -9,8 +9,9 @@ from rich.console import Console
 
 from rscc_hf import ChangeCaptioner
 from rscc_hf.demo.answers import CONDITIONS, content_shares
-from rscc_hf.demo.common import DemoResult, score_tables
+from rscc_hf.demo.common import DEMO, DemoResult, score_tables
 from rscc_hf.demo.run_mmodalcc import run_mmodalcc
+from rscc_hf.files import check_replaceable
 
 EVENT = {
     "kind": "appear",
@@ -97,3 +98,9 @@ def test_shares_count_what_is_stated():
     shares = content_shares([right, right, right, wrong], [record] * 4)
     assert shares["place"] == 75.0
     assert shares["object"] == 75.0
+
+
+def test_it_leaves_nothing_that_it_would_not_replace(demo):
+    assert DEMO.foreign(demo.report.parent) == []
+    check_replaceable(demo.report.parent, DEMO, overwrite=True)
+    assert not list(demo.report.parent.parent.glob(".*")), "nothing stays beside it"
