@@ -8,6 +8,10 @@ BIN := $(VENV)/bin
 SETUP := pyproject.toml setup.cfg constraints.txt
 PACKAGES := rscc_hf modeling processing training
 
+# Setuptools' general advice about editable installations, which is none of the reader's business; errors stay.
+export PYTHONWARNINGS := ignore:Editable installation
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
 .PHONY: demo demo-ccexpert test test-slow test-deepspeed test-floor lint format bench clean help
 
 help:  ## this list
