@@ -20,7 +20,6 @@ from rscc_hf.training.change_mask import change_mask_loss
 from rscc_hf.training.loop import OnEvaluation, OnStep, TrainingResult, train
 from rscc_hf.training.pair_images import PixelReader, Pixels, PixelSource
 from rscc_hf.training.pair_task import PairTask, learning
-from rscc_hf.training.planning import take_plan_options, write_plan
 from rscc_hf.training.recipe import RecipeError, parse_recipe
 from rscc_hf.training.script import run_script
 from rscc_hf.training.task import Part
@@ -60,14 +59,23 @@ class CCExpertTask(PairTask):
         self.base: AdapterBase | None = None
         if recipe.lora_rank is not None and accelerator.is_main_process:  # which writes the model
             self.base = describe_base(start, recipe)
+        self.model = prepare_to_learn(model, recipe, start)
+        self.prepare_words()
+        self.prepare_data(accelerator)
+
+    def prepare_words(self) -> None:
+        """Makes what turns pairs into prompts, and drops captions, of the processor.
+
+        Raises:
+            RecipeError: The processor and the recipe contradict each other.
+        """
+        recipe = self.recipe
         if recipe.captions == "together" and self.processor.label_policy == "release":
             raise RecipeError("label_policy of init_from is release: set it to assistant for captions together.")
-        self.model = prepare_to_learn(model, recipe, start)
         self.maker = PromptedBatchMaker(
             self.processor, recipe.seed, recipe.augmentation, recipe.max_length, recipe.changed_pixels_share
         )
         self.caption_filter = PromptedCaptionFilter(self.processor.tokenizer, recipe.max_caption_length)
-        self.prepare_data(accelerator)
 
     def parts(self) -> list[Part]:
         """What of the four parts learns, each with its learning rate, and the head of the change-mask loss."""
@@ -139,6 +147,8 @@ def run_stage(recipe_class: type[CCExpertRecipe], script: str, arguments: Sequen
         script: Its name, for messages.
         arguments: Without the program's name; None: this process's.
     """
+
+    from rscc_hf.training.planning import take_plan_options, write_plan  # which counts by the task above
 
     def run() -> TrainingResult[CCExpertRecipe] | None:
         plan, remaining = take_plan_options(sys.argv[1:] if arguments is None else arguments)

@@ -24,6 +24,10 @@ _LLAVA = {"llava_onevision": "chatml", "llava": "vicuna"}
 """LLaVA's model types, and how a conversation is written for each."""
 
 
+class StartMissing(RecipeError):
+    """What training is to start from is not there, or not yet."""
+
+
 class Start(NamedTuple):
     """A checkpoint to start from, and the shape of what starts.
 
@@ -49,15 +53,16 @@ def start_path(recipe: CCExpertRecipe) -> str:
     """`init_from`, or the last weights in it.
 
     Raises:
-        RecipeError: It is not given, or is a folder without a checkpoint.
+        StartMissing: It is not given, or is a folder without a checkpoint.
+        RecipeError: It is a folder of adapters, or `init_revision` is given with a folder.
     """
     where = recipe.init_from
     if where is None:
-        raise RecipeError("init_from is not given: name a CCExpert, a LLaVA-OneVision or a LLaVA-1.5 to start from.")
+        raise StartMissing("init_from is not given: name a CCExpert, a LLaVA-OneVision or a LLaVA-1.5 to start from.")
     folder = Path(where).expanduser()
     if not folder.is_dir():
         if folder.is_absolute() or where.startswith((".", "~")) or where.count("/") > 1:
-            raise RecipeError(f"init_from {where}: there is no such folder; has the stage before been run?")
+            raise StartMissing(f"init_from {where}: there is no such folder; has the stage before been run?")
         return where
     if recipe.init_revision is not None:
         raise RecipeError(
@@ -71,7 +76,7 @@ def start_path(recipe: CCExpertRecipe) -> str:
             f"init_from {folder} holds adapters: write a whole model with `python training/adapters.py {folder} OUT`."
         )
     if not (folder / "config.json").is_file():
-        raise RecipeError(f"init_from {folder} holds no checkpoint (config.json is missing): name a finished run.")
+        raise StartMissing(f"init_from {folder} holds no checkpoint (config.json is missing): name a finished run.")
     return str(folder)
 
 
@@ -106,11 +111,6 @@ def find_start(recipe: CCExpertRecipe) -> Start:
                     f"{getattr(found, name, None)}, not {getattr(wanted, name)}: set size to null or to its own."
                 )
     return Start(path, commit, source.model_type, config)
-
-
-def start_config(recipe: CCExpertRecipe) -> CCExpertConfig:
-    """The configuration that training starts with; raises as `find_start`."""
-    return find_start(recipe).config
 
 
 def load_start(
@@ -237,12 +237,15 @@ def resolve_commit(path: str, revision: str | None) -> str | None:
     """The commit that a branch, tag or commit of a Hub id is now; None for a folder.
 
     Raises:
-        RecipeError: There is no such checkpoint.
+        StartMissing: There is no such checkpoint, or the Hub is out of reach.
     """
     if Path(path).is_dir():
         return None
-    with reading(f"checkpoint {path}"):
-        found = cached_file(path, "config.json", revision=revision)
+    try:
+        with reading(f"checkpoint {path}"):
+            found = cached_file(path, "config.json", revision=revision)
+    except RecipeError as error:
+        raise StartMissing(str(error)) from error
     assert found is not None  # it raises otherwise
     return Path(found).parent.name  # the cache keeps the files of a commit in a folder of its name
 

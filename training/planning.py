@@ -1,8 +1,9 @@
 """`--plan`: what a stage of CCExpert will train, hold and cost, reckoned before it starts and without any weights.
 
 The model is built on torch's meta device, from `init_from`'s configuration or, where that cannot be read yet, from the
-paper's preset that `size` names. Parameters, bytes of weights, gradients and optimiser, tokens of images and steps are
-exact; floating-point operations are counted by torch on one sample; hours follow from the speed that is assumed.
+paper's preset that `size` names. Parameters, bytes of weights, gradients and optimiser and tokens of images are exact;
+so are samples and steps where the tokenizer is there: the code that trains counts them. Floating-point operations are
+counted by torch on one sample; hours follow from the speed that is assumed.
 """
 
 import argparse
@@ -10,24 +11,25 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoTokenizer
 
-from rscc_hf.data.loading import load_pairs
 from rscc_hf.modeling.configuration_ccexpert import CCExpertConfig
 from rscc_hf.modeling.modeling_ccexpert import CCExpertForConditionalGeneration
-from rscc_hf.processing.chat_templates_ccexpert import PAPER_PROMPT, SYSTEM_MESSAGE, prepare_tokenizer
+from rscc_hf.processing.chat_templates_ccexpert import PAPER_PROMPT, SYSTEM_MESSAGE
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
+from rscc_hf.training.ccexpert import CCExpertTask
 from rscc_hf.training.ccexpert_parts import part_of, prepare_to_learn
 from rscc_hf.training.ccexpert_recipe import CCExpertRecipe
-from rscc_hf.training.ccexpert_start import start_config, start_path
+from rscc_hf.training.ccexpert_samples import prompted_samples
+from rscc_hf.training.ccexpert_start import Start, StartMissing, find_start, start_processor
 from rscc_hf.training.optimisation import hidden_matrices
+from rscc_hf.training.pair_images import FromDisk, PixelSource, undecoded
 from rscc_hf.training.recipe import RecipeError
 
 _GIB = 2**30
@@ -64,10 +66,10 @@ class Plan:
         activation_bytes: Roughly what a device keeps for the backward pass; None without gradient checkpointing.
         image_tokens: Of a pair.
         text_tokens: Of a pair: prompt and, where the data could be read, the mean caption.
-        exact_text: Whether the text was tokenised, or its words counted.
+        exact_text: Whether the text was tokenised; else its words were counted, and samples and steps are about so.
         accumulation: Micro-batches of a device and step.
         samples: Of an epoch; None where the data was not given.
-        steps: Optimiser steps of the run; None where they are not known.
+        steps: Optimiser steps of the run, without an early end by `patience`; None where they are not known.
         flops_per_sample: Forward, recomputed and backward.
         step_seconds: At the assumed speed, without reading data and without communication.
     """
@@ -132,12 +134,14 @@ def make_plan(recipe: CCExpertRecipe, options: PlanOptions | None = None) -> Pla
     """
     options = options or PlanOptions()
     accumulation = recipe.accumulation_steps(options.devices)
-    config, source = _config(recipe)
+    config, source, start = _config(recipe)
+    processor = None if start is None else start_processor(start, recipe)
     with torch.device("meta"):
         model: Any = CCExpertForConditionalGeneration(config)
-    images, texts, exact = _tokens(recipe, config)
+    data = None if recipe.train_data is None or recipe.streaming else _PlannedTask(recipe, processor)
+    images, texts = _tokens(recipe, config, processor, [] if data is None else data.some_captions())
     flops = _flops(model, recipe, images + texts)
-    model = prepare_to_learn(model, recipe)  # a frozen model is asked no gradients
+    model = prepare_to_learn(model, recipe, start)  # a frozen model is asked no gradients
     named = list(model.named_parameters())
     parameters: dict[str, int] = {}
     trained: dict[str, int] = {}
@@ -151,7 +155,7 @@ def make_plan(recipe: CCExpertRecipe, options: PlanOptions | None = None) -> Pla
         for _, parameter in named
         if parameter.requires_grad
     )
-    samples, steps = _steps(recipe)
+    samples, steps = _steps(recipe, data, options.devices, accumulation)
     return Plan(
         model=source,
         parameters=parameters,
@@ -163,7 +167,7 @@ def make_plan(recipe: CCExpertRecipe, options: PlanOptions | None = None) -> Pla
         activation_bytes=_activations(config, recipe, images + texts),
         image_tokens=images,
         text_tokens=texts,
-        exact_text=exact,
+        exact_text=processor is not None,
         accumulation=accumulation,
         samples=samples,
         steps=steps,
@@ -199,8 +203,9 @@ def plan_table(plan: Plan, recipe: CCExpertRecipe, options: PlanOptions) -> Tabl
         f"{plan.accumulation} accumulated",
     )
     unknown = "unknown: train_data is a stream or not given"
-    table.add_row("samples an epoch", unknown if plan.samples is None else f"{plan.samples:,}")
-    table.add_row("steps", unknown if plan.steps is None else f"{plan.steps:,}")
+    table.add_row("samples an epoch", unknown if plan.samples is None else f"{plan.samples:,}{about}")
+    most = "" if recipe.patience is None else f", or fewer (patience {recipe.patience})"
+    table.add_row("steps", unknown if plan.steps is None else f"{plan.steps:,}{most}{about}")
     table.add_row("operations", f"{plan.flops_per_sample / 1e12:.1f} x 10^12 a sample, training")
     speed = f"at {options.tflops:g} x 10^12 operations a second and device"
     table.add_row("time of a step", f"{plan.step_seconds:.1f} s {speed}")
@@ -209,40 +214,76 @@ def plan_table(plan: Plan, recipe: CCExpertRecipe, options: PlanOptions) -> Tabl
     return table
 
 
-def _config(recipe: CCExpertRecipe) -> tuple[CCExpertConfig, str]:
+class _PlannedTask(CCExpertTask):
+    """The data of a task, without its model: captions are dropped and samples made by the code that trains on them."""
+
+    def __init__(self, recipe: CCExpertRecipe, processor: CCExpertProcessor | None):
+        self.recipe = recipe
+        if processor is None:
+            self.caption_filter = _WordFilter(recipe.max_caption_length)
+        else:
+            self.processor = processor
+            self.prepare_words()
+        self.training = self._load(recipe.train_data, recipe.train_split, False, "train_data")
+        self.samples = self._samples(self.training)
+
+    def choose_samples(self, pixels: PixelSource, captions: list[list[str]]) -> Any:
+        """See `PairTask`; keeps them."""
+        recipe = self.recipe
+        maker: Any = SimpleNamespace(seed=recipe.seed)  # all that counting asks of it
+        self.chosen = prompted_samples(recipe.captions, pixels, captions, maker, recipe.captions_per_pair)
+        return self.chosen
+
+    def some_captions(self) -> list[str]:
+        """Captions of the first samples."""
+        chosen = [texts for _, texts in self.chosen.samples[:_SOME_CAPTIONS]]
+        return [text for texts in chosen for text in ([texts] if isinstance(texts, str) else texts)]
+
+    def _pixels(self, dataset: Any, where: str, training: bool) -> PixelSource:
+        """No image is read."""
+        return FromDisk(undecoded(dataset), SimpleNamespace())  # type: ignore[arg-type]
+
+
+class _WordFilter:
+    """In place of `PromptedCaptionFilter` where there is no tokenizer yet: words stand for tokens."""
+
+    def __init__(self, max_length: int):
+        self.max_length = max_length
+
+    def __call__(self, captions: Sequence[str] | None) -> list[str]:
+        return [text for text in captions or [] if 0 < _words(text) <= self.max_length]
+
+
+def _config(recipe: CCExpertRecipe) -> tuple[CCExpertConfig, str, Start | None]:
+    """The model's shape, where it comes from, and the checkpoint, if it is there."""
     try:
-        return start_config(recipe), f"as {start_path(recipe)}"
-    except RecipeError as error:
+        start = find_start(recipe)
+    except StartMissing as error:
         if recipe.size is None:
             raise RecipeError(f"{str(error).rstrip('.')}; or set size to plan without it.") from error
-        reason = "init_from is not given" if recipe.init_from is None else f"{recipe.init_from} cannot be used yet"
-        return CCExpertConfig.preset(recipe.size, **recipe.module_settings), f"the paper's {recipe.size} ({reason})"
-
-
-def _tokens(recipe: CCExpertRecipe, config: CCExpertConfig) -> tuple[int, int, bool]:
-    """Tokens of a pair's images and text, and whether a tokenizer has counted them."""
-    images = 2 * config.tokens_per_image
-    captions = _some_captions(recipe)
-    try:
-        path = start_path(recipe)
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=recipe.init_revision, trust_remote_code=False)
-        prepare_tokenizer(tokenizer, "vicuna" if config.text.model_type == "llama" else "chatml")
-        settings = {} if recipe.prompt is None else {"prompt": recipe.prompt}
-        processor = CCExpertProcessor.for_config(config, tokenizer, **settings)
-        rows = processor(text=[None], captions=None, return_tensors=None)["input_ids"]
-        words = (
-            [len(ids) + 1 for ids in tokenizer(captions, add_special_tokens=False)["input_ids"]] if captions else []
-        )
-        return images, len(rows[0]) - images + _captions_a_sample(recipe) * _mean(words), True
-    except (RecipeError, OSError, ValueError):  # the checkpoint is not there yet: words are counted
-        asked = f"{SYSTEM_MESSAGE} {recipe.prompt or PAPER_PROMPT}".replace("<image>", "")
+        reason = "init_from is not given" if recipe.init_from is None else f"{recipe.init_from} is not there yet"
         return (
-            images,
-            _CHATML_MARKS
-            + _words(asked)
-            + _captions_a_sample(recipe) * _mean([_words(text) + 1 for text in captions]),
-            False,
+            CCExpertConfig.preset(recipe.size, **recipe.module_settings),
+            f"the paper's {recipe.size} ({reason})",
+            None,
         )
+    return start.config, f"as {start.path}", start
+
+
+def _tokens(
+    recipe: CCExpertRecipe, config: CCExpertConfig, processor: CCExpertProcessor | None, captions: list[str]
+) -> tuple[int, int]:
+    """Tokens of a pair's images and text."""
+    images = 2 * config.tokens_per_image
+    if processor is None:
+        asked = f"{SYSTEM_MESSAGE} {recipe.prompt or PAPER_PROMPT}".replace("<image>", "")
+        prompt = _CHATML_MARKS + _words(asked)
+        lengths = [_words(text) + 1 for text in captions]
+    else:
+        prompt = len(processor(text=[None], captions=None, return_tensors=None)["input_ids"][0]) - images
+        rows = processor.tokenizer(captions, add_special_tokens=False)["input_ids"] if captions else []
+        lengths = [len(ids) + 1 for ids in rows]
+    return images, prompt + _captions_a_sample(recipe) * _mean(lengths)
 
 
 def _captions_a_sample(recipe: CCExpertRecipe) -> int:
@@ -257,43 +298,18 @@ def _mean(lengths: list[int]) -> int:
     return round(sum(lengths) / len(lengths)) if lengths else 0
 
 
-def _pairs(recipe: CCExpertRecipe) -> Any:
-    if recipe.train_data is None or recipe.streaming:
-        return None
-    local = Path(recipe.train_data).expanduser().exists()
-    return load_pairs(recipe.train_data, recipe.train_split, revision=None if local else recipe.data_revision)
-
-
-def _some_captions(recipe: CCExpertRecipe) -> list[str]:
-    pairs = _pairs(recipe)
-    if pairs is None:
-        return []
-    some = pairs.select(range(min(len(pairs), _SOME_CAPTIONS)))["captions"]
-    return [text for texts in some for text in texts]
-
-
-def _steps(recipe: CCExpertRecipe) -> tuple[int | None, int | None]:
+def _steps(
+    recipe: CCExpertRecipe, data: _PlannedTask | None, devices: int, accumulation: int
+) -> tuple[int | None, int | None]:
     """Samples an epoch and steps of the run."""
-    pairs = _pairs(recipe)
-    if pairs is None:
-        return None, recipe.max_steps
-    counts = [len(texts) for texts in pairs["captions"]]
-    if recipe.captions in ("random_choice", "together"):
-        each = [min(count, 1) for count in counts]
-    elif recipe.captions_per_pair is None:
-        each = counts
-    else:
-        each = [recipe.captions_per_pair if count else 0 for count in counts]
-    if recipe.unchanged_share < 1:
-        changed = pairs["changed"]
-        still = sum(count for count, moved in zip(each, changed, strict=True) if not moved)
-        samples = sum(each) - still + -(-round(still * recipe.unchanged_share * 1e9) // 10**9)
-    else:
-        samples = sum(each)
     limits = [] if recipe.max_steps is None else [recipe.max_steps]
-    if recipe.max_epochs is not None:
-        limits.append(recipe.max_epochs * -(-samples // recipe.global_batch_size))
-    return samples, min(limits)
+    samples = None
+    if data is not None and data.samples is not None:
+        samples = len(data.samples)
+        steps = data.batches(0, devices, accumulation).steps_per_epoch
+        if recipe.max_epochs is not None and steps is not None:
+            limits.append(recipe.max_epochs * steps)
+    return samples, min(limits, default=None)
 
 
 def _bytes(name: str, parameter: torch.Tensor, recipe: CCExpertRecipe) -> int:

@@ -1,15 +1,20 @@
 """What `--plan` says, without weights."""
 
+import math
+import random
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from toy_ccexpert_stages import save_start, stage_recipe
-from toy_pairs import write_pairs
+from toy_pairs import toy_row, write_pairs
 
+from rscc_hf.data.schema import FEATURES
 from rscc_hf.training import planning
-from rscc_hf.training.ccexpert import run_stage
+from rscc_hf.training.ccexpert import CCExpertTask, run_stage, train_ccexpert
 from rscc_hf.training.ccexpert_recipe import Stage1Recipe, Stage2Recipe
 from rscc_hf.training.planning import PlanOptions, make_plan, take_plan_options
+from rscc_hf.training.processes import open_accelerator
 from rscc_hf.training.recipe import RecipeError, read_recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "training" / "recipes"
@@ -100,3 +105,76 @@ def test_mistakes_are_one_sentence(monkeypatch):
         planning.make_plan(Stage1Recipe())
     with pytest.raises(RecipeError, match=r"64 is no multiple of per_device_batch_size 4 x 3"):
         make_plan(Stage1Recipe(size="0.5b"), PlanOptions(devices=3))
+
+
+UNUSABLE = [None, [], [" "], [" ".join(["word"] * 600)], ["an <image> of houses"]]
+
+
+@pytest.fixture(scope="module")
+def odd_pairs(tmp_path_factory):
+    """Pairs some of whose captions cannot be learnt: null, none, blank, too long, or marks among them."""
+    folder = tmp_path_factory.mktemp("odd")
+    rows = [toy_row(number) for number in range(30)]
+    for number, captions in enumerate(UNUSABLE):
+        rows[4 * number]["captions"] = captions
+        rows[4 * number + 1]["captions"] = [*(captions or []), *rows[4 * number + 1]["captions"]]
+    (folder / "data").mkdir()
+    for split in ("train", "validation"):
+        chosen = rows if split == "train" else rows[-4:]
+        Dataset.from_list(chosen, features=FEATURES).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return str(folder)
+
+
+def random_recipe(data, start, folder, seed):
+    draw = random.Random(seed)
+    captions = draw.choice(["flatten", "random_choice", "together"])
+    per_pair = {"flatten": draw.choice([None, 1, 4]), "random_choice": None, "together": draw.choice([1, 3])}[captions]
+    return stage_recipe(
+        data, start, folder, captions=captions, captions_per_pair=per_pair, seed=seed,
+        unchanged_share=draw.choice([1.0, 0.3, 0.5]), max_caption_length=draw.choice([512, 12, 9]),
+        per_device_batch_size=draw.choice([1, 2]), global_batch_size=4 * draw.choice([1, 2, 5]),
+        max_epochs=draw.choice([None, 1, 3]), max_steps=draw.choice([4, 100]),
+        lora_rank=draw.choice([None, 2]), cache=draw.choice(["none", "memory"]),
+    )  # fmt: skip
+
+
+def test_samples_and_steps_are_those_of_training(odd_pairs, tmp_path):
+    start = save_start(tmp_path / "start")
+    for seed in range(10):
+        recipe = random_recipe(odd_pairs, start, tmp_path / "run", seed)
+        plan = make_plan(recipe, PlanOptions(devices=2))
+        with open_accelerator(recipe) as opened:
+            task = CCExpertTask(recipe, opened[0])
+        counted = task.batches(0, 2, recipe.accumulation_steps(2)).steps_per_epoch
+        epochs = math.inf if recipe.max_epochs is None else recipe.max_epochs * counted
+        assert (plan.samples, plan.steps) == (len(task.samples), min(epochs, recipe.max_steps)), recipe
+
+
+@pytest.mark.parametrize("changes", [{}, {"captions": "together", "captions_per_pair": 2, "unchanged_share": 0.4}])
+def test_a_run_does_what_was_planned(changes, odd_pairs, tmp_path):
+    recipe = stage_recipe(
+        odd_pairs, save_start(tmp_path / "start"), tmp_path / "run", max_steps=None, max_epochs=1, **changes
+    )
+    plan, result = make_plan(recipe), train_ccexpert(recipe)
+    assert (plan.samples, plan.steps) == (len(result.task.samples), result.state.step)
+
+
+def test_a_plan_refuses_what_training_refuses(odd_pairs, tmp_path):
+    start = save_start(tmp_path / "start")
+    for changes in ({"max_caption_length": 1}, {"size": "7b"}, {"num_integration_layers": 4}, {"max_length": 9}):
+        recipe = stage_recipe(odd_pairs, start, tmp_path / "run", **changes)
+        sentences = []
+        for run in (make_plan, train_ccexpert):
+            with pytest.raises(ValueError, match=r".") as caught:
+                run(recipe)
+            sentences.append(str(caught.value))
+        assert sentences[0] == sentences[1]
+
+
+def test_without_a_tokenizer_words_are_counted_and_said_so(odd_pairs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "160")
+    recipe = Stage1Recipe(size="0.5b", train_data=odd_pairs)
+    plan = make_plan(recipe)
+    assert not plan.exact_text and 0 < plan.samples < 90
+    planning.write_plan(recipe, PlanOptions())
+    assert f"{plan.samples} (about: no tokenizer at hand)" in capsys.readouterr().out
