@@ -14,7 +14,9 @@ from datasets import Dataset, IterableDataset
 
 from rscc_hf.checkpoint import TRAINING_SUMMARY
 from rscc_hf.data.digest import data_digest
-from rscc_hf.data.loading import load_pairs
+from rscc_hf.data.loading import load_pairs, stream_digest
+from rscc_hf.data.schema import UNKNOWN_SOURCE
+from rscc_hf.training import first_look
 from rscc_hf.training.batches import Batch, BatchSource, IndexedBatches, IndexedSamples
 from rscc_hf.training.pair_images import FromDisk, InMemory, PixelReader, PixelSource, undecoded
 from rscc_hf.training.pair_recipe import PairRecipe
@@ -51,14 +53,38 @@ class PairTask(Task):
             self.training = self._load(recipe.train_data, recipe.train_split, recipe.streaming, "train_data")
 
     def prepare_data(self, accelerator: Accelerator) -> None:
-        """Makes samples and validator."""
+        """Makes samples and validator, after a first look at all pairs.
+
+        Raises:
+            ValueError: A pair cannot be used; see `rscc_hf.training.first_look`.
+        """
         recipe = self.recipe
-        self.samples = None if isinstance(self.training, IterableDataset) else self._samples(self.training)
+        train_data = str(recipe.train_data)
+        validation = None
         if recipe.eval_unit != "never":
             with accelerator.main_process_first():
                 where = recipe.validation_data or recipe.train_data
                 validation = self._load(where, recipe.validation_split, False, "validation_data")
+            validation = validation.select(spread(len(validation), recipe.max_validation_pairs))
+            first_look.check_references(
+                validation["pair_id"], validation["captions"], validation["changed"], self._validation_data
+            )
+        if recipe.unchanged_share < 1:
+            first_look.check_changed(self.training["pair_id"], self.training["changed"], train_data)
+        if recipe.cache == "none":  # else all are read at once
+            first_look.check_images(
+                self.training, self.reader(self.training, train_data, True), train_data, accelerator
+            )
+        self.samples = None if isinstance(self.training, IterableDataset) else self._samples(self.training)
+        if validation is not None:
+            if recipe.cache == "none":
+                reader = self.reader(validation, self._validation_data, False)
+                first_look.check_readable(validation, reader, self._validation_data, accelerator)
             self.validator = self._validator(validation)
+
+    @property
+    def _validation_data(self) -> str:
+        return str(self.recipe.validation_data or self.recipe.train_data)
 
     @abstractmethod
     def reader(self, dataset: Dataset | IterableDataset, where: str, training: bool) -> PixelReader:
@@ -124,7 +150,10 @@ class PairTask(Task):
         """
         recipe = self.recipe
         digests = {}
-        if not recipe.streaming:
+        if recipe.streaming:
+            revision = recipe.data_revision if self.is_local["train_data"] is False else None
+            digests["train_data"] = stream_digest(str(recipe.train_data), recipe.train_split, revision=revision)
+        else:
             digests["train_data"] = self._digest(recipe.train_data, recipe.train_split)
         if recipe.eval_unit != "never":
             where = recipe.validation_data or recipe.train_data
@@ -174,7 +203,15 @@ class PairTask(Task):
 
     def _samples(self, dataset: Dataset) -> IndexedSamples:
         recipe = self.recipe
-        captions = [self.caption_filter(texts) for texts in dataset["captions"]]
+        given = dataset["captions"]
+        captions = [self.caption_filter(texts) for texts in given]
+        there, kept = (sum(len(texts or ()) for texts in column) for column in (given, captions))
+        if kept < there:
+            logger.warning(
+                "%d of %d training captions are left out: blank, longer than max_caption_length (%d), or with marks "
+                "of the prompt",
+                there - kept, there, self.caption_filter.max_length,
+            )  # fmt: skip
         unusable = sum(not texts for texts in captions)
         if unusable:
             logger.warning("%d of %d training pairs have no usable caption: left out", unusable, len(captions))
@@ -188,14 +225,12 @@ class PairTask(Task):
 
     def _validator(self, dataset: Dataset) -> Validator:
         recipe = self.recipe
-        where = str(recipe.validation_data or recipe.train_data)
-        chosen = dataset.select(spread(len(dataset), recipe.max_validation_pairs))
-        pixels = self._pixels(chosen, where, False)
+        pixels = self._pixels(dataset, self._validation_data, False)
         return Validator(
             ValidationPairs(
-                chosen["pair_id"],
-                chosen["captions"],
-                chosen["changed"],
+                dataset["pair_id"],
+                dataset["captions"],
+                dataset["changed"],
                 Questions(self.asker(), pixels),
             ),
             lambda ids: self.processor.batch_decode(ids, skip_special_tokens=True),
@@ -206,10 +241,12 @@ class PairTask(Task):
         )
 
     def _trained_on(self) -> str:
-        """The sources of the training pairs, the most frequent first; of a stream the data set's name."""
+        """The sources of the training pairs, the most frequent first ("unknown" for null and blank ones); of a stream
+        the data set's name."""
         if isinstance(self.training, IterableDataset):
             return str(self.recipe.train_data)
-        return ", ".join(source for source, _ in Counter(self.training["source"]).most_common())
+        sources = Counter(source or UNKNOWN_SOURCE for source in self.training["source"])
+        return ", ".join(source for source, _ in sources.most_common())
 
 
 class Questions(NamedTuple):
