@@ -6,7 +6,7 @@ A run that is continued keeps what it began with, on any machine: its arithmetic
 import dataclasses
 import logging
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -35,14 +35,13 @@ def settle(recipe: R, state: PartialState, mixed_precision: str | None = None) -
         state: The processes and their device.
         mixed_precision: That of an `Accelerator` which this process had before; None: there was none.
     """
+    values: dict[str, Any] = {}
     if state.is_main_process:
         values, told, warning = _choose(recipe, state, mixed_precision)
         if told:
             logger.info("%s", told)
         if warning:
             logger.warning("%s", warning)
-    else:
-        values = {}
     if state.num_processes > 1:
         shared = [values]
         broadcast_object_list(shared)
@@ -50,14 +49,14 @@ def settle(recipe: R, state: PartialState, mixed_precision: str | None = None) -
     return dataclasses.replace(recipe, **values)
 
 
-def _choose(recipe: LoopRecipe, state: PartialState, existing: str | None) -> tuple[dict[str, str], str, str]:
+def _choose(recipe: LoopRecipe, state: PartialState, existing: str | None) -> tuple[dict[str, Any], str, str]:
     """The values; what to log, what to warn of (empty: nothing)."""
-    asked = {"mixed_precision": recipe.mixed_precision}
+    asked: dict[str, str] = {"mixed_precision": recipe.mixed_precision}
     if recipe.optimizer == "muon":
         asked["muon_dtype"] = recipe.muon_dtype
     continued, kept = _kept(recipe)
-    values = {}
-    reasons = []
+    values: dict[str, Any] = {}
+    reasons: list[tuple[str, str]] = []
     for key, value in asked.items():
         if value == "auto" and kept.get(key) in (_LOW[key], _SINGLE[key]):
             value, reason = str(kept[key]), f"as {continued} has it"
@@ -83,7 +82,7 @@ def _told(reasons: list[tuple[str, str]]) -> str:
     return "; ".join(f"{', '.join(what)} ({reason})" for reason, what in grouped.items())
 
 
-def _warning(values: dict[str, str], state: PartialState, continued: Path | None) -> str:
+def _warning(values: dict[str, Any], state: PartialState, continued: Path | None) -> str:
     """What asks for bfloat16 where float32 is quicker, and the remedy."""
     low = [key for key, value in values.items() if value == _LOW[key]]
     if not low:
