@@ -111,7 +111,7 @@ def try_dtype(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Tria
         device: Where.
         dtype: `torch.bfloat16` or `torch.float16`.
     """
-    return _tried(str(device), dtype)
+    return _tried("cpu" if device.type == "cpu" else str(device), dtype)  # some launchers number CPUs
 
 
 @cache

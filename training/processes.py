@@ -49,13 +49,11 @@ def open_accelerator(recipe: R) -> Iterator[tuple[Accelerator, R]]:
     if deepspeed:
         deepspeed_engine.check(recipe)
     ours = not AcceleratorState._shared_state  # a notebook may have an Accelerator of its own
-    # The process group first, by which all processes learn one precision; the variable is how a launcher says cpu
-    state = PartialState(cpu=recipe.cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
-    accelerator = None
-    try:
-        recipe = settle(recipe, state, None if ours else AcceleratorState().mixed_precision)
-        accelerator = Accelerator(
-            mixed_precision="no" if deepspeed else recipe.mixed_precision,  # see `deepspeed_engine`
+    existing = None if ours or deepspeed else AcceleratorState().mixed_precision
+
+    def make(mixed_precision: str) -> Accelerator:
+        return Accelerator(
+            mixed_precision=mixed_precision,
             cpu=recipe.cpu,
             # the loop accumulates by itself; a launcher's setting must not divide the loss once more
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
@@ -63,6 +61,17 @@ def open_accelerator(recipe: R) -> Iterator[tuple[Accelerator, R]]:
             log_with=tracker,
             project_dir=str(Path(recipe.output_dir)),
         )
+
+    accelerator = None
+    try:
+        if deepspeed:  # has its own autocast, see `deepspeed_engine`
+            accelerator = make("no")
+            recipe = settle(recipe, PartialState(), existing)
+        else:
+            # The process group first, by which all learn one precision. The variable is how a launcher says cpu.
+            state = PartialState(cpu=recipe.cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
+            recipe = settle(recipe, state, existing)
+            accelerator = make(recipe.mixed_precision)
         if accelerator.distributed_type not in _SUPPORTED:
             kind = accelerator.distributed_type.value
             raise RecipeError(
@@ -82,7 +91,8 @@ def open_accelerator(recipe: R) -> Iterator[tuple[Accelerator, R]]:
                 opened.finish()
             accelerator.free_memory()
         if ours:
-            state.destroy_process_group()
+            if "fork_launched" in PartialState._shared_state:  # else it failed while it began
+                PartialState().destroy_process_group()
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
 
