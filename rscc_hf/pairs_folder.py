@@ -36,7 +36,7 @@ def read_folder(folder: Path, *, outputs: Iterable[Path] = ()) -> PairList:
     map_folders = _map_folders(folder)
     places = dict(zip(("before", "after", *MAPS), (*dates, *(map_folders or ())), strict=False))
     unread = _Unread()
-    _look_beside(folder, tuple(places.values()), {output.absolute() for output in outputs}, unread)
+    _look_beside(folder, tuple(places.values()), {output.resolve() for output in outputs}, unread)
     files = {role: _images(folder, place, unread) for role, place in places.items()}
 
     matched = _match(files["before"], files["after"], folder, places["before"], places["after"])
@@ -49,7 +49,7 @@ def read_folder(folder: Path, *, outputs: Iterable[Path] = ()) -> PairList:
         used = [name for image, name in maps[role].items() if image in owners]
         unmatched += _left(files[role], used, places[role])
     if not matched:
-        told = "; ".join(note.rstrip(".") for note in unread.notes(folder))
+        told = "; ".join(unread.notes())
         raise ValueError(
             f"{folder}: none of the {len(files['before'])} images in {places['before']} has its name among the "
             f"{len(files['after'])} in {places['after']}; the two dates of a pair must have the same file name"
@@ -72,13 +72,13 @@ def read_folder(folder: Path, *, outputs: Iterable[Path] = ()) -> PairList:
                 names=(f"{places['before']}/{as_text(before)}", f"{places['after']}/{as_text(after)}"),
             )
         )
-    notes = unread.notes(folder)
+    notes = unread.notes()
     bare = [pair.pair_id for pair in pairs if pair.semantic_before is None and pair.semantic_after is None]
     if map_folders and bare:
-        lack = f"{count(len(bare), 'pair')} of {len(pairs)} have no maps in {map_folders[0]} and {map_folders[1]}"
-        notes.append(f"{folder}: {lack} ({some(bare)}).")
+        number = f"{len(bare)} of {count(len(pairs), 'pair')}"
+        notes.append(f"{map_folders[0]} and {map_folders[1]} have no maps of {number} ({some(bare)})")
     sources = tuple(folder / place for place in places.values())
-    return PairList(tuple(pairs), tuple(unmatched), tuple(notes), sources)
+    return PairList(tuple(pairs), tuple(unmatched), tuple(f"{folder}: {note}." for note in notes), sources)
 
 
 def _dates(folder: Path) -> tuple[str, str]:
@@ -132,7 +132,7 @@ class _Unread:
     loops: list[str] = field(default_factory=list)
     beside: list[str] = field(default_factory=list)
 
-    def notes(self, folder: Path) -> list[str]:
+    def notes(self) -> list[str]:
         found = []
         if self.suffixes:
             kinds = "; ".join(
@@ -142,16 +142,15 @@ class _Unread:
             total = count(sum(map(len, self.suffixes.values())), "file")
             found.append(f"{total} whose suffix is none of an image that is read here ({kinds})")
         for names, noun, reason in (
-            (self.beside, "entry", "beside the folders of the pairs"),
-            (self.hidden, "hidden file", "or folder"),
-            (self.odd, "entry", "of an image's name that is no file"),
+            (self.beside, "name", "beside the folders of the pairs"),
+            (self.hidden, "hidden name", ""),
+            (self.odd, "name", "of an image behind which is no file"),
             (self.broken, "link", "to something that does not exist"),
             (self.loops, "link", "to a folder around itself"),
         ):
             if names:
-                number = f"{len(names)} entries" if noun == "entry" and len(names) > 1 else count(len(names), noun)
-                found.append(f"{number} {reason} ({some(names)})")
-        return [f"{folder}: not read: {one}." for one in found]
+                found.append(f"{count(len(names), noun)} {reason}".rstrip() + f" ({some(names)})")
+        return [f"not read: {one}" for one in found]
 
 
 def _look_beside(folder: Path, used: tuple[str, ...], outputs: set[Path], unread: _Unread) -> None:
@@ -160,7 +159,7 @@ def _look_beside(folder: Path, used: tuple[str, ...], outputs: set[Path], unread
         for entry in sorted(os.scandir(folder / parent), key=lambda entry: entry.name):
             place = str(parent / entry.name)
             above = any(one == place or one.startswith(f"{place}/") for one in used)
-            if above or entry.name in _LITTER or (folder / place).absolute() in outputs:
+            if above or entry.name in _LITTER or (folder / place).resolve() in outputs:
                 continue
             if entry.name.startswith("."):
                 # the lock of the run itself lies beside its output

@@ -71,7 +71,7 @@ class _ListReader:
     def notes(self) -> list[str]:
         found = []
         if self.unused:
-            names = [name or "one without a name" for name in self.unused]
+            names = [name or "(without a name)" for name in self.unused]
             told = ", ".join(names[:_MOST_COLUMNS])
             more = f" and {len(names) - _MOST_COLUMNS} more" if len(names) > _MOST_COLUMNS else ""
             found.append(f"not used: {'columns' if len(names) > 1 else 'column'} {told}{more}.")
@@ -145,7 +145,8 @@ def _one(name: str, given: list[tuple[str, Any]], read: Callable[[Any, str, str]
     (first, kept), *others = said
     meant = read(kept, name, where)
     for column, value in others:
-        if read(value, name, where) != meant:
+        other = read(value, name, where)
+        if other != meant and not (name in (*IMAGES, *MAPS) and os.path.normpath(other) == os.path.normpath(meant)):
             names = f"{first} and {column}" if column != first else f"two columns called {first}"
             raise ValueError(f"{where}: {names} contradict each other ({kept!r}, {value!r}); keep one of them.")
     return meant

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rscc_hf.terminal import count
+
 Cells = list[tuple[str, Any]]
 
 DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
@@ -92,10 +94,8 @@ def _csv_rows(path: Path, delimiters: str) -> Iterator[tuple[int, Cells]]:
             if any(cell.strip() for cell in row[len(columns) :]):
                 raise ValueError(f"{path}, line {line}: more cells than the header has columns.")
             if len(row) < len(columns):
-                raise ValueError(
-                    f"{path}, line {line}: {len(row)} cells for the {len(columns)} columns of the header; leave those "
-                    "empty that say nothing."
-                )
+                few = f"{count(len(row), 'cell')} for the {len(columns)} columns of the header"
+                raise ValueError(f"{path}, line {line}: {few}; leave a cell empty that says nothing.")
             cells = zip(columns, row, strict=False)  # blank cells behind the last column are none
             yield line, [(name, cell if cell.strip() else None) for name, cell in cells]
     except csv.Error as error:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -18,18 +22,68 @@ _TOLD = 10
 
 
 class OneLineErrors(TyperGroup):
-    """Says what is wrong with the input in one line; whatever else goes wrong keeps its traceback."""
+    """Says what is wrong with the input in one line; whatever else goes wrong keeps its traceback.
+
+    So does what is wrong with the output: closed, on a full disk, a pipe that nobody reads any more.
+    """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        _open_closed_streams()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:  # outside of a command there is nothing but printing
+            _fail(OSError(error.errno, error.strerror, error.filename or "standard output"))
+        finally:
+            if lost := _lost_output():
+                _fail(lost)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise
         except Exception as error:
             if not _is_ours(error):
                 raise
-            print(f"Error: {_one_line(error)}", file=sys.stderr)
-            raise SystemExit(1) from error
+            if isinstance(error, BrokenPipeError) and error.filename is None:
+                error = OSError(error.errno, error.strerror, "standard output")
+            _fail(_lost_output() or error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    print(f"Error: {_one_line(error)}", file=sys.stderr)
+    raise SystemExit(1) from error
+
+
+class _Closed(io.TextIOBase):
+    """Stands for a standard output that was closed by the caller (`>&-`): Python has None there."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, "it is closed; let it go somewhere, for example into a file", "standard output")
+
+
+def _open_closed_streams() -> None:
+    """Puts something where a standard stream is closed, so that a file that is opened does not get its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = _Closed()
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # stays open
+
+
+def _lost_output() -> OSError | None:
+    """Writes what is still held back for standard output; the error where that cannot be done, told only once."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError, ValueError):  # else Python tries again when it ends, and tells it in its own words
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+        return OSError(error.errno, error.strerror, "standard output")
+    return None
 
 
 def _is_ours(error: Exception) -> bool:
