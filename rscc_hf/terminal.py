@@ -32,7 +32,7 @@ class OneLineErrors(TyperGroup):
         try:
             return super().main(*args, **kwargs)
         except OSError as error:  # outside of a command there is nothing but printing
-            _fail(OSError(error.errno, error.strerror, error.filename or "standard output"))
+            _fail(_lost_output() or OSError(error.errno, error.strerror, error.filename or "standard output"))
         finally:
             if lost := _lost_output():
                 _fail(lost)

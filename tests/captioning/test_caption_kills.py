@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PAIRS, KILLS, LIMIT = 200, 10, 120.0
+PAIRS, KILLS, LIMIT = 200, 10, 300.0
 
 # The command in a process of its own; a file beside says when the model is loaded, so that kills meet the writing.
 _RUN = """

@@ -7,11 +7,40 @@ from pathlib import Path
 
 import pytest
 
+from rscc_hf import terminal
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="a shell closes the streams")
-RSCC = f"{sys.executable} -m rscc_hf.cli"
+
+# A command like those of `rscc`, from the module alone: importing the package takes seconds.
+_COMMAND = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("rscc_hf.terminal", sys.argv.pop(1))
+terminal = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(terminal)
+import typer
+app = typer.Typer(cls=terminal.OneLineErrors, pretty_exceptions_enable=False)
+
+@app.callback()
+def main(): pass
+
+@app.command()
+def answer():
+    print("a house appears")
+
+@app.command()
+def write(path: str):
+    terminal.tell("a line beside the answer")
+    with open(path, "w") as file:
+        file.write(str(file.fileno()))
+
+app()
+"""
 
 
-def shell(line: str, folder: Path, unbuffered: bool = False) -> subprocess.CompletedProcess[str]:
+def shell(redirected: str, folder: Path, unbuffered: bool = False) -> subprocess.CompletedProcess[str]:
+    """Runs a line of bash in which `RSCC` is the command."""
+    (folder / "command.py").write_text(_COMMAND)
+    line = redirected.replace("RSCC", f"{sys.executable} command.py {terminal.__file__}")
     environment = {**os.environ, "PYTHONUNBUFFERED": "1" if unbuffered else ""}
     return subprocess.run(
         ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
@@ -19,26 +48,32 @@ def shell(line: str, folder: Path, unbuffered: bool = False) -> subprocess.Compl
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("command", "to", "words"),
     [
-        (f"{RSCC} --version >&-", "standard output: it is closed"),
-        (f"{RSCC} --version >/dev/full", "standard output: No space left on device"),
-        (f"{RSCC} --version | (exec <&-; sleep 0.1); exit ${{PIPESTATUS[0]}}", "standard output: Broken pipe"),
+        ("answer", ">&-", "standard output: it is closed"),
+        ("answer", ">/dev/full", "standard output: No space left on device"),
+        ("answer", "| (exec <&-); exit ${PIPESTATUS[0]}", "standard output: Broken pipe"),
+        ("--help", ">&-", "standard output: it is closed"),
+        ("--help", ">/dev/full", "standard output: No space left on device"),
     ],
 )
-def test_an_answer_that_cannot_be_written_is_one_sentence(tmp_path, line, words) -> None:
-    if "/dev/full" in line and not Path("/dev/full").exists():
+def test_an_answer_that_cannot_be_written_is_one_sentence(tmp_path, command, to, words) -> None:
+    if to == ">/dev/full" and not Path("/dev/full").exists():
         pytest.skip("this system has none")
-    result = shell(line, tmp_path)
+    wait = "sleep 0.5; " if to.startswith("|") else ""  # until the reader has gone
+    result = shell(f"({wait}exec RSCC {command}) {to}", tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith(f"Error: {words}") and len(result.stderr.splitlines()) == 1, result.stderr
 
 
-def test_a_run_into_a_file_needs_no_streams(tiny_checkpoints, tmp_path, write_image) -> None:
-    for date in "AB":
-        write_image(tmp_path / "p" / date / "1.png", seed=ord(date))
-    command = f"{RSCC} caption --pairs p --output out.jsonl --device cpu --model {tiny_checkpoints['optional']}"
-    result = shell(f"{command} <&- >&- 2>&-", tmp_path)
+def test_an_error_is_told_without_buffers_too(tmp_path) -> None:
+    result = shell("(sleep 0.5; exec RSCC answer) | (exec <&-); exit ${PIPESTATUS[0]}", tmp_path, unbuffered=True)
+    assert (result.returncode, result.stderr) == (1, "Error: standard output: Broken pipe\n")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_that_answers_nothing_needs_no_streams(tmp_path, closed) -> None:
+    result = shell(f"RSCC write out.txt {closed}", tmp_path)
     assert result.returncode == 0
-    (line,) = (tmp_path / "out.jsonl").read_text().splitlines()
-    assert line.startswith('{"pair_id": "1"') and line.endswith("}"), "nothing else was written into that file"
+    assert result.stdout == "", "lines for a person do not become answers"
+    assert int((tmp_path / "out.txt").read_text()) > 2, "no file takes the number of a standard stream"
