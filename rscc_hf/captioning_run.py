@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from rscc_hf.caption_inputs import difference, pair_digests, run_digests
 from rscc_hf.captioner import CaptionResult, ChangeCaptioner
-from rscc_hf.files import exclusive, refuse_input_as_output, write_text
+from rscc_hf.files import check_replaceable_file, exclusive, refuse_input_as_output, write_text
 from rscc_hf.pair_items import PairItem, PairList, as_text
 
 _REMEDY = "choose another output or overwrite it (--overwrite)."
@@ -129,17 +129,14 @@ def _is_file(path: Path, own: os.stat_result) -> bool:
 
 def _check_is_ours(output: Path, overwrite: bool) -> None:
     """Refuses to replace what no run of this kind wrote, be it the output or the list of skipped pairs beside it."""
-    if overwrite and output.exists() and not _begins_with(output, "pair_id", "prediction"):
-        raise ValueError(f"{output} was not written by `rscc caption`; choose another output.")
+    if overwrite:
+        check_replaceable_file(output, "file of captions", lambda path: _begins_with(path, "pair_id", "prediction"))
     skipped = skipped_path(output)
-    if skipped.exists() and not _begins_with(skipped, "pair_id", "error"):
-        raise ValueError(f"{skipped} was not written by `rscc caption`; move it or choose another output.")
+    check_replaceable_file(skipped, "list of skipped pairs", lambda path: _begins_with(path, "pair_id", "error"))
 
 
 def _begins_with(path: Path, *fields: str) -> bool:
     """Whether a file is empty or its first line is an object with these fields (or the beginning of one)."""
-    if not path.is_file():
-        return False
     with path.open("rb") as file:
         line = file.readline(_FIRST_LINE).removeprefix(b"\xef\xbb\xbf")
     if not line.endswith(b"\n"):  # cut off by a kill

@@ -11,7 +11,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -115,12 +115,10 @@ def check_replaceable(target: Path, kind: Written | None, *, overwrite: bool) ->
         return
     if (reason := kind.why_not(target)) is not None:
         names = sorted(path.name for path in target.iterdir())
-        raise NotReplaced(
-            f"{target} {reason}, so it is not replaced; choose another folder (it holds {_some(names)})."
-        )
+        raise NotReplaced(f"{target} {reason}, so it is not replaced; choose another folder (it holds {some(names)}).")
     if foreign := kind.foreign(target):
         raise NotReplaced(
-            f"{target} holds {_some(foreign)} beside the {kind.what}, so it is not replaced; move that away, or "
+            f"{target} holds {some(foreign)} beside the {kind.what}, so it is not replaced; move that away, or "
             "choose another folder."
         )
 
@@ -142,10 +140,10 @@ def check_replaceable_file(path: Path, what: str, is_ours: Callable[[Path], bool
         raise NotReplaced(f"{path} exists and is no {what}, so it is not replaced; choose another name.")
 
 
-def _some(names: list[str]) -> str:
+def some(names: Sequence[str], most: int = _NAMED) -> str:
     """`a, b, c and 4 more`."""
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 @contextmanager

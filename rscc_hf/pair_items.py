@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, overload
 
 from rscc_hf.data.captions import is_no_change
+from rscc_hf.files import some
 from rscc_hf.terminal import count
 
 IMAGES = ("before", "after")
 MAPS = ("semantic_before", "semantic_after")
-# Names that are told before "and N more".
-_TOLD = 3
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 
 
@@ -141,13 +140,6 @@ def _escape(found: re.Match[str]) -> str:
     number = ord(found.group())
     byte = number - 0xDC00  # what `os.fsdecode` adds to a byte that is no UTF-8
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else f"\\u{number:04x}"
-
-
-def some(names: Iterable[str], most: int = _TOLD) -> str:
-    """`a, b, c and 4 more`, in order."""
-    told = sorted(names)
-    rest = len(told) - most
-    return ", ".join(told[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def contradictions(said: Iterable[tuple[str, Sequence[str] | None, bool | None]]) -> list[str]:

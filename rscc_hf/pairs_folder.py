@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from rscc_hf.pair_items import MAPS, PairItem, PairList, as_text, some
+from rscc_hf.files import some
+from rscc_hf.pair_items import MAPS, PairItem, PairList, as_text
 from rscc_hf.terminal import count
 
 # Sub-folders with the images of both dates, and those with their semantic maps, of which there may be none. The last
@@ -100,7 +101,7 @@ def _dates(folder: Path) -> tuple[str, str]:
             f"{folder} has no folders of pairs itself, but {some(deeper)} {'have' if len(deeper) > 1 else 'has'}; "
             f"give one folder of pairs at a time, as {folder / deeper[0]}."
         )
-    told = f" (there are {some(map(as_text, inside))})" if inside else ""
+    told = f" (there are {some([as_text(name) for name in inside])})" if inside else ""
     raise ValueError(
         f"{folder} has no folders of pairs{told}; it needs before and after (or A and B), or a split to read a data "
         "set."
@@ -136,7 +137,7 @@ class _Unread:
         found = []
         if self.suffixes:
             kinds = "; ".join(
-                f"{f'*{suffix}' if suffix else 'no suffix'}: {len(names)}, {some(names, 2)}"
+                f"{f'*{suffix}' if suffix else 'no suffix'}: {len(names)}, {some(sorted(names), 2)}"
                 for suffix, names in sorted(self.suffixes.items())
             )
             total = count(sum(map(len, self.suffixes.values())), "file")
@@ -149,7 +150,7 @@ class _Unread:
             (self.loops, "link", "to a folder around itself"),
         ):
             if names:
-                found.append(f"{count(len(names), noun)} {reason}".rstrip() + f" ({some(names)})")
+                found.append(f"{count(len(names), noun)} {reason}".rstrip() + f" ({some(sorted(names))})")
         return [f"not read: {one}" for one in found]
 
 

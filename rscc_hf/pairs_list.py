@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rscc_hf.pair_items import IMAGES, MAPS, PairItem, PairList, as_text, contradictions, same_files, some
+from rscc_hf.files import some
+from rscc_hf.pair_items import IMAGES, MAPS, PairItem, PairList, as_text, contradictions, same_files
 from rscc_hf.pairs_rows import Cells, read_rows
 from rscc_hf.terminal import count
 
@@ -72,9 +73,7 @@ class _ListReader:
         found = []
         if self.unused:
             names = [name or "(without a name)" for name in self.unused]
-            told = ", ".join(names[:_MOST_COLUMNS])
-            more = f" and {len(names) - _MOST_COLUMNS} more" if len(names) > _MOST_COLUMNS else ""
-            found.append(f"not used: {'columns' if len(names) > 1 else 'column'} {told}{more}.")
+            found.append(f"not used: {'columns' if len(names) > 1 else 'column'} {some(names, _MOST_COLUMNS)}.")
         if self.backslashes:
             paths = f"{count(len(self.backslashes), 'path')} ({some(self.backslashes)})"
             found.append(f"backslashes were read as slashes in {paths}.")

@@ -81,7 +81,7 @@ def test_overwriting_replaces_captions_only(captioner, folder, tmp_path, content
     output = tmp_path / "out.jsonl"
     for path in (output, skipped_path(output)):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{path.name} was not written by `rscc caption`"):
+        with pytest.raises(ValueError, match=rf"{path.name} exists and is no .*, so it is not replaced"):
             caption_to_file(unloaded, read_pairs(folder), output, overwrite=True)
         assert path.read_bytes() == content
         path.unlink()
@@ -90,7 +90,7 @@ def test_overwriting_replaces_captions_only(captioner, folder, tmp_path, content
 def test_the_files_of_a_model_are_not_replaced(tiny_checkpoints, folder) -> None:
     for path in tiny_checkpoints["optional"].iterdir():
         content = path.read_bytes()
-        with pytest.raises(ValueError, match="was not written by"):
+        with pytest.raises(ValueError, match="is no file of captions, so it is not replaced"):
             caption_to_file(unloaded, read_pairs(folder), path, overwrite=True)
         assert path.read_bytes() == content
 
