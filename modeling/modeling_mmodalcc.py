@@ -19,7 +19,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from .checkpoint_code import StandaloneCheckpoint
 from .configuration_mmodalcc import MModalCCConfig, filled
-from .modeling_mmodalcc_decoder import MModalCCDecoder
+from .modeling_mmodalcc_decoder import MModalCCDecoder, NeededWords
 from .modeling_mmodalcc_encoder import FeatureEnhancement, MModalCCEncoder, MModalCCEncoderOutput, init_as
 
 FROZEN_IN_RELEASE = ("stem", "layer1")
@@ -31,7 +31,8 @@ class MModalCCOutput(ModelOutput):
 
     Attributes:
         loss: with `labels`, a scalar.
-        logits: `(batch, words, vocab_size)`.
+        logits: `(batch, words, vocab_size)`; in training with `labels` zeros behind the last target of a row, where
+            no word is decoded.
         past_key_values: with `use_cache`, for the next words.
         decoder_hidden_states: with `output_hidden_states`, embedded words and each layer's result.
         decoder_attentions: with `output_attentions`, a layer, `(batch, heads, words, past + words)`.
@@ -257,6 +258,7 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
         start, pad = filled(self.config.decoder_start_token_id), filled(self.config.pad_token_id)
+        from_labels = decoder_input_ids is None
         if decoder_input_ids is None:
             if labels is None:
                 raise ValueError(
@@ -282,6 +284,14 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
 
+        needed = None
+        if self.training and labels is not None and from_labels and len(labels) % len(memory) == 0:
+            given = (decoder_attention_mask, past_key_values)
+            asked = output_attentions or output_hidden_states or output_gates or logits_to_keep
+            if not asked and all(item is None for item in given):
+                targets = (labels != -100) & (labels != pad)
+                needed = NeededWords.up_to_last(targets.to(memory.device), memory.shape[0])
+
         decoded = self.decoder(
             decoder_input_ids,
             memory,
@@ -290,13 +300,18 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
             output_attentions=bool(output_attentions),
             output_hidden_states=bool(output_hidden_states),
             output_gates=bool(output_gates),
+            needed=needed,
         )
         states = decoded.last_hidden_state
         if logits_to_keep:
             states = states[:, -logits_to_keep:]
         logits = self.lm_head(self.dropout(states))
         loss = None
-        if labels is not None:
+        if labels is not None and needed is not None:
+            targets = needed.take(labels.to(logits.device))
+            loss = caption_loss(logits[None], targets[None], pad, num_items_in_batch)
+            logits = needed.spread(logits)
+        elif labels is not None:
             loss = caption_loss(logits, labels, pad, num_items_in_batch)
         output = MModalCCOutput(
             loss=loss,

@@ -74,6 +74,69 @@ def causal_mask(
     return torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill(~visible, torch.finfo(dtype).min)
 
 
+_ROWS_MULTIPLE, _LENGTH_MULTIPLE = 64, 8  # kernels are made anew for every new shape
+
+
+@dataclass
+class NeededWords:
+    """The words of padded captions that a loss depends on: those up to the last target of each caption.
+
+    No word sees a later one, so that the padding behind the last target can be left out. Captions of 12 words, padded
+    to 32 for the longest of the batch, are then decoded for the cost of 12. The words kept lie side by side, `(n, D)`,
+    wherever they are treated one by one, and are laid out for attention only.
+
+    Attributes:
+        rows: `(n,)`, places of the words in the flattened `(batch, words)`, ascending.
+        shape: batch and words.
+        pair_rows: `(n,)`, places in the flattened `(pairs, length)`, where all captions of a pair form one row.
+        pair_shape: pairs and length.
+    """
+
+    rows: torch.Tensor
+    shape: tuple[int, int]
+    pair_rows: torch.Tensor
+    pair_shape: tuple[int, int]
+
+    @classmethod
+    def up_to_last(cls, targets: torch.Tensor, pairs: int) -> "NeededWords":
+        """Of `targets`, bool `(batch, words)` with the captions of a pair one after the other.
+
+        A few words of padding are kept as well, where there are any, to make `n` a multiple.
+        """
+        batch, words = targets.shape
+        needed = targets.flip(1).cummax(1).values.flip(1).flatten()
+        count = -(-int(needed.sum()) // _ROWS_MULTIPLE) * _ROWS_MULTIPLE or _ROWS_MULTIPLE
+        rows = needed.long().argsort(descending=True, stable=True)[:count].sort().values
+        pair = rows // (batch // pairs * words)
+        counts = torch.bincount(pair, minlength=pairs)
+        length = -(-int(counts.max()) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+        place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[pair]
+        return cls(rows, (batch, words), pair * length + place, (pairs, length))
+
+    def take(self, padded: torch.Tensor) -> torch.Tensor:
+        """`(batch, words, ...)` to `(n, ...)`."""
+        return padded.flatten(0, 1).index_select(0, self.rows)
+
+    def spread(self, states: torch.Tensor) -> torch.Tensor:
+        """`(n, width)` to `(batch, words, width)`, zeros elsewhere."""
+        return _spread(states, self.rows, self.shape)
+
+    def spread_by_pair(self, states: torch.Tensor) -> torch.Tensor:
+        """`(n, width)` to `(pairs, length, width)`, zeros elsewhere."""
+        return _spread(states, self.pair_rows, self.pair_shape)
+
+    def rows_of_streams(self, streams: int) -> torch.Tensor:
+        """`(streams * n,)`: places of the words in the flattened `(pairs, streams, length)`, stream by stream."""
+        _, length = self.pair_shape
+        first = self.pair_rows + self.pair_rows // length * ((streams - 1) * length)
+        return torch.cat([first + stream * length for stream in range(streams)])
+
+
+def _spread(states: torch.Tensor, rows: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    whole = states.new_zeros(shape[0] * shape[1], states.shape[-1])
+    return whole.index_copy_(0, rows, states).view(*shape, -1)
+
+
 class MultimodalGatedCrossAttention(nn.Module):
     """MGCA: one attention, shared by both modalities, and gates that weigh RGB, semantics and the word itself."""
 
@@ -110,45 +173,56 @@ class MultimodalGatedCrossAttention(nn.Module):
         past_key_values: EncoderDecoderCache | None = None,
         output_attentions: bool = False,
         output_gates: bool = False,
+        needed: NeededWords | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Gate words and what they see.
 
         Args:
-            states: s, `(batch, words, D)`; `batch` is the memory's or, with beams, a multiple of it.
+            states: s, `(batch, words, D)`; `batch` is the memory's or, with beams, a multiple of it. With `needed`
+                `(n, D)`.
             memory: `(pairs, streams, cells, 2 * d)`.
             past_key_values: where keys and values of the memory are kept.
             output_attentions: give the weights `(batch, streams, heads, words, cells)`.
             output_gates: give the gates `(batch, words, streams + 1, D)`.
+            needed: the words that `states` holds; `None` is all of them.
 
         Returns:
-            v `(batch, words, D)`, weights or `None`, gates or `None`.
+            v, shaped as the states, weights or `None`, gates or `None`.
         """
-        batch, words, _ = states.shape
         key, value = self.keys_values(memory, past_key_values)
         pairs, heads = key.shape[0], self.attention.num_heads
-        streams, beams = key.shape[1] // heads, batch // pairs
-        # All beams of a pair ask the same keys, so they are queries of one row; both streams get the same query:
-        # (batch, words, D) -> (pairs, beams * words, D) -> (pairs * streams, heads, beams * words, head_dim)
-        query = self.attention.split_heads(self.attention.q_proj(states).view(pairs, beams * words, -1))
-        query = query[:, None].expand(-1, streams, -1, -1, -1).flatten(0, 1)
-        seen, weights = self.attention(
+        streams = key.shape[1] // heads
+        # All captions (or beams) of a pair ask the same keys, so they are queries of one row:
+        # (batch, words, D) -> (pairs, beams * words, D), or (n, D) -> (pairs, length, D)
+        query = self.attention.q_proj(states)
+        query = query.view(pairs, -1, query.shape[-1]) if needed is None else needed.spread_by_pair(query)
+        # both streams get the same query: (pairs * streams, heads, queries, head_dim)
+        query = self.attention.split_heads(query)[:, None].expand(-1, streams, -1, -1, -1).flatten(0, 1)
+        answers, weights = self.attention(
             query,
             key.unflatten(1, (streams, heads)).flatten(0, 1),
             value.unflatten(1, (streams, heads)).flatten(0, 1),
             output_attentions=output_attentions,
+            rows=None if needed is None else needed.rows_of_streams(streams),
         )
-        seen = self.dropout(seen).view(pairs, streams, beams, words, -1).transpose(1, 2).flatten(0, 1)
-        if weights is not None:  # (pairs * streams, heads, beams * words, cells)
-            weights = weights.view(pairs, streams, heads, beams, words, -1).permute(0, 3, 1, 2, 4, 5).flatten(0, 1)
+        answers = self.dropout(answers)
+        if needed is None:
+            batch, words, _ = states.shape
+            seen = [part.reshape(batch, words, -1) for part in answers.unflatten(0, (pairs, streams)).unbind(1)]
+            if weights is not None:  # (pairs * streams, heads, beams * words, cells)
+                weights = weights.view(pairs, streams, heads, batch // pairs, words, -1)
+                weights = weights.permute(0, 3, 1, 2, 4, 5).flatten(0, 1)
+        else:
+            seen = list(answers.chunk(streams))
 
-        gates = [torch.sigmoid(self.rgb_gate(torch.cat([states, seen[:, 0]], dim=-1)))]
+        gates = [torch.sigmoid(self.rgb_gate(torch.cat([states, seen[0]], dim=-1)))]
         if self.semantic_gate is not None:
-            gates.append(torch.sigmoid(self.semantic_gate(torch.cat([states, seen[:, 1]], dim=-1))))
+            gates.append(torch.sigmoid(self.semantic_gate(torch.cat([states, seen[1]], dim=-1))))
         word_gate = torch.sigmoid(self.word_gate(states))
         mixed = states * word_gate
-        for stream, gate in enumerate(gates):
-            mixed = mixed + seen[:, stream] * gate
-        return self.norm(mixed), weights, torch.stack([*gates, word_gate], dim=2) if output_gates else None
+        for stream, gate in zip(seen, gates, strict=True):
+            mixed = mixed + stream * gate
+        return self.norm(mixed), weights, torch.stack([*gates, word_gate], dim=-2) if output_gates else None
 
 
 class MModalCCDecoderLayer(GradientCheckpointingLayer):
@@ -174,15 +248,22 @@ class MModalCCDecoderLayer(GradientCheckpointingLayer):
         past_key_values: EncoderDecoderCache | None = None,
         output_attentions: bool = False,
         output_gates: bool = False,
+        needed: NeededWords | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Words `(batch, words, D)` to the same shape; then self-attention weights, cross-attention weights, gates."""
-        query = self.self_attention.split_heads(self.self_attention.q_proj(states))
-        key, value = self.self_attention.keys_values(states)
+        """Words `(batch, words, D)`, or the needed ones `(n, D)`, to the same shape; then self-attention weights,
+        cross-attention weights, gates."""
+        attention, rows = self.self_attention, None
+        projected = [layer(states) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        if needed is not None:
+            projected, rows = [needed.spread(part) for part in projected], needed.rows
+        query, key, value = (attention.split_heads(part) for part in projected)
         if past_key_values is not None:
             key, value = past_key_values.self_attention_cache.update(key, value, self.layer_idx)
-        attended, self_weights = self.self_attention(query, key, value, attention_mask, output_attentions)
+        attended, self_weights = attention(query, key, value, attention_mask, output_attentions, rows)
         states = self.self_attention_norm(states + self.dropout(attended))
-        states, cross_weights, gates = self.mgca(states, memory, past_key_values, output_attentions, output_gates)
+        states, cross_weights, gates = self.mgca(
+            states, memory, past_key_values, output_attentions, output_gates, needed
+        )
         inner = self.dropout(nn.functional.relu(self.linear1(states)))
         states = self.output_norm(states + self.dropout(self.linear2(inner)))
         return states, self_weights, cross_weights, gates
@@ -208,6 +289,7 @@ class MModalCCDecoder(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         output_gates: bool = False,
+        needed: NeededWords | None = None,
     ) -> MModalCCDecoderOutput:
         """Decode words.
 
@@ -220,6 +302,8 @@ class MModalCCDecoder(nn.Module):
             output_attentions: give attention weights.
             output_hidden_states: give the states between layers.
             output_gates: give the gates.
+            needed: the words whose states are wanted, `(n, D)` then; neither with `past_key_values` nor with any of
+                the outputs on request.
 
         Raises:
             ValueError: `batch` is not a multiple of `pairs`.
@@ -230,8 +314,10 @@ class MModalCCDecoder(nn.Module):
                 f"decoder_input_ids has {batch} rows, which is no multiple of the {memory.shape[0]} encoded pairs."
             )
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        states = self.embed_tokens(input_ids)
+        states = self.embed_tokens(input_ids if needed is None else needed.take(input_ids))
         positions = sinusoidal_positions(past, words, states.shape[-1], states.device)
+        if needed is not None:
+            positions = positions[needed.rows % words]
         states = self.position_dropout(states + positions.to(states.dtype))
         eager = output_attentions or self.config._attn_implementation != "sdpa"
         mask = causal_mask(words, past, attention_mask, states.dtype, states.device, needed=eager)
@@ -246,6 +332,7 @@ class MModalCCDecoder(nn.Module):
                 past_key_values=past_key_values,
                 output_attentions=output_attentions,
                 output_gates=output_gates,
+                needed=needed,
             )
             hidden_states += (states,)
             collected.append(extras)

@@ -53,8 +53,8 @@ def test_batch_statistics_are_those_of_one_date_and_one_stream(make_model: Make,
     model, inputs = make_model(dropout=0.0).train(), make_inputs()
     expected = {name: copy.deepcopy(backbone) for name, backbone in model.backbones().items()}
     for name, values in zip(expected, inputs.values(), strict=True):
-        expected[name](values[:, 0])
-        expected[name](values[:, 1])
+        for date in range(2):  # in the layout in which the model reads them: equal to the bit
+            expected[name](values[:, date].contiguous(memory_format=torch.channels_last))
     block = model.encoder.enhancement.blocks[0]
     calls: list[torch.Size] = []
     block.register_forward_pre_hook(lambda _, args: calls.append(args[0].shape))
@@ -221,3 +221,37 @@ def test_a_trainer_that_keeps_the_labels_to_itself_needs_decoder_inputs(
     targets = labels.flatten()
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets, label_smoothing=0.1)
     torch.testing.assert_close(smoothed, expected)
+
+
+@pytest.mark.parametrize("captions_per_pair", [1, 2])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_words_behind_the_last_target_are_left_out(
+    make_model: Make, make_inputs: Inputs, attention: str, captions_per_pair: int
+) -> None:
+    """Loss, gradients and the logits that count are those of padded captions, for each cut into captions a pair."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, 10, (3 * captions_per_pair, 50), generator=generator)
+    for row, length in enumerate([50, 1, 0, 7, 23, 50][: len(labels)]):
+        labels[row, length:] = -100
+    labels[0, 4:6] = -100  # between targets: nothing to learn, but seen by later words
+    gradients, outputs = [], []
+    for full in (False, True):
+        model = make_model(dropout=0.0, position_dropout=0.0, max_caption_length=60).train()
+        model.set_attn_implementation(attention)
+        output = model(**make_inputs(), labels=labels, output_gates=full)  # gates are given of every word
+        output.loss.backward()
+        outputs.append(output)
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    short, padded = outputs
+    torch.testing.assert_close(short.loss, padded.loss)
+    torch.testing.assert_close(short.logits[labels != -100], padded.logits[labels != -100], atol=1e-5, rtol=1e-5)
+    left_out = (short.logits == 0).all(dim=-1)
+    assert left_out.any() and not left_out[labels != -100].any()
+    for name, gradient in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], gradient, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_captions_without_a_target_have_no_loss(make_model: Make, make_inputs: Inputs) -> None:
+    output = make_model().train()(**make_inputs(), labels=torch.full((3, 2), -100))
+    assert output.loss == 0 and output.logits.shape[:2] == (3, 2)
+    output.loss.backward()
