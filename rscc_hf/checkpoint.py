@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import cached_file
 
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 # agree, and still quick for a file of many gigabytes.
 _DIGEST_BLOCKS = 64
 _DIGEST_BLOCK_BYTES = 65536
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # Written beside the weights by training; says on what kind of images.
 TRAINING_SUMMARY = "training_summary.json"
@@ -160,13 +161,30 @@ def _settle_dtype(
                 logger.warning("dtype %s: %s; give float32 where it fits into memory.", trial.name, trial.verdict)
         return dtype
     config = AutoConfig.from_pretrained(name, **common)
-    saved = config.dtype
-    if saved not in (torch.bfloat16, torch.float16) or getattr(config, "quantization_config", None) is not None:
+    if getattr(config, "quantization_config", None) is not None:
         return dtype
+    saved = config.dtype or _dtype_of_weights(name, common["revision"])
     chosen, note = quick_dtype(saved, lambda: _weight_bytes(name, common["revision"]), device)
     if note:
         logger.warning("%s: %s.", name, note)
     return dtype if chosen == saved else chosen
+
+
+def _dtype_of_weights(name: str, revision: str | None) -> torch.dtype | None:
+    """That of the first floating tensor, where transformers looks too if config.json says nothing; None: not told."""
+    weights = _optional_file(name, "model.safetensors", revision)
+    index = _optional_file(name, "model.safetensors.index.json", revision)
+    if weights is None and index is not None:
+        try:
+            shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
+            weights = _optional_file(name, min(shards), revision)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None  # loading will say what is wrong with it
+    if weights is None:
+        return None
+    with safe_open(weights, framework="pt") as file:
+        kinds = (file.get_slice(key).get_dtype() for key in file.keys())  # noqa: SIM118 (it is no dict)
+        return next((_DTYPES[kind] for kind in kinds if kind in _DTYPES), None)
 
 
 def _weight_bytes(name: str, revision: str | None) -> float:

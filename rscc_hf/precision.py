@@ -9,7 +9,7 @@ larger. A CPU is tried on one thread, by the time that the thread ran, so that o
 """
 
 import math
-import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -146,19 +146,19 @@ def measure(device: torch.device, dtype: torch.dtype) -> Trial:
 
 
 def quick_dtype(
-    saved: torch.dtype, weight_bytes: Callable[[], float], device: torch.device
-) -> tuple[torch.dtype, str]:
+    saved: torch.dtype | None, weight_bytes: Callable[[], float], device: torch.device
+) -> tuple[torch.dtype | None, str]:
     """The format to load weights in: theirs, or float32 where theirs is emulated and float32 fits into the memory.
 
     Args:
-        saved: The format in which the weights were saved.
+        saved: The format in which the weights were saved; None: not known, nothing is said of it.
         weight_bytes: Tells their size in it; asked only where it matters.
         device: Where they are to answer.
 
     Returns:
         The format, and half a sentence on why it is not the quicker or not the saved one; empty: nothing to say.
     """
-    if saved not in _NAMES:
+    if saved is None or saved not in _NAMES:
         return saved, ""
     trial = try_dtype(device, saved)
     if not trial.emulated and trial.problem is None:
@@ -204,8 +204,8 @@ def _one_thread(device: torch.device) -> Iterator[None]:
 
 def _clock(operation: Callable[[], torch.Tensor], device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
     """Least seconds in float32 and in `dtype`; the rounds take turns, so that other work hits both."""
-    # Windows counts a thread's time in ticks of 16 ms
-    now = time.thread_time if device.type == "cpu" and os.name != "nt" else time.perf_counter
+    # Windows counts a thread's time in ticks of 16 ms, macOS multiplies in threads of its own
+    now = time.thread_time if device.type == "cpu" and sys.platform == "linux" else time.perf_counter
     least = {False: float("inf"), True: float("inf")}
     begin = now()
     for number in range(_ROUNDS):

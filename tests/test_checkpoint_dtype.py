@@ -1,5 +1,6 @@
 """The number format that a checkpoint is loaded in: as saved, or float32 where that is emulated and there is room."""
 
+import json
 import shutil
 
 import pytest
@@ -106,6 +107,25 @@ def test_the_size_is_that_of_the_file_or_of_the_index(saved, tmp_path):
     assert 0.8 * whole < _weight_bytes(str(tmp_path / "shards"), None) <= whole
     shutil.copy(saved["bfloat16"] / "config.json", tmp_path)
     assert _weight_bytes(str(tmp_path), None) == float("inf")
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_configuration_that_does_not_say_the_format(saved, tmp_path, caplog, fake_trial, shards):
+    """Then it is that of the first tensor, as for transformers."""
+    fake_trial(15.0)
+    folder = tmp_path / "silent"
+    shutil.copytree(saved["bfloat16"], folder)
+    if shards:
+        model = MModalCCForConditionalGeneration.from_pretrained(saved["bfloat16"], dtype="auto")
+        (folder / "model.safetensors").unlink()
+        model.save_pretrained(folder, max_shard_size="20KB")
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("dtype") == "bfloat16"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_checkpoint(folder, device="cpu").model.dtype == torch.float32
+    assert len(warnings_of(caplog)) == 1
+    fake_trial(0.7)
+    assert load_checkpoint(folder, device="cpu").model.dtype == torch.bfloat16
 
 
 def test_free_memory_is_that_of_the_machine_or_of_the_container(tmp_path):

@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 
 from rscc_hf.precision import try_dtype
 from rscc_hf.training import checkpoints
-from rscc_hf.training.recipe import LoopRecipe, with_later_keys
+from rscc_hf.training.recipe import LoopRecipe, RecipeError, with_later_keys
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,12 @@ def settle(recipe: R, state: PartialState, mixed_precision: str | None = None) -
         recipe: As it was given.
         state: The processes and their device.
         mixed_precision: That of an `Accelerator` which this process had before; None: there was none.
+
+    Raises:
+        RecipeError: fp16 is asked for on a CPU.
     """
+    if recipe.mixed_precision == "fp16" and state.device.type == "cpu":
+        raise RecipeError("mixed_precision fp16 does not work on a CPU: set it to auto, bf16 or no.")
     values: dict[str, Any] = {}
     if state.is_main_process:
         values, told, warning = _choose(recipe, state, mixed_precision)

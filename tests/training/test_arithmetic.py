@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -69,7 +70,7 @@ def test_explicit_values_stay_and_need_no_trial(tmp_path, monkeypatch, caplog):
     recipe = toy_recipe(tmp_path, mixed_precision="no", optimizer="muon", muon_dtype="float32")
     assert settle(recipe, ONE) == recipe
     recipe = toy_recipe(tmp_path, mixed_precision="fp16", optimizer="adam")
-    assert settle(recipe, ONE) == recipe
+    assert settle(recipe, SimpleNamespace(**{**vars(ONE), "device": torch.device("cuda")})) == recipe
     assert not caplog.records
 
 
@@ -192,6 +193,20 @@ def test_an_accelerator_of_a_notebook_decides(tmp_path, fake_trial, caplog):
     caplog.set_level(logging.INFO)
     assert chosen(train(auto(tmp_path), ToyTask).recipe) == ("no", "bfloat16")
     assert any("as the Accelerator of this process has it" in line for line in messages(caplog, logging.INFO))
+
+
+def test_a_real_trial_leaves_the_run_as_it_would_have_been(tmp_path):
+    """The bits of a run that was told what auto became: generators and threads are as they were."""
+    found = train(auto(tmp_path / "auto"), ToyTask)
+    told = train(replace(found.recipe, output_dir=str(tmp_path / "told")), ToyTask)
+    for one, other in zip(found.task.model.parameters(), told.task.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_fp16_on_a_cpu_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="mixed_precision fp16 does not work on a CPU: set it to auto, bf16 or no"):
+        train(toy_recipe(tmp_path, mixed_precision="fp16"), ToyTask)
+    train(toy_recipe(tmp_path, max_epochs=1), ToyTask)  # nothing of accelerate's is left behind
 
 
 def test_auto_is_a_value_of_the_file(tmp_path):
