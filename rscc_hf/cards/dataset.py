@@ -109,9 +109,9 @@ def _limits(facts: DatasetFacts) -> list[str]:
             "SECOND's maps are coloured only where something changed: true maps give away whether anything did."
         )
         limits.append("SECOND is part of CC-Foundation: models trained on that have seen these images.")
-    changed = sum(one.changed for one in facts.splits.values())
-    if facts.pairs and changed < facts.pairs:
-        share = 100 * (facts.pairs - changed) / facts.pairs
+    unchanged = sum(one.unchanged for one in facts.splits.values())
+    if unchanged:
+        share = 100 * unchanged / facts.pairs
         limits.append(
             f"{share:.0f} % of its pairs are unchanged: a model that always says so scores well on the whole. Report "
             "changed and unchanged pairs apart, and the best constant caption beside."

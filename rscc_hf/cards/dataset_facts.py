@@ -27,6 +27,7 @@ class SplitFacts:
 
     Attributes:
         pairs, changed, captions: Numbers of pairs, of changed ones, and of captions.
+        unmarked: Pairs that do not say whether they changed.
         bytes: Of its files.
         files: Their names, relative to the data set.
     """
@@ -34,13 +35,14 @@ class SplitFacts:
     files: list[str]
     pairs: int = 0
     changed: int = 0
+    unmarked: int = 0
     captions: int = 0
     bytes: int = 0
 
     @property
     def unchanged(self) -> int:
         """Pairs in which nothing changed."""
-        return self.pairs - self.changed
+        return self.pairs - self.changed - self.unmarked
 
 
 @dataclass
@@ -126,6 +128,7 @@ def _count(path: Path, name: str, split: SplitFacts, facts: DatasetFacts, words:
         for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
             split.pairs += batch.num_rows
             split.changed += sum(bool(value) for value in batch.column("changed").to_pylist())
+            split.unmarked += batch.column("changed").null_count
             facts.sources.update(value or UNKNOWN_SOURCE for value in batch.column("source").to_pylist())
             if "record" in columns:
                 rows = batch.select(["pair_id", "source", "record"]).to_pylist()

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from huggingface_hub import HfApi
 from rscc_hf.cards.dataset import render_dataset_card
 from rscc_hf.cards.dataset_facts import DatasetFacts, read_dataset_facts
 from rscc_hf.cards.rendering import CARD, earlier_metadata, is_ours, read_card
+from rscc_hf.data.layout import Layout, read_layout
 from rscc_hf.data.loading import load_pairs, split_names
-from rscc_hf.data.schema import check_columns
+from rscc_hf.data.rows import check_rows, read_looked_at
+from rscc_hf.data.schema import FEATURES, check_schema
 from rscc_hf.publishing.contents import PushError, check_files, choose_files, staged
 from rscc_hf.publishing.leaks import leak_in_text
 from rscc_hf.publishing.model import OnStage
@@ -31,7 +33,7 @@ _TRIAL = Path(__file__).with_name("dataset_trial.py")
 _ROWS = 100  # written at a time
 _SYNTHESIZED = "made by `rscc data synthesize`"
 # Names of a split's shards, as `datasets` and the Hub know them.
-_SHARD = re.compile(r"(?:data/)?(?P<split>[\w.-]+?)(?:-\d{5}-of-\d{5})?\.parquet")
+_SHARD = re.compile(r"(?:data/)?[\w.-]+?(?:-\d{5}-of-\d{5})?\.parquet")
 
 
 def push_dataset(
@@ -79,7 +81,9 @@ def push_dataset(
     contents = choose_files(folder, "dataset")
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="rscc-shards-") as work:
-        splits = _as_it_is(contents.files, shard_bytes)
+        layout = _layout(folder)
+        notes += layout.notes
+        splits = _as_it_is(layout, contents.files, shard_bytes)
         if splits is None:
             tell("Writing parquet shards")
             splits = _written_anew(folder, Path(work), shard_bytes)
@@ -90,6 +94,8 @@ def push_dataset(
         check_files(others, folder)
         for name, path in shards.items():
             _check_rows(path, name)  # first, as it tells the row
+        for split, named in splits.items():
+            _check_values(list(named.values()), f"{folder} ({split})", notes)
         check_files(shards, folder)
         tell("Counting")
         facts = _facts(splits, read_card(folder))
@@ -115,21 +121,39 @@ def push_dataset(
     return plan
 
 
-def _as_it_is(files: Mapping[str, Path], shard_bytes: int) -> dict[str, dict[str, Path]] | None:
+def _layout(folder: Path) -> Layout:
+    try:
+        layout = read_layout(folder)
+    except ValueError as error:
+        raise PushError(str(error)) from error
+    for problem in layout.broken.values():
+        raise PushError(problem)
+    return layout
+
+
+def _as_it_is(layout: Layout, files: Mapping[str, Path], shard_bytes: int) -> dict[str, dict[str, Path]] | None:
     """The parquet files of each split, where they can go as they lie there; None: they have to be written."""
     splits: dict[str, dict[str, Path]] = {}
-    for name, path in files.items():
-        if path.suffix != ".parquet":
-            continue
-        found = _SHARD.fullmatch(name)
-        if found is None or path.stat().st_size > shard_bytes or not _is_self_contained(path, name):
-            return None
-        splits.setdefault(found["split"], {})[name] = path
+    for split in layout.names:
+        for path in layout.splits[split]:
+            name = path.relative_to(layout.root).as_posix()
+            if name not in files or not _SHARD.fullmatch(name) or path.stat().st_size > shard_bytes:
+                return None
+            if not _is_self_contained(path, name) or not _has_the_types(path, name):
+                return None
+            splits.setdefault(split, {})[name] = path
     in_data = {name.startswith("data/") for named in splits.values() for name in named}
-    if not splits or len(in_data) > 1:
-        return None
-    order = {"train": 0, "validation": 1, "test": 2}
-    return {split: splits[split] for split in sorted(splits, key=lambda name: (order.get(name, 3), name))}
+    return splits if splits and len(in_data) == 1 else None
+
+
+def _has_the_types(path: Path, name: str) -> bool:
+    """Whether the columns have the very types of the schema; what is wrong with them is told later."""
+    schema = _opened(path, name).schema_arrow
+    try:
+        wanted = check_schema(schema, name).arrow_schema
+    except ValueError:
+        return True
+    return all(schema.field(column).type == wanted.field(column).type for column in FEATURES if column in wanted.names)
 
 
 def _is_self_contained(path: Path, name: str) -> bool:
@@ -232,14 +256,14 @@ def _is_beside(name: str) -> bool:
     """Whether a file goes along with the shards: licences, pictures of the card; no other form of the data."""
     parts = name.split("/")
     formats = (".arrow", ".parquet", "dataset_info.json", "dataset_dict.json", "state.json")
-    return not name.endswith(formats) and name != CARD and (len(parts) == 1 or parts[0] != "data")
+    return not name.lower().endswith(formats) and name != CARD and (len(parts) == 1 or parts[0] != "data")
 
 
 def _check_rows(path: Path, name: str) -> None:
     """Refuses pairs without images, and secrets and paths of this machine in the texts of a shard."""
     file = _opened(path, name)
     try:
-        check_columns(file.schema_arrow.names, name)
+        check_schema(file.schema_arrow, name)
     except ValueError as error:
         raise PushError(str(error)) from error
     for column in ("image_before", "image_after"):
@@ -262,6 +286,19 @@ def _check_rows(path: Path, name: str) -> None:
                             f"{name}, row {row + offset}: {column} {leak}; change it and write the data again."
                         )
         row += batch.num_rows
+
+
+def _check_values(files: Sequence[Path], where: str, notes: list[str]) -> None:
+    """Refuses ids, captions and `changed` of a split that `load_pairs` would, and notes what is missing."""
+    unmarked = 0
+    try:
+        check_rows(read_looked_at(files), where)
+        for part in read_looked_at(files, ["changed"]):
+            unmarked += part.column("changed").null_count
+    except ValueError as error:
+        raise PushError(str(error)) from error
+    if unmarked:
+        notes.append(f"{where}: changed is null for {count(unmarked, 'pair')}, which count neither way.")
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -206,6 +206,23 @@ def spoil(folder, kind):
         path = write_parquet(folder) / "data" / "train-00000-of-00001.parquet"
         path.write_bytes(path.read_bytes()[:-10])
         return "is no parquet file"
+    if kind == "captions as text":
+        image = {"bytes": b"", "path": "a.png"}
+        made = [{**rows(0, image_before=image, image_after=image), "captions": "a house"}]
+        (folder / "data").mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(made), folder / "data" / "train-00000-of-00001.parquet")
+        return r"train-00000-of-00001\.parquet: the column captions is of type string"
+    if kind == "ids twice":
+        write_parquet(folder, change=lambda row: {**row, "pair_id": "same"})
+        return r"\(train\): 2 pair_ids occur twice or more, as 'same', 'same'"
+    if kind == "a shard is missing":
+        path = write_parquet(folder) / "data" / "train-00000-of-00001.parquet"
+        path.rename(path.with_name("train-00000-of-00002.parquet"))
+        return r"data lacks train-00001-of-00002\.parquet"
+    if kind == "two layouts":
+        path = write_parquet(folder) / "data" / "train-00000-of-00001.parquet"
+        shutil.copy(path, folder / "train.parquet")
+        return "holds train twice"
     if kind == "no pairs":
         folder.mkdir()
         return "holds no pairs"
@@ -222,6 +239,7 @@ def spoil(folder, kind):
     [
         *("absolute image paths", "path in a source", "token in a caption", "pair without an image", "pickle"),
         *("cut off", "no pairs", "missing column", "path in the metadata", "no folder"),
+        *("captions as text", "ids twice", "a shard is missing", "two layouts"),
     ],
 )
 def test_what_must_not_go_is_refused_in_one_sentence(hub, tmp_path, kind):
@@ -267,3 +285,22 @@ def test_what_a_user_wrote_stays(hub, tmp_path):
     push(folder, "org/pairs")
     again = hub.files("org/pairs")["README.md"].decode()
     assert again.endswith("My own words.\n") and DatasetCard(again).data.license == "cc-by-4.0"
+
+
+def test_what_holds_the_same_is_written_in_the_types_of_the_schema(hub, tmp_path):
+    path = write_parquet(tmp_path / "pairs") / "data" / "train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    numbers = pa.array([1, 0, None], pa.int8())
+    table = table.set_column(table.schema.get_field_index("changed"), "changed", numbers)
+    ids = table.column("pair_id").cast(pa.large_string())
+    pq.write_table(table.set_column(0, "pair_id", ids).replace_schema_metadata(), path)
+    (tmp_path / "pairs" / "old.PARQUET.part").write_text("x")
+    plan = push_dataset(tmp_path / "pairs", "org/pairs")
+    there = hub.files("org/pairs")
+    (name,) = [name for name in there if name.endswith(".parquet")]
+    pushed = pq.read_table(io.BytesIO(there[name]))
+    assert pushed.schema.field("changed").type == pa.bool_() and pushed.schema.field("pair_id").type == pa.string()
+    assert pushed.column("changed").to_pylist() == [True, False, None]
+    assert any("changed is null for 1 pair, which count neither way" in note for note in plan.notes)
+    assert any("also holds old.PARQUET.part, which is not read" in note for note in plan.notes)
+    assert "| train | 3 | 1 | 1 |" in there["README.md"].decode()
