@@ -75,7 +75,7 @@ def load_llava(cls: Any, path_or_id: str | os.PathLike, kind: str, options: Mapp
         key_mapping=KEY_MAPPING,
         use_safetensors=True,  # a pickle could run whatever it likes
         output_loading_info=True,
-        **others,
+        **{"ignore_mismatched_sizes": True, **others},  # `_check` names them
     )
     _check(path, info, config.vision.num_hidden_layers)
     # saving would otherwise turn the names back into LLaVA's

@@ -112,6 +112,8 @@ def find_base(base: AdapterBase, adapters: Path, given: str | None) -> tuple[str
     name = base.path if base.commit is None else f"{base.path} at {base.commit[:12]}"
     if given is not None:
         path = str(Path(given).expanduser())
+        if not Path(path).is_dir() and (Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1):
+            raise ValueError(f"there is no folder {path} to take for what the adapters in {adapters} were trained on.")
         commit = resolve_commit(path, base.commit if given == base.path else None)
         places = [(path, commit)]
     elif base.commit is not None:

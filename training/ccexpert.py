@@ -1,5 +1,6 @@
 """The task of CCExpert's three stages; `stage1.py`, `stage2.py` and `stage3.py` are its scripts."""
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,6 +24,8 @@ from rscc_hf.training.pair_task import PairTask, learning
 from rscc_hf.training.recipe import RecipeError, parse_recipe
 from rscc_hf.training.script import run_script
 from rscc_hf.training.task import Part
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["CCExpertRecipe", "CCExpertTask", "run_stage", "train_ccexpert"]
 
@@ -54,6 +57,8 @@ class CCExpertTask(PairTask):
         super().__init__(recipe, accelerator)
         self.recipe = recipe
         start = find_start(recipe)
+        for note in recipe.idle():
+            logger.info(note)
         quantized = adapters.quantization(recipe.quantization, compute_dtype(recipe))
         model, self.processor = load_start(recipe, quantized)
         self.base: AdapterBase | None = None

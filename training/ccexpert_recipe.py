@@ -4,7 +4,7 @@ The defaults are the paper's (arXiv 2411.11360) and, where it is silent, those o
 (github.com/Meize0729/CCExpert).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from rscc_hf.training.pair_recipe import PairRecipe
@@ -12,6 +12,11 @@ from rscc_hf.training.recipe import MIXED_PRECISION_HELP, OPTIMIZER_HELP, Recipe
 
 PARTS = ("vision_tower", "integration", "projector", "language_model")
 """What a recipe can train, as the model names it; the output projection belongs to the language model."""
+
+MODULE_SETTINGS = (
+    "num_integration_layers", "integration_gate", "integration_attention_heads", "integration_ffn_dim",
+)  # fmt: skip
+"""What has no effect without the module."""
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -122,11 +127,22 @@ class CCExpertRecipe(PairRecipe):
         )
         return {name: ratio * self.learning_rate for name, ratio in zip(PARTS, ratios, strict=True)}
 
+    def idle(self) -> list[str]:
+        """A sentence for each key that was given and has no effect on this run."""
+        notes = []
+        if self.lora_rank is not None and "vision_tower" in self.trained_parts:
+            notes.append("vision_tower is among trained_parts and stays frozen: with lora_rank it does not learn.")
+        ratios = ("vision", "integration", "projector", "language")
+        for part, name in zip(PARTS, (f"{ratio}_learning_rate_ratio" for ratio in ratios), strict=True):
+            default = self.__dataclass_fields__[name].default
+            if part not in self.learning_parts and getattr(self, name) != default:
+                notes.append(f"{name} is {getattr(self, name)} and has no effect: {part} does not learn.")
+        return notes
+
     @property
     def module_settings(self) -> dict[str, Any]:
         """Fields of `CCExpertConfig` that the recipe sets."""
-        names = ("integration", "vision_levels", "num_integration_layers", "integration_gate",
-                 "integration_attention_heads", "integration_ffn_dim")  # fmt: skip
+        names = ("integration", "vision_levels", *MODULE_SETTINGS)
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def validate(self) -> None:
@@ -163,8 +179,23 @@ class CCExpertRecipe(PairRecipe):
             raise RecipeError("quantization 4bit trains adapters: set lora_rank, or quantization to none.")
         if self.lora_rank is not None and "language_model" not in self.trained_parts:
             raise RecipeError("lora_rank adapts the language model: name it in trained_parts, or set lora_rank null.")
-        if self.lora_rank is not None and not self.lora_target_modules:
+        self._validate_adapters()
+
+    def _validate_adapters(self) -> None:
+        """The settings of adapters, with them and without."""
+        if self.lora_rank is None:
+            for item in fields(self):
+                given = getattr(self, item.name)
+                default = item.default if item.default_factory is MISSING else item.default_factory()
+                if item.name.startswith("lora_") and given != default:
+                    raise RecipeError(
+                        f"{item.name} is {given} and there are no adapters: set lora_rank, or leave {item.name} out."
+                    )
+            return
+        if not self.lora_target_modules:
             raise RecipeError("lora_target_modules is empty: name layers of the language model.")
+        if self.lora_alpha == 0:
+            raise RecipeError("lora_alpha is 0, a scale with which adapters learn nothing: give a number above 0.")
 
     def _validate_together(self) -> None:
         """What captions that share a prompt cannot go with."""

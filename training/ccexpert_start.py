@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
-from transformers.utils import cached_file
+from transformers.utils import cached_file, is_flash_attn_2_available
 
 from rscc_hf.modeling.configuration_ccexpert import CCExpertConfig, qwen2_config
 from rscc_hf.modeling.loading_ccexpert import translate_config
 from rscc_hf.modeling.modeling_ccexpert import CCExpertForConditionalGeneration
-from rscc_hf.processing.chat_templates_ccexpert import prepare_tokenizer
+from rscc_hf.processing.chat_templates_ccexpert import IMAGE_TOKEN, prepare_tokenizer
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
-from rscc_hf.training.ccexpert_recipe import CCExpertRecipe
+from rscc_hf.training.ccexpert_recipe import MODULE_SETTINGS, CCExpertRecipe
 from rscc_hf.training.output import LAST
 from rscc_hf.training.recipe import RecipeError
 
@@ -60,6 +60,8 @@ def start_path(recipe: CCExpertRecipe) -> str:
     if where is None:
         raise StartMissing("init_from is not given: name a CCExpert, a LLaVA-OneVision or a LLaVA-1.5 to start from.")
     folder = Path(where).expanduser()
+    if folder.is_file():
+        raise RecipeError(f"init_from {where} is a file: name the folder that it lies in.")
     if not folder.is_dir():
         if folder.is_absolute() or where.startswith((".", "~")) or where.count("/") > 1:
             raise StartMissing(f"init_from {where}: there is no such folder; has the stage before been run?")
@@ -90,8 +92,7 @@ def find_start(recipe: CCExpertRecipe) -> Start:
     commit = resolve_commit(path, recipe.init_revision)
     source = read_config(path, commit)
     if source.model_type in _LLAVA:
-        with reading(f"checkpoint {path}"):
-            config = translate_config(CCExpertConfig, source, recipe.module_settings)
+        config = translate_config(CCExpertConfig, source, recipe.module_settings)
     else:
         config = source
         for name, value in recipe.module_settings.items():
@@ -100,6 +101,9 @@ def find_start(recipe: CCExpertRecipe) -> Start:
                     f"{name} is {value} in the recipe and {getattr(config, name)} in {path}: set it to null, or start "
                     "from a LLaVA."
                 )
+    idle = [name for name in MODULE_SETTINGS if not config.integration and getattr(recipe, name) is not None]
+    if idle:
+        raise RecipeError(f"{idle[0]} is of the module, which {path} is trained without: set it to null.")
     if not config.integration and not set(recipe.learning_parts) - {"integration"}:
         raise RecipeError(f"trained_parts is {recipe.trained_parts} and {path} has no module: nothing would learn.")
     if recipe.size is not None:
@@ -143,17 +147,29 @@ def start_processor(start: Start, recipe: CCExpertRecipe) -> CCExpertProcessor:
         for name, value in (("prompt", recipe.prompt), ("label_policy", recipe.label_policy))
         if value is not None
     }
-    with reading(f"checkpoint {start.path}"):
-        if start.kind == "ccexpert":
+    if start.kind == "ccexpert":
+        if start.commit is None and not (Path(start.path) / "processor_config.json").is_file():
+            raise RecipeError(
+                f"init_from {start.path} holds no processor (processor_config.json is missing): save it there, too."
+            )
+        with reading(f"checkpoint {start.path}"):
             processor = CCExpertProcessor.from_pretrained(start.path, revision=start.commit or "main")
-            for name, value in settings.items():
-                setattr(processor, name, value)
-        else:
+        if recipe.prompt is not None and recipe.prompt.count(IMAGE_TOKEN) != 2:
+            raise RecipeError(
+                f"prompt is {recipe.prompt!r}: it must have exactly two {IMAGE_TOKEN}, before and after."
+            )
+        for name, value in settings.items():
+            setattr(processor, name, value)
+    else:
+        with reading(f"checkpoint {start.path}"):
             tokenizer = AutoTokenizer.from_pretrained(start.path, revision=start.commit)
-            prepare_tokenizer(tokenizer, _LLAVA[start.kind])
-            config = copy.deepcopy(start.config)
-            config.text.vocab_size = max(config.text.vocab_size, len(tokenizer))  # as `load_model` makes it
+        prepare_tokenizer(tokenizer, _LLAVA[start.kind])
+        config = copy.deepcopy(start.config)
+        config.text.vocab_size = max(config.text.vocab_size, len(tokenizer))  # as `load_model` makes it
+        try:
             processor = CCExpertProcessor.for_config(config, tokenizer, **settings)
+        except ValueError as error:
+            raise RecipeError(f"init_from {start.path}: {error}") from error
     check_processor(processor, start)
     return processor
 
@@ -204,14 +220,25 @@ def load_model(
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
     config = copy.deepcopy(start.config)
+    if attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
+        raise RecipeError(
+            "attn_implementation flash_attention_2 needs a GPU and `pip install flash-attn`: do so, or choose sdpa."
+        )
     model: Any = CCExpertForConditionalGeneration
     if start.kind == "ccexpert":
         with reading(f"checkpoint {path}"):
             # a pickle could run whatever it likes
             loaded, info = model.from_pretrained(
-                path, config=config, use_safetensors=True, output_loading_info=True, **options
+                path,
+                config=config,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
             )
-        absent = sorted([*info["missing_keys"], *info["unexpected_keys"], *map(str, info["mismatched_keys"])])
+        absent = sorted(
+            [*info["missing_keys"], *info["unexpected_keys"], *(key[0] for key in info["mismatched_keys"])]
+        )
         if absent:
             raise RecipeError(f"init_from {path} has missing or foreign weights, first {absent[0]}: give a whole one.")
         return loaded
@@ -245,7 +272,11 @@ def resolve_commit(path: str, revision: str | None) -> str | None:
         with reading(f"checkpoint {path}"):
             found = cached_file(path, "config.json", revision=revision)
     except RecipeError as error:
-        raise StartMissing(str(error)) from error
+        reason = " ".join(str(error.__cause__).split())[:200].rstrip(".")
+        raise StartMissing(
+            f"init_from {path}: there is no such folder, and on the Hub it cannot be found now ({reason}); has the "
+            "stage before been run?"
+        ) from error
     assert found is not None  # it raises otherwise
     return Path(found).parent.name  # the cache keeps the files of a commit in a folder of its name
 
@@ -280,6 +311,15 @@ def reading(what: str) -> Iterator[None]:
     except RecipeError:
         raise
     # from RuntimeError on: what transformers and peft make of damaged settings, and of such of other versions
-    except (OSError, ValueError, SafetensorError, RuntimeError, TypeError, LookupError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+        SafetensorError,
+        RuntimeError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RecipeError(f"{what} cannot be read ({reason[:300]}).") from error

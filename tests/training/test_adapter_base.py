@@ -108,7 +108,7 @@ def test_the_base_is_of_the_commit_that_was_trained_on(revision, starts, tmp_pat
     torch.testing.assert_close(logits(AutoModel.from_pretrained(tmp_path / "merged")), expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(logits(load_adapters(tmp_path / "run", "org/cc")[0]), expected)
     shutil.rmtree(repository / "snapshots" / ("b" * 40))
-    with pytest.raises(RecipeError, match="checkpoint org/cc cannot be read"):
+    with pytest.raises(RecipeError, match="org/cc: there is no such folder, and on the Hub it cannot be found now"):
         load_adapters(tmp_path / "run")
 
 
@@ -128,7 +128,7 @@ def test_the_base_is_found_where_it_went(run, starts, tmp_path):
     AutoModel.from_pretrained(tmp_path / "base").save_pretrained(tmp_path / "sharded", max_shard_size="30KB")
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
     assert torch.equal(logits(load_adapters(moved / "run", str(tmp_path / "sharded"))[0]), expected)
-    with pytest.raises(ValueError, match=r"checkpoint .*nowhere cannot be read"):
+    with pytest.raises(ValueError, match=r"there is no folder .*nowhere to take for what the adapters"):
         load_adapters(moved / "run", str(tmp_path / "nowhere"))
 
 
