@@ -72,6 +72,7 @@ class PairReader:
         self.keep_float = not do_rescale
         self.settings = settings
         self.notes: list[dict[str, Any]] = []
+        self._index = 0  # of the pair that is read
 
     def read_batch(
         self, images: Any, semantic_maps: Any, pair_ids: Sequence[str] | None
@@ -94,7 +95,8 @@ class PairReader:
         self._check_counts(len(pairs), None if maps is None else len(maps), pair_ids)
         names: list[str | int] = list(range(len(pairs))) if pair_ids is None else list(pair_ids)
         done, done_maps, present = [], [], []
-        for name, pair, pair_maps in zip(names, pairs, maps or [None] * len(pairs), strict=True):
+        for index, (name, pair, pair_maps) in enumerate(zip(names, pairs, maps or [None] * len(pairs), strict=True)):
+            self._index = index
             pair_images, original = self._read_pair(pair, name, semantic=False, original=None)
             done.append(pair_images)
             has_maps = pair_maps is not None and not _both_missing(pair_maps)
@@ -174,7 +176,8 @@ class PairReader:
         told = [note for source in sources for note in source.notes]
         if not semantic:
             told.append(compare(*read, settings["value_range"]) or "")
-        self.notes += [{"pair": name, "message": note} for note in told if note]
+        for note in told:
+            self._note(name, note)
         arrays = [one.array for one in read]
         if semantic:
             arrays = [self._clean_map(array, source) for array, source in zip(arrays, sources, strict=True)]
@@ -210,7 +213,11 @@ class PairReader:
             raise source.error(f"{sizes}: the aspect ratios differ, so the two cannot show the same place")
         if self.size is None:
             raise source.error(f"{sizes}, and do_resize is off")
-        self.notes.append({"pair": source.pair, "message": f"{source.role} {source.file} {sizes}: resized"})
+        self._note(source.pair, f"{source.role} {source.file} {sizes}: resized")
+
+    def _note(self, name: str | int, message: str) -> None:
+        if message:
+            self.notes.append({"pair": name, "index": self._index, "message": message})
 
 
 def _as_pairs(batch: Any, name: str, expected: int | None = None) -> list[Any]:

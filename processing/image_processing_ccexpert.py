@@ -84,9 +84,9 @@ class CCExpertImageProcessor(PilBackend):
             images: A list of pairs `[before, after]`; or one such pair (a list of two images is one pair: images
                 without a pair mean nothing here); or an array (batch, 2, C, H, W) or (2, C, H, W).
             pair_ids: Names of the pairs for errors and notes; their index is used otherwise.
-            return_notes: Adds `notes`, a list of `{"pair": ..., "message": ...}` that tells which pairs had images of
-                different sizes, of several pages, or with values that use little of the range they were read with.
-                It never becomes a tensor and is no model input.
+            return_notes: Adds `notes`, a list of `{"pair": ..., "index": ..., "message": ...}` that tells which pairs
+                had images of different sizes, of several pages, or with values that use little of the range they were
+                read with. It never becomes a tensor and is no model input.
             **kwargs: Any setting of the processor, for this call. With `do_rescale=False, do_normalize=False` uint8
                 images stay uint8. `return_tensors`: "pt" or "np"; arrays where absent.
 

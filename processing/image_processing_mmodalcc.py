@@ -108,9 +108,9 @@ class MModalCCImageProcessor(PilBackend):
                 without a pair mean nothing here); or an array (batch, 2, C, H, W) or (2, C, H, W).
             semantic_maps: As `images`, with None in place of a pair that has no maps. Its colours are fed as they are.
             pair_ids: Names of the pairs for errors and notes; their index is used otherwise.
-            return_notes: Adds `notes`, a list of `{"pair": ..., "message": ...}` that tells which pairs had images of
-                different sizes, of several pages, or with values that use little of the range they were read with.
-                It never becomes a tensor and is no model input.
+            return_notes: Adds `notes`, a list of `{"pair": ..., "index": ..., "message": ...}` that tells which pairs
+                had images of different sizes, of several pages, or with values that use little of the range they were
+                read with. It never becomes a tensor and is no model input.
             **kwargs: Any setting of the processor, for this call. With `do_rescale=False, do_normalize=False` uint8
                 images stay uint8. `return_tensors`: "pt" or "np"; arrays where absent.
 

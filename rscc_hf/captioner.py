@@ -9,13 +9,24 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
+from rscc_hf.captioner_inputs import (
+    NAMES,
+    AskedPair,
+    listed,
+    names_of,
+    names_semantics,
+    of_one_length,
+    one_question_each,
+    present,
+    reading_settings,
+)
 from rscc_hf.checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
@@ -23,9 +34,11 @@ if TYPE_CHECKING:
     from PIL import Image
     from transformers import PreTrainedModel, ProcessorMixin
 
-    ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor | Mapping[str, Any]
-    ImageInputs = ImageInput | Sequence[ImageInput]
-    MapInputs = ImageInput | Sequence[ImageInput | None]
+    ImageInput = str | bytes | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor | Mapping[str, Any]
+    ImageList = Iterable[ImageInput]  # in an order: lists, columns, arrays of paths or of images, generators
+    MapList = Iterable[ImageInput | None]
+    Questions = str | Iterable[str | None]
+    Range = tuple[float, float]
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +134,7 @@ class ChangeCaptioner:
         """Whether this checkpoint takes semantic maps: not at all, as it comes, or for every pair."""
         config = self.model.config
         modalities = getattr(config, "modalities", None)
-        if "semantic_maps" not in self._processor_accepts or not _names_semantics(modalities):
+        if "semantic_maps" not in self._processor_accepts or not names_semantics(modalities):
             return "none"
         return "optional" if getattr(config, "semantics_optional", False) else "required"
 
@@ -140,23 +153,25 @@ class ChangeCaptioner:
         *,
         batch_size: int = 8,
         on_error: Literal["raise"] = "raise",
-        pair_ids: None = None,
+        pair_ids: str | None = None,
         text: str | None = None,
+        value_range: Range | None = None,
         **generate_kwargs: Any,
     ) -> str: ...
 
     @overload
     def __call__(
         self,
-        before: Sequence[ImageInput],
-        after: Sequence[ImageInput],
-        semantic_before: Sequence[ImageInput | None] | None = None,
-        semantic_after: Sequence[ImageInput | None] | None = None,
+        before: ImageList,
+        after: ImageList,
+        semantic_before: MapList | None = None,
+        semantic_after: MapList | None = None,
         *,
         batch_size: int = 8,
         on_error: Literal["raise"] = "raise",
-        pair_ids: Sequence[str] | None = None,
-        text: str | None = None,
+        pair_ids: Iterable[str] | None = None,
+        text: Questions | None = None,
+        value_range: Range | None = None,
         **generate_kwargs: Any,
     ) -> list[str]: ...
 
@@ -170,43 +185,47 @@ class ChangeCaptioner:
         *,
         batch_size: int = 8,
         on_error: Literal["skip"],
-        pair_ids: None = None,
+        pair_ids: str | None = None,
         text: str | None = None,
+        value_range: Range | None = None,
         **generate_kwargs: Any,
     ) -> CaptionResult: ...
 
     @overload
     def __call__(
         self,
-        before: Sequence[ImageInput],
-        after: Sequence[ImageInput],
-        semantic_before: Sequence[ImageInput | None] | None = None,
-        semantic_after: Sequence[ImageInput | None] | None = None,
+        before: ImageList,
+        after: ImageList,
+        semantic_before: MapList | None = None,
+        semantic_after: MapList | None = None,
         *,
         batch_size: int = 8,
         on_error: Literal["skip"],
-        pair_ids: Sequence[str] | None = None,
-        text: str | None = None,
+        pair_ids: Iterable[str] | None = None,
+        text: Questions | None = None,
+        value_range: Range | None = None,
         **generate_kwargs: Any,
     ) -> list[CaptionResult]: ...
 
     def __call__(
         self,
-        before: ImageInputs,
-        after: ImageInputs,
-        semantic_before: MapInputs | None = None,
-        semantic_after: MapInputs | None = None,
+        before: ImageInput | ImageList,
+        after: ImageInput | ImageList,
+        semantic_before: ImageInput | MapList | None = None,
+        semantic_after: ImageInput | MapList | None = None,
         *,
         batch_size: int = 8,
         on_error: Literal["raise", "skip"] = "raise",
-        pair_ids: Sequence[str] | None = None,
-        text: str | None = None,
+        pair_ids: str | Iterable[str] | None = None,
+        text: Questions | None = None,
+        value_range: Range | None = None,
         **generate_kwargs: Any,
     ) -> str | list[str] | CaptionResult | list[CaptionResult]:
         """Says what changed from `before` to `after`.
 
-        Images are paths, PIL images, arrays, tensors, or undecoded images of `datasets`; one or a list of them (an
-        array with four dimensions is a list).
+        Images are paths, bytes, PIL images, arrays, tensors, or undecoded images of `datasets`; one or a list of them
+        (an array with four dimensions is a list, as is a column of a table or an array of paths; a generator is read
+        to its end first).
 
         Args:
             before: The earlier image, or a list of them.
@@ -218,7 +237,10 @@ class ChangeCaptioner:
             on_error: What a pair that cannot be read does: `"raise"` stops with its error; `"skip"` goes on and
                 returns a :class:`CaptionResult` for every pair, with the reason in place of the caption.
             pair_ids: Names of the pairs for error messages; their positions when omitted.
-            text: A question to ask instead of the checkpoint's own, for checkpoints that take questions.
+            text: A question to ask instead of the checkpoint's own, for checkpoints that take questions: one for all
+                pairs, or a list with one for each (`None`: the checkpoint's own).
+            value_range: The values that are black and white in images of more than 8 bits, for instance `(0, 4095)`
+                for 12 bits in 16; what the checkpoint's processor says when omitted.
             **generate_kwargs: Go to `model.generate` (`num_beams`, `max_new_tokens`, `do_sample`, ...); what is
                 not given is as the checkpoint's `generation_config.json` says.
 
@@ -230,22 +252,25 @@ class ChangeCaptioner:
             ValueError: Lists of unequal length, a map for one date only, maps or a question for a checkpoint that
                 takes none, no maps for one that needs them, or (`"raise"`) a pair that cannot be read.
         """
-        single = not _is_many(before)
-        if single and any(_is_many(other) for other in (after, semantic_before, semantic_after)):
-            raise ValueError("before is one image but another argument is a list; give one of each or lists of all.")
+        given = {"before": before, "after": after}
+        given |= {"semantic_before": semantic_before, "semantic_after": semantic_after}
+        lists = {name: listed(value, name) for name, value in given.items()}
+        single = lists["before"] is None
         if single:
-            before, after = [before], [after]  # type: ignore[list-item]
-            semantic_before = None if semantic_before is None else [semantic_before]  # type: ignore[list-item]
-            semantic_after = None if semantic_after is None else [semantic_after]  # type: ignore[list-item]
+            others = {**lists, "text": None if isinstance(text, str) else text}
+            others["pair_ids"] = None if isinstance(pair_ids, str) else pair_ids
+            wrong = [name for name, value in others.items() if value is not None]
+            if wrong:
+                raise ValueError(f"before is one image but {wrong[0]} is a list; give one of each or lists of all.")
+            lists = {name: None if value is None and name in NAMES[2:] else [value] for name, value in given.items()}
+            pair_ids = None if pair_ids is None else [str(pair_ids)]
         batches = self.in_batches(
-            before,  # type: ignore[arg-type]
-            after,  # type: ignore[arg-type]
-            semantic_before,  # type: ignore[arg-type]
-            semantic_after,  # type: ignore[arg-type]
+            *(value if lists[name] is None else lists[name] for name, value in given.items()),  # type: ignore[arg-type]
             batch_size=batch_size,
             on_error=on_error,
             pair_ids=pair_ids,
             text=text,
+            value_range=value_range,
             **generate_kwargs,
         )
         results = [result for batch in batches for result in batch]
@@ -257,24 +282,33 @@ class ChangeCaptioner:
 
     def in_batches(
         self,
-        before: Sequence[ImageInput],
-        after: Sequence[ImageInput],
-        semantic_before: Sequence[ImageInput | None] | None = None,
-        semantic_after: Sequence[ImageInput | None] | None = None,
+        before: ImageList,
+        after: ImageList,
+        semantic_before: MapList | None = None,
+        semantic_after: MapList | None = None,
         *,
         batch_size: int = 8,
         on_error: Literal["raise", "skip"] = "raise",
-        pair_ids: Sequence[str] | None = None,
-        text: str | None = None,
+        pair_ids: Iterable[str] | None = None,
+        text: Questions | None = None,
+        value_range: Range | None = None,
         **generate_kwargs: Any,
     ) -> Iterator[list[CaptionResult]]:
         """As calling the captioner with lists, a batch of results at a time; images are opened batch by batch.
 
         What is wrong with the call as a whole raises here, before the first batch.
         """
-        count = self._check_call(before, after, semantic_before, semantic_after, pair_ids)
+        given = {"before": before, "after": after}
+        given |= {"semantic_before": semantic_before, "semantic_after": semantic_after}
+        lists = self._lists(given)
+        count = len(lists["before"])
+        names = names_of(pair_ids, count)
+        if pair_ids is not None and names is None:
+            raise ValueError("before is a list, so pair_ids must be a list too.")
         if text is not None and not self.takes_questions:
             raise ValueError(f"{self.name} answers no questions; leave text out.")
+        questions = one_question_each(text, count)
+        reading = reading_settings(self.processor, value_range, self.name)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
         if on_error not in ("raise", "skip"):
@@ -285,62 +319,56 @@ class ChangeCaptioner:
         def batches() -> Iterator[list[CaptionResult]]:
             for start in range(0, count, batch_size):
                 rows = range(start, min(start + batch_size, count))
-                pairs = [
-                    _Pair(
-                        id=row if pair_ids is None else str(pair_ids[row]),
-                        images=[before[row], after[row]],
-                        maps=(
-                            None if semantic_before is None else semantic_before[row],
-                            None if semantic_after is None else semantic_after[row],
-                        ),
+                pairs = []
+                for row in rows:
+                    image, later, map_, later_map = (
+                        present(lists[name][row]) if name in lists else None for name in NAMES
                     )
-                    for row in rows
-                ]
-                yield self._caption(pairs, text, on_error == "skip", generate_kwargs)
+                    name = row if names is None else names[row]
+                    pairs.append(AskedPair(name, [image, later], (map_, later_map), questions[row]))
+                yield self._caption(pairs, reading, on_error == "skip", generate_kwargs)
 
         return batches()
 
-    def _check_call(self, before: Any, after: Any, semantic_before: Any, semantic_after: Any, pair_ids: Any) -> int:
-        given = {"before": before, "after": after, "pair_ids": pair_ids}
-        given |= {"semantic_before": semantic_before, "semantic_after": semantic_after}
-        for name, values in given.items():
-            if values is not None and not _is_many(values):
-                raise ValueError(f"before is a list, so {name} must be a list too.")
-        lengths = {name: len(values) for name, values in given.items() if values is not None}
-        if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{length} {name}" for name, length in lengths.items())
-            raise ValueError(f"lists of unequal length: {told}; give one of each for every pair.")
-        if (semantic_before is None) != (semantic_after is None):
-            missing = "semantic_before" if semantic_before is None else "semantic_after"
+    def _lists(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments that are there, as lists of one length.
+
+        Raises:
+            ValueError: They are not, or maps are missing or too many.
+        """
+        lists = of_one_length(given)
+        maps = [name for name in NAMES[2:] if name in lists]
+        if len(maps) == 1:
+            missing = next(name for name in NAMES[2:] if name not in lists)
             raise ValueError(f"{missing} is missing; give the semantic maps of both dates or of none.")
-        if semantic_before is not None and self.semantic_maps == "none":
+        if maps and self.semantic_maps == "none":
             raise ValueError(f"{self.name} takes no semantic maps; leave semantic_before and semantic_after out.")
-        if semantic_before is None and self.semantic_maps == "required":
+        if not maps and self.semantic_maps == "required":
             raise ValueError(
                 f"{self.name} was trained with semantic maps and needs them; give semantic_before and semantic_after."
             )
-        return lengths["before"]
+        return lists
 
     def _caption(
-        self, pairs: list[_Pair], text: str | None, skip: bool, generate_kwargs: dict[str, Any]
+        self, pairs: list[AskedPair], reading: dict[str, Any], skip: bool, generate_kwargs: dict[str, Any]
     ) -> list[CaptionResult]:
         """Captions one batch; with `skip` the pairs that cannot be prepared get their reason."""
         errors: dict[int, str] = {}
         try:
-            inputs, notes = self._prepare(pairs, text)
+            inputs, notes = self._prepare(pairs, reading)
         except (ValueError, OSError):
             if not skip:
                 raise
             # The processor takes a batch whole or not at all: ask it about each pair, then take the good ones.
             for index, pair in enumerate(pairs):
                 try:
-                    self._prepare([pair], text)
+                    self._prepare([pair], reading)
                 except (ValueError, OSError) as error:
                     errors[index] = " ".join(str(error).split())
             good = [pair for index, pair in enumerate(pairs) if index not in errors]
             if not good:
                 return [CaptionResult(None, error=error) for error in errors.values()]
-            inputs, notes = self._prepare(good, text)
+            inputs, notes = self._prepare(good, reading)
         captions = self._generate(inputs, generate_kwargs)
         answers = iter(zip(captions, notes, strict=True))
         results = []
@@ -352,7 +380,7 @@ class ChangeCaptioner:
                 results.append(CaptionResult(caption, notes=noted))
         return results
 
-    def _prepare(self, pairs: list[_Pair], text: str | None) -> tuple[Any, list[tuple[str, ...]]]:
+    def _prepare(self, pairs: list[AskedPair], reading: dict[str, Any]) -> tuple[Any, list[tuple[str, ...]]]:
         """The model's inputs for these pairs, and what there is to note about each."""
         for pair in pairs:
             if (pair.maps[0] is None) != (pair.maps[1] is None):
@@ -360,44 +388,26 @@ class ChangeCaptioner:
                 raise ValueError(f"pair {pair.id}: {missing} is missing; give the maps of both dates or of none.")
             if pair.maps[0] is None and self.semantic_maps == "required":
                 raise ValueError(f"pair {pair.id}: it has no semantic maps, and {self.name} needs them.")
-        arguments: dict[str, Any] = {"images": [pair.images for pair in pairs], "return_tensors": "pt"}
+        arguments: dict[str, Any] = {"images": [pair.images for pair in pairs], "return_tensors": "pt", **reading}
         if any(pair.maps[0] is not None for pair in pairs):
             arguments["semantic_maps"] = [None if pair.maps[0] is None else list(pair.maps) for pair in pairs]
-        if text is not None:
-            arguments["text"] = text
+        if any(pair.question is not None for pair in pairs):
+            arguments["text"] = [pair.question for pair in pairs]
         if "pair_ids" in self._processor_accepts:
             arguments["pair_ids"] = [pair.id for pair in pairs]
         if "return_notes" in self._processor_accepts:
             arguments["return_notes"] = True
         inputs = self.processor(**arguments)
-        notes: dict[str | int, list[str]] = {}
+        notes: list[list[str]] = [[] for _ in pairs]
+        ids = [pair.id for pair in pairs]
         for note in inputs.pop("notes", None) or ():
-            notes.setdefault(note["pair"], []).append(note["message"])
-        return inputs, [tuple(notes.get(pair.id, ())) for pair in pairs]
+            notes[note["index"] if "index" in note else ids.index(note["pair"])].append(note["message"])
+        return inputs, [tuple(told) for told in notes]
 
     def _generate(self, inputs: Any, generate_kwargs: dict[str, Any]) -> list[str]:
         with _evaluating(self.model), torch.inference_mode():
             tokens = self.model.generate(**inputs.to(self.device, self.model.dtype), **generate_kwargs)
         return [caption.strip() for caption in self.processor.batch_decode(tokens, skip_special_tokens=True)]
-
-
-@dataclass(frozen=True)
-class _Pair:
-    id: str | int
-    images: list[Any]
-    maps: tuple[Any, Any]
-
-
-def _is_many(value: Any) -> bool:
-    """A list of images (`Sequence` takes in the lazy columns of `datasets`) or an array of them."""
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return True
-    return getattr(value, "ndim", 0) == 4
-
-
-def _names_semantics(modalities: Any) -> bool:
-    names = [modalities] if isinstance(modalities, str) else list(modalities or ())
-    return any("semantic" in str(name) for name in names)
 
 
 @contextmanager

@@ -1,0 +1,184 @@
+"""What a captioner is called with, in one form: lists of any kind as lists, one image as one image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rscc_hf.processing.change_pair_values import checked_range
+
+NAMES = ("before", "after", "semantic_before", "semantic_after")
+
+
+@dataclass(frozen=True)
+class AskedPair:
+    """One pair with all that belongs to it.
+
+    Attributes:
+        id: Its name, else its place.
+        images: Before and after.
+        maps: Their semantic maps; None where there is none.
+        question: What is asked; None: what the checkpoint asks.
+    """
+
+    id: str | int
+    images: list[Any]
+    maps: tuple[Any, Any]
+    question: str | None = None
+
+
+def listed(value: Any, name: str) -> Sequence[Any] | None:
+    """The values of an argument that is a list of any kind: a column of a table, an array of paths, a generator.
+
+    Args:
+        value: Of the argument. An array with four dimensions is a list of images, one with two or three is an image.
+        name: Of the argument.
+
+    Returns:
+        Something with a length and places (lazy where `value` is, as a column of `datasets`); None: it is one image.
+
+    Raises:
+        ValueError: It is several columns, has no order, or is an array of something else.
+    """
+    if (
+        value is None
+        or isinstance(value, str | bytes | bytearray | memoryview | os.PathLike)
+        or hasattr(value, "read")
+    ):
+        return None
+    if hasattr(value, "columns") or hasattr(value, "column_names"):
+        raise ValueError(f"{name} is a {type(value).__name__}: give one of its columns.")
+    if isinstance(value, Mapping) or isinstance(getattr(value, "size", None), tuple):  # a file, an image of Pillow's
+        return None
+    if hasattr(value, "to_pylist"):  # a column of Arrow
+        return value.to_pylist()
+    if isinstance(value, Set):
+        raise ValueError(f"{name} is a {type(value).__name__}, which has no order: give a list.")
+    dimensions = getattr(value, "ndim", None)
+    if dimensions is not None and not isinstance(value, list):
+        return _of_array(value, name, dimensions)
+    if isinstance(value, Sequence):
+        return value
+    return list(value) if isinstance(value, Iterable) else None
+
+
+def _of_array(value: Any, name: str, dimensions: int) -> Sequence[Any] | None:
+    if dimensions in (0, 2, 3):
+        return None
+    if dimensions == 1 and not isinstance(value, np.ndarray | torch.Tensor):
+        return list(value)  # a column of pandas: what `[]` means there is its index's affair
+    kind = value.dtype.kind if isinstance(value, np.ndarray) else ""
+    if dimensions == 1 and kind == "S":
+        raise ValueError(f"{name} is an array of bytes, which has lost the zeros at their ends: give a list.")
+    if dimensions == 1 and kind in ("O", "U", "T"):
+        return value.tolist()
+    if dimensions == 4:
+        return value
+    if dimensions == 1 and not len(value):
+        return []
+    raise ValueError(
+        f"{name} has shape {tuple(value.shape)}: give an image (H, W), (H, W, C) or (C, H, W), images with one more "
+        "dimension in front, or a list."
+    )
+
+
+def present(value: Any) -> Any:
+    """A value of a list, None for what a table has where there is none (NaN, pandas' NA and NaT)."""
+    missing = (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
+    return None if missing else value
+
+
+def of_one_length(given: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+    """The arguments of images and maps that are there, as lists.
+
+    Args:
+        given: By name, of `NAMES`; maps may be None.
+
+    Raises:
+        ValueError: One is no list, or another one is longer.
+    """
+    lists = {}
+    for name, value in given.items():
+        if value is None and name in NAMES[2:]:
+            continue
+        several = listed(value, name)
+        if several is None:
+            raise ValueError(f"before is a list, so {name} must be a list too.")
+        lists[name] = several
+    lengths = {name: len(values) for name, values in lists.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise ValueError(f"lists of unequal length: {told}; give one of each for every pair.")
+    return lists
+
+
+def one_question_each(text: Any, count: int) -> Sequence[str | None]:
+    """The question of each of `count` pairs.
+
+    Raises:
+        ValueError: Another number of questions than pairs, or something that is no question.
+    """
+    if text is None or isinstance(text, str):
+        return [text] * count
+    several = listed(text, "text")
+    if several is None:
+        raise ValueError(
+            f"text is a {type(text).__name__}: give one question for all pairs or a list with one for each."
+        )
+    if len(several) != count:
+        raise ValueError(
+            f"text has {len(several)} questions for {count} pairs: give one string for all pairs, or one for each."
+        )
+    questions = [present(question) for question in several]
+    for place, question in enumerate(questions):
+        if question is not None and not isinstance(question, str):
+            raise ValueError(f"text has a {type(question).__name__} at place {place}: give a string, or None.")
+    return questions
+
+
+def names_of(pair_ids: Any, count: int) -> Sequence[str] | None:
+    """The names of `count` pairs.
+
+    Raises:
+        ValueError: It is no list, of another length, or lacks some.
+    """
+    several = listed(pair_ids, "pair_ids")
+    if several is None:
+        return None
+    names = [present(name) for name in several]
+    for place, name in enumerate(names):
+        if name is None:
+            raise ValueError(f"pair_ids has no name at place {place}: give one for each pair, or none at all.")
+    if len(names) != count:
+        raise ValueError(f"lists of unequal length: {count} before, {len(names)} pair_ids; give one for every pair.")
+    return [str(name) for name in names]
+
+
+def reading_settings(processor: Any, value_range: Any, name: str) -> dict[str, Any]:
+    """Settings of a processor's images for one call.
+
+    Args:
+        processor: The checkpoint's.
+        value_range: See `ChangeCaptioner`; None: nothing is set.
+        name: Of the checkpoint, for errors.
+
+    Raises:
+        ValueError: It is no range, or the checkpoint's image processor is one without.
+    """
+    if value_range is None:
+        return {}
+    known = getattr(getattr(processor, "image_processor", None), "valid_kwargs", None)
+    if "value_range" not in getattr(known, "__annotations__", ()):
+        raise ValueError(f"{name} has an image processor without value_range; scale the images to 8 bits.")
+    return {"value_range": checked_range(value_range)}
+
+
+def names_semantics(modalities: Any) -> bool:
+    """Whether a configuration's modalities take in semantic maps."""
+    names = [modalities] if isinstance(modalities, str) else list(modalities or ())
+    return any("semantic" in str(name) for name in names)
