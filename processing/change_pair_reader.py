@@ -4,7 +4,7 @@ What the image processors share. `change_pair_images.py` reads a single image.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -251,7 +251,7 @@ def _as_pairs(batch: Any, name: str, expected: int | None = None) -> list[Any]:
 
 def _is_collection(value: Any) -> bool:
     """Whether it is another kind of list, in an order: a generator, a column of a table; not a table, nor an image."""
-    single = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Set, np.generic, np.ndarray)
+    single = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, set, frozenset, np.generic, np.ndarray)
     if isinstance(value, (*single, list, tuple, Image.Image, torch.Tensor)) or not isinstance(value, Iterable):
         return False
     return not hasattr(value, "read") and not hasattr(value, "columns") and getattr(value, "ndim", 1) == 1

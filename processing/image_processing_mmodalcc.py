@@ -93,6 +93,15 @@ class MModalCCImageProcessor(PilBackend):
     def __init__(self, **kwargs: Any):
         super().__init__(**reading_settings(kwargs))
 
+    def set_value_range(self, value_range: Sequence[float] | None) -> None:
+        """Sets `value_range` for good: it is saved with the processor.
+
+        Raises:
+            ValueError: It is no range.
+        """
+        for name, value in reading_settings({"value_range": value_range}).items():
+            setattr(self, name, value)
+
     def preprocess(
         self,
         images: Any,

@@ -129,7 +129,7 @@ class ChangeCaptioningPipeline(Pipeline):
         """
         several = _as_list(images)
         if several is None and not _is_pair(images):  # a data set or a generator
-            if semantic_maps is not None or isinstance(text, list):
+            if semantic_maps is not None or not isinstance(text, str | None):
                 raise ValueError("give the maps and texts of a data set or generator inside of its dictionaries.")
             for_all = {} if text is None else {"text": text}
             return super().__call__(_stream(images), **for_all, **kwargs)
@@ -137,8 +137,8 @@ class ChangeCaptioningPipeline(Pipeline):
         if not pairs:
             return []
         maps = [semantic_maps] if several is None else _spread(semantic_maps, len(pairs), "semantic_maps")
-        texts = [text] if several is None or not isinstance(text, list) else _spread(text, len(pairs), "text")
-        texts = texts * len(pairs) if len(texts) == 1 else texts
+        one = several is None or isinstance(text, str | None)
+        texts = [text] * len(pairs) if one else _spread(text, len(pairs), "text")
         requests = [
             _request(pair, index, maps=one, text=words)
             for index, (pair, one, words) in enumerate(zip(pairs, maps, texts, strict=True))
@@ -287,7 +287,8 @@ def _spread(given: Any, count: int, name: str) -> list[Any]:
     """One value for each pair of a list."""
     if given is None:
         return [None] * count
-    values = list(given) if isinstance(given, list | tuple | np.ndarray | torch.Tensor) else None
+    single = isinstance(given, str | bytes | bytearray | memoryview | Mapping | set | frozenset | Image.Image)
+    values = list(given) if isinstance(given, Iterable) and not single else None
     if values is None or len(values) != count:
         shown = f"{len(values)} values" if values is not None else f"a {type(given).__name__}"
         raise ValueError(f"{name} has {shown} for {count} pairs: give one for each, None where there is none.")

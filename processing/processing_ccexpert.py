@@ -178,6 +178,11 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
         """
         if images is None and text is None and captions is None:
             raise ValueError("give images, text, or both.")
+        if isinstance(pair_ids, str):
+            raise ValueError("pair_ids is one string: give a list with one for each pair.")
+        # generators are read once, and columns of tables have no truth value
+        pair_ids = None if pair_ids is None else list(pair_ids)
+        text = text if text is None or isinstance(text, str) else list(text)
         data: dict[str, Any] = {}
         count: int | None = None
         if images is not None:
@@ -274,7 +279,7 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
         found = [_images_of(messages) for messages in conversations]
         if images is None and any(found):
             images = found
-        names: list[str | int] = list(options.get("pair_ids") or range(len(texts)))
+        names = _names(options, len(texts))
         encoding = {name: options.pop(name, None) for name in ("truncation", "max_length")}
         options_of_padding = {
             name: options.pop(name, None) for name in ("padding", "padding_side", "pad_to_multiple_of")
@@ -332,6 +337,17 @@ _CALL_OPTIONS = (
     *("images", "pair_ids", "padding", "padding_side", "truncation", "max_length", "pad_to_multiple_of"),
     *("add_special_tokens", "return_notes"),
 )
+
+
+def _names(options: dict[str, Any], count: int) -> list[str | int]:
+    """The names of `count` conversations, made a list in `options` where they are there."""
+    given = options.get("pair_ids")
+    if given is None:
+        return list(range(count))
+    options["pair_ids"] = names = [] if isinstance(given, str) else list(given)
+    if len(names) != count:
+        raise ValueError(f"pair_ids has {len(names)} ids for {count} conversations: give a list with one for each.")
+    return names
 
 
 def _images_of(messages: list[dict[str, Any]]) -> list[Any]:

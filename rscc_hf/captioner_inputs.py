@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ def listed(value: Any, name: str) -> Sequence[Any] | None:
         return None
     if hasattr(value, "to_pylist"):  # a column of Arrow
         return value.to_pylist()
-    if isinstance(value, Set):
+    if isinstance(value, set | frozenset):
         raise ValueError(f"{name} is a {type(value).__name__}, which has no order: give a list.")
     dimensions = getattr(value, "ndim", None)
     if dimensions is not None and not isinstance(value, list):

@@ -90,6 +90,7 @@ def _main(
 
 
 _ONE, _MANY, _MODEL, _DECODING = "One pair", "Many pairs", "Model", "Decoding"
+_READING = "Images"
 
 
 @app.command()
@@ -102,7 +103,7 @@ _ONE, _MANY, _MODEL, _DECODING = "One pair", "Many pairs", "Model", "Decoding"
     ),
     Mode("a data set; name its --split", "semantic_coverage", lambda it: it.split is not None),
     Mode("the maps, which --without-maps leaves out", "semantic_coverage", lambda it: not it.without_maps),
-    always="before after pairs model revision device dtype trust_remote_code num_beams max_new_tokens",
+    always="before after pairs value_range model revision device dtype trust_remote_code num_beams max_new_tokens",
 )
 def caption(
     ctx: typer.Context,
@@ -154,6 +155,15 @@ def caption(
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Pairs that go through the model at once.", rich_help_panel=_MANY)
     ] = 8,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="Values that are black and white in images of more than 8 bits, as 0,4095 for 12 bits.",
+            show_default="the model's, else as the type says",
+            rich_help_panel=_READING,
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -198,10 +208,11 @@ def caption(
     Who answers is said first (on the terminal, or on standard error when the captions go elsewhere).
     """
     _check_usage(before, after, pairs, output)
+    span = None if value_range is None else _range(value_range)
     listed = None
     if pairs is not None:
         listed = _read_list(pairs, split, semantic_coverage, output, check=on_error is OnError.RAISE)
-    wanted: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    wanted: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "value_range": span}
     generate = {name: value for name, value in wanted.items() if value is not None}
 
     def load() -> ChangeCaptioner:
@@ -251,6 +262,22 @@ def _check_usage(before: Path | None, after: Path | None, pairs: str | None, out
         raise typer.BadParameter("give either --pairs or the files of one pair, not both.", param_hint="--pairs")
     elif out is None:
         raise typer.BadParameter("it needs --output, the .jsonl file that gets the captions.", param_hint="--pairs")
+
+
+def _range(given: str) -> list[float]:
+    from rscc_hf.processing.change_pair_values import checked_range
+
+    try:
+        numbers = checked_range([float(number) for number in given.split(",")])
+    except ValueError:
+        numbers = None
+    if numbers is None:
+        raise typer.BadParameter(
+            f"{given!r} is not LOW,HIGH: two numbers, as 0,10000, the value that is black before the larger one that "
+            "is white.",
+            param_hint="--value-range",
+        )
+    return list(numbers)
 
 
 def _read_list(source: str, split: str | None, coverage: Coverage, output: Path | None, *, check: bool) -> PairList:

@@ -171,6 +171,8 @@ def start_processor(start: Start, recipe: CCExpertRecipe) -> CCExpertProcessor:
         except ValueError as error:
             raise RecipeError(f"init_from {start.path}: {error}") from error
     check_processor(processor, start)
+    if recipe.value_range is not None:
+        processor.image_processor.set_value_range(recipe.value_range)
     return processor
 
 

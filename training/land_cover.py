@@ -176,7 +176,11 @@ class LandCoverTask(PairTask):
         """See `PairTask`: the processor with maps reads both, at the tower's size."""
         side = self.ccexpert.config.image_size
         images: Any = MModalCCImageProcessor  # its settings are keywords that no signature lists
-        processor = images(size={"height": side, "width": side}, semantic_resample=PILImageResampling.NEAREST)
+        processor = images(
+            size={"height": side, "width": side},
+            semantic_resample=PILImageResampling.NEAREST,
+            value_range=self.processor.image_processor.value_range,
+        )
         return PixelReader(processor, maps=True, optional=False, where=where)
 
     def choose_samples(self, pixels: PixelSource, captions: list[list[str]]) -> Any:

@@ -176,6 +176,7 @@ class MModalCCTask(PairTask):
             semantic_resample={"nearest": 0, "bilinear": 2}[recipe.semantic_resample],
             num_channels=recipe.num_channels,
             semantic_num_channels=recipe.semantic_num_channels,
+            value_range=recipe.value_range,
         )
 
     def _model(self) -> MModalCCForConditionalGeneration:

@@ -81,14 +81,15 @@ class PixelReader:
         """
         maps = {"semantic_maps": [self._maps_of(row) for row in rows]} if self.maps else {}
         processor: Any = self.processor  # transformers declares narrower arguments for every image processor
-        batch = processor(
-            [[_source(row[name]) for name in IMAGES] for row in rows],
-            pair_ids=[str(row["pair_id"]) for row in rows],
-            **maps,
-            do_rescale=False,
-            do_normalize=False,
-            return_tensors="pt",
-        )
+        pairs = [[_source(row[name]) for name in IMAGES] for row in rows]
+        call = {"pair_ids": [str(row["pair_id"]) for row in rows], **maps, "do_normalize": False}
+        batch = processor(pairs, **call, do_rescale=False, return_tensors="pt")
+        if batch["pixel_values"].is_floating_point() and processor.do_rescale:
+            # of files of floats, which a processor that rescales reads as 0..1 and checks
+            batch = processor(pairs, **call, rescale_factor=1.0, return_tensors="pt")
+            batch["pixel_values"] = batch["pixel_values"].to(torch.uint8)
+            if "semantic_values" in batch:
+                batch["semantic_values"] = batch["semantic_values"].to(torch.uint8)
         present = batch.get("semantic_present")
         if present is None:
             present = torch.zeros(len(rows), dtype=torch.bool)
@@ -102,7 +103,14 @@ class PixelReader:
         if value is None:
             raise ValueError(f"{self.where}: pair {row['pair_id']!r} has no {MASK}: the recipe needs one.")
         mask = value if isinstance(value, PIL.Image.Image) else Image().decode_example(_source(value))
-        resized = mask.convert("L").resize((size[1], size[0]), PIL.Image.Resampling.NEAREST)
+        mask = mask.convert("L")
+        brightest = np.asarray(mask).max(initial=0)
+        if 0 < brightest <= 127:
+            raise ValueError(
+                f"{self.where}: pair {row['pair_id']!r} has a {MASK} of values up to {brightest}, which would all say "
+                "unchanged: give 255 where something changed."
+            )
+        resized = mask.resize((size[1], size[0]), PIL.Image.Resampling.NEAREST)
         return torch.from_numpy(np.asarray(resized) > 127)[None, None]
 
     def _maps_of(self, row: dict[str, Any]) -> list[Any] | None:

@@ -1,9 +1,10 @@
 """What every recipe says about its pairs: where they are, how they are read, and how they are augmented."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from rscc_hf.data.augmentation import Augmentation
+from rscc_hf.processing.change_pair_values import checked_range
 from rscc_hf.training.recipe import LoopRecipe, RecipeError, option
 
 
@@ -21,6 +22,13 @@ class PairRecipe(LoopRecipe):
     streaming: bool = option(False, "Read the training data as it goes, shuffled by shard.")
     stream_shuffle_buffer: int = option(0, "Size of the blocks that a stream shuffles within a shard; 0: none.")
     cache: Literal["none", "memory"] = option("none", "memory: decode and resize every image once, keep it in RAM.")
+    value_range: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "The two values that are black and white in images of more than 8 bits; null: those of the "
+            "checkpoint that the run starts from, else what their type says."
+        },
+    )
     unchanged_share: float = option(1.0, "Share of the unchanged pairs that an epoch sees, others each time.")
 
     mirror_horizontal: float = option(0.0, "Probability of swapping left and right, in the words too.")
@@ -49,6 +57,10 @@ class PairRecipe(LoopRecipe):
         for name in ("mirror_horizontal", "mirror_vertical", "rotate", "colour_jitter", "jitter_independent"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}: give a number between 0 and 1.")
+        try:
+            checked_range(self.value_range)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
         if not 0 < self.unchanged_share <= 1:
             raise RecipeError(f"unchanged_share is {self.unchanged_share}: give a share above 0, at most 1.")
         if self.streaming and self.unchanged_share < 1:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from rscc_hf import ChangeCaptioner
@@ -328,3 +330,23 @@ def test_where_the_model_of_the_demo_is_looked_for(model, tmp_path, monkeypatch)
     shutil.rmtree(tmp_path / "demo_output")
     remember_demo_model(tmp_path / "deleted")
     assert find_demo_model() is None
+
+
+def test_a_range_of_values_is_asked_for_and_taken(model, tmp_path, write_image) -> None:
+    for date in "AB":
+        (tmp_path / date).mkdir()
+        grey = np.asarray(Image.open(write_image(tmp_path / f"{date}.png", seed=ord(date))).convert("L"))
+        Image.fromarray(grey.astype(np.uint16) * 16).save(tmp_path / date / "x.png")
+    pair = (tmp_path / "A/x.png", tmp_path / "B/x.png")
+    assert "--value-range LOW,HIGH" in refused("caption", *pair, "--model", model)
+    result = run("caption", *pair, "--model", model, "--value-range", "0,4080")
+    assert result.exit_code == 0 and result.stderr == "", result.output
+    output = tmp_path / "out.jsonl"
+    run("caption", "--pairs", tmp_path, "--output", output, "--model", model, "--value-range=0,4080")
+    row = json.loads(output.read_text())
+    assert row["prediction"] == result.stdout.strip() and row["settings"]["value_range"] == [0, 4080]
+    told = refused("caption", "--pairs", tmp_path, "--output", output, "--model", model, "--value-range", "0,5000")
+    assert "other settings" in told
+    for wrong in ("4095", "5,1", "a,b", "0,1,2", "0,nan", ""):
+        result = run("caption", *pair, "--model", model, "--value-range", wrong)
+        assert result.exit_code == 2 and "not LOW,HIGH" in " ".join(result.stderr.split())
