@@ -16,7 +16,9 @@ from rscc_hf.cli_data import data
 from rscc_hf.cli_hub import card, push
 from rscc_hf.cli_modes import Mode, belongs_to, by_mode
 from rscc_hf.terminal import (
+    TERMINATED,
     OneLineErrors,
+    check_output,
     count,
     is_given,
     printable,
@@ -226,8 +228,9 @@ def caption(
 
     if listed is None or output is None:
         assert before is not None and after is not None
-        captioner = load()
-        with quiet_models():
+        check_output()
+        with quiet_models(), progress_bar("Captioning"):
+            captioner = load()
             (result,) = captioner.in_batches(
                 [before],
                 [after],
@@ -330,11 +333,15 @@ def _caption_many(
     from rscc_hf.captioning_run import caption_to_file
 
     try:
-        with quiet_models(), progress_bar("Captioning") as on_progress:
+        with quiet_models(), progress_bar("Captioning", "pairs") as on_progress:
             summary = caption_to_file(load, listed, output, settings=settings, on_progress=on_progress, **options)
     except KeyboardInterrupt:
         tell(f"Stopped. {output} keeps what is done; the same command continues.")
         raise typer.Exit(130) from None
+    except SystemExit as end:
+        if end.code == TERMINATED:
+            tell(f"{output} keeps what is done; the same command continues.")
+        raise
     told = f"{count(summary.written, 'caption')} written to {output}"
     if summary.already:
         told += f", {summary.already} were there before"
@@ -382,7 +389,9 @@ def evaluate(
 
     if json_output is not None:
         check_report_output(json_output, predictions)
-    with Console(stderr=True).status("Scoring"):
+    else:
+        check_output()
+    with progress_bar("Scoring"):
         report = evaluate_file(
             predictions,
             protocol=str(protocol),

@@ -30,7 +30,7 @@ def mmodalcc(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint at OUT.")] = False,
 ) -> None:
     """Convert an MModalCC of its authors: pickled modules become safetensors, words a tokenizer."""
-    with quiet_models():
+    with quiet_models(), progress_bar("Converting"):
         from rscc_hf.conversion.mmodalcc_release import convert_mmodalcc
 
         result = convert_mmodalcc(checkpoint, word_map, out, overwrite=overwrite)
@@ -58,7 +58,7 @@ def ccexpert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint at OUT.")] = False,
 ) -> None:
     """Convert a CCExpert of its authors, one weight at a time: a large one needs no large memory."""
-    with quiet_models(), progress_bar("Converting") as on_progress:
+    with quiet_models(), progress_bar("Converting", "weights") as on_progress:
         from rscc_hf.conversion.ccexpert_release import convert_ccexpert
 
         result = convert_ccexpert(
@@ -111,7 +111,7 @@ def llava_onevision(
         levels = None if vision_levels is None else [int(level) for level in vision_levels.split(",")]
     except ValueError:
         raise typer.BadParameter("write indices as 17,20,23,26.", param_hint="--vision-levels") from None
-    with quiet_models():
+    with quiet_models(), progress_bar("Converting") as on_progress:
         from rscc_hf.conversion.llava_onevision import Module, convert_llava_onevision
 
         result = convert_llava_onevision(
@@ -122,6 +122,7 @@ def llava_onevision(
             revision=revision,
             verify=verify,
             overwrite=overwrite,
+            progress=lambda done, total: on_progress(done, total, note="weights compared"),
         )
     if not no_integration:
         tell(f"The Difference-aware Integration Module is new, of seed {seed}: train before you caption.")

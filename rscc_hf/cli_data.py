@@ -100,7 +100,7 @@ def synthesize(
     options = SceneOptions(
         size=size, nuisances=Nuisances(**given), changed_fraction=changed_fraction, max_events=max_events
     )
-    with progress_bar("Synthesising") as on_progress:
+    with progress_bar("Synthesising", "pairs", threads=False) as on_progress:  # it forks
         sizes = write(
             out,
             pairs,
@@ -136,7 +136,7 @@ def vocabulary(
     """Build a tokenizer from the captions of a data set."""
     from rscc_hf.data.vocabulary import write_vocabulary
 
-    with quiet_reading():
+    with quiet_reading(), progress_bar("Building the vocabulary"):
         tokenizer = write_vocabulary(
             dataset,
             out,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rscc_hf.cli_modes import Mode, belongs_to, by_mode
-from rscc_hf.terminal import count, quiet_models, quiet_reading, tell
+from rscc_hf.progress import Work
+from rscc_hf.terminal import count, progress_bar, quiet_models, quiet_reading, tell
 
 if TYPE_CHECKING:
     from rscc_hf.publishing.upload import PushPlan
@@ -96,7 +97,7 @@ def push(
 
     if license is not None and card_stays(folder):
         raise belongs_to(ctx, "license", _CARD_STAYS)
-    with quiet_models():
+    with quiet_models(), progress_bar("Looking at the folder") as work:
         plan = push_model(
             folder,
             repo_id,
@@ -107,7 +108,7 @@ def push(
             license=license,
             shorten_paths=shorten_paths,
             load=not skip_loading,
-            on_stage=tell,
+            on_stage=lambda stage: _tell_stage(work, stage),
         )
     _show(plan, dry_run)
 
@@ -131,7 +132,7 @@ def push_data(
 
     if license is not None and card_stays(folder):
         raise belongs_to(ctx, "license", _CARD_STAYS)
-    with quiet_reading():
+    with quiet_reading(), progress_bar("Looking at the folder") as work:
         plan = push_dataset(
             folder,
             repo_id,
@@ -141,9 +142,14 @@ def push_data(
             message=message,
             license=license,
             shard_bytes=shard_size * 1_000_000,
-            on_stage=tell,
+            on_stage=lambda stage: _tell_stage(work, stage),
         )
     _show(plan, dry_run)
+
+
+def _tell_stage(work: Work, stage: str) -> None:
+    tell(stage)
+    work(title=stage)
 
 
 def _show(plan: PushPlan, dry_run: bool) -> None:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
+
+from rscc_hf.files import cleaning_up_when_terminated
+from rscc_hf.progress import Work, progress
+
+TERMINATED = 128 + signal.SIGTERM
+"""How a command ends after SIGTERM."""
+_INTERRUPTED = 128 + signal.SIGINT
 
 # Names of files that are told one by one before "and N more".
 _TOLD = 10
@@ -24,7 +30,8 @@ _TOLD = 10
 class OneLineErrors(TyperGroup):
     """Says what is wrong with the input in one line; whatever else goes wrong keeps its traceback.
 
-    So does what is wrong with the output: closed, on a full disk, a pipe that nobody reads any more.
+    So does what is wrong with the output: closed, on a full disk, a pipe that nobody reads any more. Ctrl+C ends a
+    command with 130 and SIGTERM with 143, after its cleaning and with one line.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -39,7 +46,15 @@ class OneLineErrors(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with cleaning_up_when_terminated():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            tell("Stopped.")
+            raise SystemExit(_INTERRUPTED) from None
+        except SystemExit as end:
+            if end.code == TERMINATED:
+                tell("Stopped by SIGTERM.")
+            raise
         except Exception as error:
             if not _is_ours(error):
                 raise
@@ -49,7 +64,7 @@ class OneLineErrors(TyperGroup):
 
 
 def _fail(error: Exception) -> NoReturn:
-    print(f"Error: {_one_line(error)}", file=sys.stderr)
+    tell(f"Error: {_one_line(error)}")
     raise SystemExit(1) from error
 
 
@@ -71,6 +86,8 @@ def _open_closed_streams() -> None:
         sys.stdout = _Closed()
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # stays open
+    if isinstance(sys.stdout, io.TextIOWrapper) and (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the terminal lacks must not end a command
 
 
 def _lost_output() -> OSError | None:
@@ -84,6 +101,15 @@ def _lost_output() -> OSError | None:
             os.close(nowhere)
         return OSError(error.errno, error.strerror, "standard output")
     return None
+
+
+def check_output() -> None:
+    """For a command whose answer goes to standard output: look, before the work, whether that is open.
+
+    Raises:
+        OSError: It is closed.
+    """
+    sys.stdout.write("")
 
 
 def _is_ours(error: Exception) -> bool:
@@ -117,28 +143,20 @@ def count(number: int, noun: str) -> str:
 
 
 def tell(text: str = "") -> None:
-    """A line for the person at the terminal, which is no part of the answer."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for the person at the terminal, no part of the answer; work goes on where it cannot be written."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
-@contextmanager
-def progress_bar(title: str) -> Iterator[Any]:
-    """A bar on the terminal (nothing elsewhere); gives the function to call with (done, of how many)."""
-    columns = (
-        TextColumn(title),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    console = Console(stderr=True)
-    if (
-        not console.is_terminal
-    ):  # a Progress that is only disabled still leaves an empty line with old versions of rich
-        yield lambda done, total: None
-        return
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+def progress_bar(title: str, unit: str = "", *, threads: bool = True) -> AbstractContextManager[Work]:
+    """A bar on the terminal, elsewhere a line every 20 seconds; gives the function to call with (done, of how many).
+
+    Args:
+        title: What is done.
+        unit: What is counted.
+        threads: See `rscc_hf.progress.progress`.
+    """
+    return progress(title, unit=unit, say=tell, threads=threads)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Module is new, drawn from a seed; everything else is checked to be the checkpoin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ def convert_llava_onevision(
     revision: str | None = None,
     overwrite: bool = False,
     verify: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Converted:
     """Make a CCExpert of a LLaVA-OneVision; the whole model is held in memory once.
 
@@ -102,6 +103,7 @@ def convert_llava_onevision(
         revision: branch, tag or commit on the Hub.
         overwrite: whether a checkpoint at `out` is replaced.
         verify: load the result in a new process without this package, and run a pair through it.
+        progress: called with the number of weights compared with what was read, and of all.
 
     Raises:
         ValueError: naming the file or field and the remedy; nothing is left at `out`.
@@ -139,7 +141,7 @@ def convert_llava_onevision(
         model.save_pretrained(new, max_shard_size=MAX_FILE_BYTES)
         parameters = model.num_parameters()
         del model
-        _verify(new, files)
+        _verify(new, files, progress)
         details: dict[str, Any] = {
             "converter": "rscc convert llava-onevision",
             "format": "LLaVA-OneVision of transformers",
@@ -205,13 +207,17 @@ def _load(name: str, folder: Path, fields: Mapping[str, Any], seed: int) -> CCEx
             raise ValueError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
 
 
-def _verify(new: Path, files: Sequence[WeightFile]) -> None:
+def _verify(new: Path, files: Sequence[WeightFile], progress: Callable[[int, int], None] | None) -> None:
     """Check that what was written is what was read, in the written type, tensor by tensor."""
     written = {name: file for file in find_weight_files(new) for name in file.tensors}
+    done, total = 0, sum(len(file.tensors) for file in files)
     for file in files:
         with file.reader() as read:
             for name in file.tensors:
                 ours = our_name(name)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
                 if ours not in written:
                     continue  # has no use here, or is tied: names were checked before
                 weight = read(name)

@@ -11,11 +11,13 @@ import math
 import multiprocessing
 import multiprocessing.context
 import os
+import signal
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -250,10 +252,12 @@ def synthesize(
     if workers < 1:
         raise ValueError(f"workers is {workers}; give at least 1.")
     schema = _features().arrow_schema
-    with new_folder(Path(out), overwrite=overwrite, kind=DATASET) as folder:
+    with (
+        new_folder(Path(out), overwrite=overwrite, kind=DATASET) as folder,
+        closing(_all_rows(pairs, seed, options, workers)) as rows,  # ends the workers' queue when it is left early
+    ):
         (folder / "data").mkdir()
         done = 0
-        rows = _all_rows(pairs, seed, options, workers)
         for split, size in sizes.items():
             shards = math.ceil(size / _SHARD)
             for shard in range(shards):
@@ -302,15 +306,24 @@ def _context() -> multiprocessing.context.BaseContext:
     return multiprocessing.get_context("spawn")
 
 
-def _all_rows(pairs: int, seed: int, options: SceneOptions, workers: int) -> Iterator[dict[str, Any]]:
+def _leave_signals_to_the_first() -> None:
+    """A worker does not answer Ctrl+C with a traceback of its own, nor SIGTERM in the way of the first process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _all_rows(pairs: int, seed: int, options: SceneOptions, workers: int) -> Generator[dict[str, Any], None, None]:
     jobs = [(start, min(start + _BATCH, pairs), seed, options) for start in range(0, pairs, _BATCH)]
     if workers == 1 or len(jobs) == 1:
         for job in jobs:
             yield from _rows(job)
         return
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=_context()) as pool:
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=_context(), initializer=_leave_signals_to_the_first)
+    try:
         for rows in pool.map(_rows, jobs):
             yield from rows
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _card(sizes: dict[str, int], seed: int, options: SceneOptions) -> str:

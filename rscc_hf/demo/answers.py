@@ -8,7 +8,7 @@ changed pairs the stated kind of change, object, place and count are compared wi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,15 +51,23 @@ class Row:
 
 
 def captions_of_split(
-    captioner: ChangeCaptioner, pairs: Dataset, *, with_maps: bool, batch_size: int = 60, **generate_kwargs: Any
+    captioner: ChangeCaptioner,
+    pairs: Dataset,
+    *,
+    with_maps: bool,
+    batch_size: int = 60,
+    on_progress: Callable[[int, int], None] | None = None,
+    **generate_kwargs: Any,
 ) -> list[str]:
     """Caption every pair of `pairs` (columns of the schema), with or without its semantic maps."""
-    maps: list[Sequence[Any] | None] = [None, None]
-    if with_maps:
-        maps = [list(pairs["semantic_before"]), list(pairs["semantic_after"])]
-    return captioner(
-        list(pairs["image_before"]), list(pairs["image_after"]), *maps, batch_size=batch_size, **generate_kwargs
-    )
+    names = ["image_before", "image_after", *(("semantic_before", "semantic_after") if with_maps else ())]
+    captions: list[str] = []
+    for start in range(0, len(pairs), batch_size):
+        batch = [list(pairs[name][start : start + batch_size]) for name in names]
+        captions += captioner(*batch, batch_size=batch_size, **generate_kwargs)
+        if on_progress is not None:
+            on_progress(len(captions), len(pairs))
+    return captions
 
 
 def content_shares(predictions: Sequence[str], records: Sequence[dict[str, Any]]) -> dict[str, float | None]:

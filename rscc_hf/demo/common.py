@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from datasets import Dataset
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from rscc_hf import __version__
@@ -24,6 +23,7 @@ from rscc_hf.data.synthetic import DATASET, synthesize
 from rscc_hf.demo.answers import Row
 from rscc_hf.demo.report import COLUMNS, NOTHING, cells_of
 from rscc_hf.files import Written, new_folder, write_text
+from rscc_hf.progress import Work, progress
 from rscc_hf.training.recipe import LoopRecipe
 
 R = TypeVar("R")
@@ -64,10 +64,12 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def part(self, name: str, title: str) -> Iterator[None]:
+    def part(self, name: str, title: str, unit: str = "", *, threads: bool = True) -> Iterator[Work]:
+        """A part; gives what is called with how far it is (see `rscc_hf.progress.progress`)."""
         self.console.print(f"[bold]{len(self.seconds) + 1}. {title}[/bold]")
         start = time.perf_counter()
-        yield
+        with progress(f"   {name}", unit=unit, console=self.console, threads=threads) as work:
+            yield work
         self.seconds[name] = time.perf_counter() - start
         self.console.print(f"   {self.seconds[name]:.0f} s")
 
@@ -124,39 +126,21 @@ def demo_folder(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
     return new_folder(out, overwrite=overwrite, kind=DEMO, in_place=True)
 
 
-@contextmanager
-def progress_on(console: Console, unit: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on `console`; yields what is called with `completed`, `total` and `description`."""
-    columns = (TextColumn("  "), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    # no refreshing thread: worker processes are forked only where no other thread runs, and start faster so
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, auto_refresh=False) as progress:
-        task = progress.add_task(unit, total=None)
-        shown = 0.0
-
-        def update(**values: Any) -> None:
-            nonlocal shown
-            progress.update(task, **values)
-            if time.monotonic() - shown > 0.2:
-                progress.refresh()
-                shown = time.monotonic()
-
-        yield update
-
-
-def train_on(console: Console, train: Callable[..., R], recipe: Any, **options: Any) -> R:
-    """`train(recipe)` with a bar of its steps on `console`.
+def train_on(work: Work, console: Console, train: Callable[..., R], recipe: Any, **options: Any) -> R:
+    """`train(recipe)`, its steps told to `work`.
 
     Args:
-        console: Gets the bar.
+        work: Is told each step and its loss.
+        console: Gets what training logs.
         train: `train_mmodalcc` or one of its kind.
         recipe: What it takes.
         **options: For `train`.
     """
-    with progress_on(console, "steps") as update, _logged_to(console):
 
-        def on_step(step: int, total: int | None, loss: float) -> None:
-            update(completed=step, total=total, description=f"steps, loss {loss:.2f}")
+    def on_step(step: int, total: int | None, loss: float) -> None:
+        work(step, total, note=f"loss {loss:.2f}")
 
+    with _logged_to(console):
         return train(recipe, on_step=on_step, **options)
 
 
@@ -211,10 +195,9 @@ def write_predictions(out: Path, test: Dataset, answers: dict[str, list[str]]) -
         write_text(out / f"predictions_{key}.jsonl", "\n".join(lines) + "\n")
 
 
-def synthesize_scenes(data: Path, pairs: int, seed: int, console: Console) -> None:
-    """Write the demo's data set, with a bar on `console`."""
-    with progress_on(console, "pairs") as update:
-        synthesize(data, pairs, seed, progress=lambda done: update(completed=done, total=pairs))
+def synthesize_scenes(data: Path, pairs: int, seed: int, work: Work) -> None:
+    """Write the demo's data set; `work` is told how many pairs there are."""
+    synthesize(data, pairs, seed, progress=lambda done: work(done, pairs))
 
 
 def gallery_indices(test: Dataset) -> list[int]:

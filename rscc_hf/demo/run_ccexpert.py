@@ -35,6 +35,7 @@ from rscc_hf.demo.gallery_ccexpert import closed_levels, gallery_entries
 from rscc_hf.demo.onevision import SmallOneVision, make_tokenizer, write_new, write_trained
 from rscc_hf.demo.report import Curve, read_log, write_report
 from rscc_hf.evaluation import ChangeCaptionScorer
+from rscc_hf.progress import Work
 from rscc_hf.training.ccexpert import train_ccexpert
 from rscc_hf.training.ccexpert_recipe import CCExpertRecipe, Stage1Recipe, Stage2Recipe, Stage3Recipe
 from rscc_hf.training.land_cover import LandCoverRecipe, train_land_cover
@@ -109,27 +110,32 @@ def _run_parts(run: _Run, out: Path, pairs: int, sizes: SmallOneVision) -> DemoR
     seed, console = run.seed, run.console
     watch = Stopwatch(console)
 
-    with watch.part("scenes", f"Synthesising {pairs} pairs: two dates, semantic maps, captions"):
-        synthesize_scenes(run.data, pairs, seed, console)
-    with watch.part("tower", "Stage 0: a tower from nothing learns the land cover of single dates"):
+    with watch.part(
+        "scenes", f"Synthesising {pairs} pairs: two dates, semantic maps, captions", "pairs", threads=False
+    ) as work:
+        synthesize_scenes(run.data, pairs, seed, work)
+    with watch.part("tower", "Stage 0: a tower from nothing learns the land cover of single dates", "steps") as work:
         tokenizer = make_tokenizer(captions_of(load_pairs(str(run.data), "train")), sizes.vocab_size)
         write_new(run.stages / "new", tokenizer, sizes, seed)
-        run.train(LandCoverRecipe, train_land_cover, "tower", run.stages / "new")
-    with watch.part("stage0", "Stage 0: tower, projector and language model learn captions, the module off"):
-        result = run.train(CCExpertRecipe, train_ccexpert, "stage0", run.stages / "tower")
+        run.train(work, LandCoverRecipe, train_land_cover, "tower", run.stages / "new")
+    with watch.part(
+        "stage0", "Stage 0: tower, projector and language model learn captions, the module off", "steps"
+    ) as work:
+        result = run.train(work, CCExpertRecipe, train_ccexpert, "stage0", run.stages / "tower")
         write_trained(run.stages / "onevision", run.stages / "new", result.task.model, tokenizer)
     start = run.stages / "onevision"
     for name, title, kind in STAGES:
-        with watch.part(name, title):
-            run.train(kind, train_ccexpert, name, start)
+        with watch.part(name, title, "steps") as work:
+            run.train(work, kind, train_ccexpert, name, start)
         start = run.folder(name)
-    with watch.part("captions", "Captioning the test split after each stage"):
+    with watch.part("captions", "Captioning the test split after each stage", "pairs") as work:
         test = load_pairs(str(run.data), "test")
         captioner = ChangeCaptioner.from_pretrained(run.folder("stage3"))
         answers = {}
         for name, _ in SCORED:
             model = captioner if name == "stage3" else ChangeCaptioner.from_pretrained(run.folder(name))
-            answers[name] = captions_of_split(model, test, with_maps=False)
+            work(note=name)
+            answers[name] = captions_of_split(model, test, with_maps=False, on_progress=work)
         write_predictions(out, test, answers)
     with watch.part("scores", "Scoring, beside the best constant caption, the references and the oracle"):
         rows = _score(test, answers)
@@ -171,11 +177,11 @@ class _Run:
         """Where a stage leaves its model."""
         return self.model if name == "stage3" else self.stages / name
 
-    def train(self, kind: type[R], train: Callable[..., Any], name: str, start: Path) -> Any:
-        """Train a stage with a bar on the console."""
+    def train(self, work: Work, kind: type[R], train: Callable[..., Any], name: str, start: Path) -> Any:
+        """Train a stage; `work` is told its steps."""
         folder = self.folder(name)
         recipe = stage_recipe(kind, name, self.data, folder, start, self.seed, **self.overrides)
-        result = train_on(self.console, train, recipe)
+        result = train_on(work, self.console, train, recipe)
         self.recipes[name] = result.recipe
         self.curves.append((_CURVES[name], read_log(folder), recipe.global_batch_size))
         self.samples[name] = len(result.task.samples) * result.state.epoch

@@ -33,6 +33,7 @@ from rscc_hf.demo.common import (
 from rscc_hf.demo.gallery_mmodalcc import gallery_entry
 from rscc_hf.demo.report import read_log, write_report
 from rscc_hf.evaluation import ChangeCaptionScorer
+from rscc_hf.progress import Work
 from rscc_hf.training.mmodalcc import MModalCCRecipe, train_mmodalcc
 from rscc_hf.training.recipe import read_recipe
 
@@ -77,14 +78,18 @@ def _run(out: Path, seed: int, pairs: int, console: Console, overrides: dict[str
     watch = Stopwatch(console)
     data, model_folder = out / "data", out / "model"
 
-    with watch.part("scenes", f"Synthesising {pairs} pairs: two dates, semantic maps, captions"):
-        synthesize_scenes(data, pairs, seed, console)
-    with watch.part("training", "Training MModalCC from nothing on RGB and maps"):
-        recipe = _train(demo_recipe(data, model_folder, seed, **overrides), console)
-    with watch.part("captions", "Captioning the test split: with maps, without, with maps of changed pixels only"):
+    with watch.part(
+        "scenes", f"Synthesising {pairs} pairs: two dates, semantic maps, captions", "pairs", threads=False
+    ) as work:
+        synthesize_scenes(data, pairs, seed, work)
+    with watch.part("training", "Training MModalCC from nothing on RGB and maps", "steps") as work:
+        recipe = _train(work, demo_recipe(data, model_folder, seed, **overrides), console)
+    with watch.part(
+        "captions", "Captioning the test split: with maps, without, with maps of changed pixels only", "pairs"
+    ) as work:
         captioner = ChangeCaptioner.from_pretrained(model_folder)
         test = load_pairs(str(data), "test")
-        answers = _captions(captioner, data, test)
+        answers = _captions(captioner, data, test, work)
         write_predictions(out, test, answers)
     with watch.part("scores", "Scoring, beside the best constant caption, the references and the oracle"):
         rows = _score(test, answers)
@@ -104,23 +109,25 @@ def _run(out: Path, seed: int, pairs: int, console: Console, overrides: dict[str
     return DemoResult(rows, watch.seconds, report, model_folder)
 
 
-def _train(recipe: MModalCCRecipe, console: Console) -> MModalCCRecipe:
+def _train(work: Work, recipe: MModalCCRecipe, console: Console) -> MModalCCRecipe:
     """Trains; gives the recipe with what it left open."""
 
     def on_evaluation(scores: dict[str, float]) -> None:
         console.print(f"   validation: BLEU-4 {scores['bleu_4']:.1f}, S*m {scores['s_m']:.1f}")
 
-    return train_on(console, train_mmodalcc, recipe, on_evaluation=on_evaluation).recipe
+    return train_on(work, console, train_mmodalcc, recipe, on_evaluation=on_evaluation).recipe
 
 
-def _captions(captioner: ChangeCaptioner, data: Path, test: Dataset) -> dict[str, list[str]]:
+def _captions(captioner: ChangeCaptioner, data: Path, test: Dataset, work: Work) -> dict[str, list[str]]:
     """The model's captions of the test split under each of `CONDITIONS`."""
     answers = {}
     for condition in CONDITIONS:
         pairs = test
         if condition.maps == "changed":
             pairs = load_pairs(str(data), "test", semantic_coverage="changed")
-        answers[condition.key] = captions_of_split(captioner, pairs, with_maps=condition.maps is not None)
+        with_maps = condition.maps is not None
+        work(note=condition.name)
+        answers[condition.key] = captions_of_split(captioner, pairs, with_maps=with_maps, on_progress=work)
     return answers
 
 

@@ -11,12 +11,13 @@ from rscc_hf import terminal
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="a shell closes the streams")
 
-# A command like those of `rscc`, from the module alone: importing the package takes seconds.
+# A command like those of `rscc`, without what the package imports, which takes seconds.
 _COMMAND = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("rscc_hf.terminal", sys.argv.pop(1))
-terminal = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(terminal)
+import sys, types
+package = types.ModuleType("rscc_hf")
+package.__path__ = [sys.argv.pop(1)]
+sys.modules["rscc_hf"] = package
+from rscc_hf import terminal
 import typer
 app = typer.Typer(cls=terminal.OneLineErrors, pretty_exceptions_enable=False)
 
@@ -40,7 +41,7 @@ app()
 def shell(redirected: str, folder: Path, unbuffered: bool = False) -> subprocess.CompletedProcess[str]:
     """Runs a line of bash in which `RSCC` is the command."""
     (folder / "command.py").write_text(_COMMAND)
-    line = redirected.replace("RSCC", f"{sys.executable} command.py {terminal.__file__}")
+    line = redirected.replace("RSCC", f"{sys.executable} command.py {Path(terminal.__file__).parent}")
     environment = {**os.environ, "PYTHONUNBUFFERED": "1" if unbuffered else ""}
     return subprocess.run(
         ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
