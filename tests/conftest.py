@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from hypothesis import settings
 from PIL import Image
 
 from rscc_hf import (
@@ -20,6 +21,10 @@ from rscc_hf import (
 from rscc_hf.data.vocabulary import build_word_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `toy_tokenizers`
+
+# A busy machine is no fault of the code: how long an example takes is never a reason to fail.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 WORDS = ("two houses appear along the road", "a lake replaces the trees", "no change has occurred")
 
