@@ -164,6 +164,8 @@ def _settle_dtype(
     if getattr(config, "quantization_config", None) is not None:
         return dtype
     saved = config.dtype or _dtype_of_weights(name, common["revision"])
+    if saved is None:
+        return dtype
     chosen, note = quick_dtype(saved, lambda: _weight_bytes(name, common["revision"]), device)
     if note:
         logger.warning("%s: %s.", name, note)

@@ -146,19 +146,19 @@ def measure(device: torch.device, dtype: torch.dtype) -> Trial:
 
 
 def quick_dtype(
-    saved: torch.dtype | None, weight_bytes: Callable[[], float], device: torch.device
-) -> tuple[torch.dtype | None, str]:
+    saved: torch.dtype, weight_bytes: Callable[[], float], device: torch.device
+) -> tuple[torch.dtype, str]:
     """The format to load weights in: theirs, or float32 where theirs is emulated and float32 fits into the memory.
 
     Args:
-        saved: The format in which the weights were saved; None: not known, nothing is said of it.
+        saved: The format in which the weights were saved.
         weight_bytes: Tells their size in it; asked only where it matters.
         device: Where they are to answer.
 
     Returns:
         The format, and half a sentence on why it is not the quicker or not the saved one; empty: nothing to say.
     """
-    if saved is None or saved not in _NAMES:
+    if saved not in _NAMES:
         return saved, ""
     trial = try_dtype(device, saved)
     if not trial.emulated and trial.problem is None:
