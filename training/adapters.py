@@ -1,6 +1,6 @@
 """LoRA adapters of CCExpert, by peft: made, saved, loaded, merged.
 
-    python training/adapters.py ADAPTERS OUT [--base BASE]
+    python training/adapters.py ADAPTERS OUT [--base BASE] [--overwrite]
 
 writes the whole model: that of the adapters in folder ADAPTERS, merged into the one that they were trained on.
 
@@ -24,7 +24,9 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_mod
 from safetensors import safe_open
 from transformers import BitsAndBytesConfig, GenerationConfig
 
-from rscc_hf.files import new_folder
+from rscc_hf.checkpoint import TRAINING_SUMMARY
+from rscc_hf.conversion.output import CHECKPOINT
+from rscc_hf.files import new_folder, refuse_input_as_output
 from rscc_hf.modeling.configuration_ccexpert import CCExpertConfig
 from rscc_hf.modeling.modeling_ccexpert import CCExpertForConditionalGeneration
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
@@ -35,6 +37,7 @@ from rscc_hf.training.recipe import RecipeError
 
 logger = logging.getLogger(__name__)
 
+MERGED = dataclasses.replace(CHECKPOINT, what="merged model", names=(*CHECKPOINT.names, TRAINING_SUMMARY))
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -136,28 +139,32 @@ def load_adapters(
     return _load(Path(folder).expanduser(), base, trainable=trainable)
 
 
-def merge_adapters(folder: str | Path, output: str | Path, base: str | None = None) -> Path:
+def merge_adapters(
+    folder: str | Path, output: str | Path, base: str | None = None, *, overwrite: bool = False
+) -> Path:
     """Writes a whole model, as `from_pretrained` reads it, whose answers are those of the adapted one.
 
     Args:
         folder: See `load_adapters`.
-        output: Folder to write; it must not exist, or be empty.
+        output: Folder to write.
         base: See `load_adapters`.
+        overwrite: Whether a model that was merged there before is replaced; see `files.check_replaceable`.
 
     Raises:
-        ValueError: See `load_adapters`; or `output` is the folder of the adapters, or holds something.
+        ValueError: See `load_adapters`; or `output` is not to be replaced, or is what is read.
     """
     folder, output = Path(folder).expanduser(), Path(output).expanduser()
     if output.resolve() == folder.resolve():
         raise ValueError(f"{output} holds the adapters: name another folder for the merged model.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} exists already: name a new folder for the merged model.")
-    model, processor = _load(folder, base, dequantize=True)
-    merged: Any = model.merge_and_unload(safe_merge=True)  # raises where the sum is not finite
-    with new_folder(output, overwrite=True) as work:
+    record = read_base(folder)
+    named = [record.path] if record is not None and record.commit is None else []
+    refuse_input_as_output(output, [folder, *named, *([] if base is None else [Path(base).expanduser()])])
+    with new_folder(output, overwrite=overwrite, kind=MERGED) as work:
+        model, processor = _load(folder, base, dequantize=True)
+        merged: Any = model.merge_and_unload(safe_merge=True)  # raises where the sum is not finite
         merged.save_pretrained(work)
         processor.save_pretrained(work)
-        summary = folder / "training_summary.json"
+        summary = folder / TRAINING_SUMMARY
         if summary.is_file():
             (work / summary.name).write_text(summary.read_text(encoding="utf-8"), encoding="utf-8")
     return output
@@ -233,9 +240,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("adapters", help="folder that training with lora_rank wrote")
     parser.add_argument("out", help="folder to write")
     parser.add_argument("--base", help="the model that they were trained on, if it lies elsewhere now")
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that was merged there before")
     given = parser.parse_args(arguments)
     try:
-        merge_adapters(given.adapters, given.out, given.base)
+        merge_adapters(given.adapters, given.out, given.base, overwrite=given.overwrite)
     except ValueError as error:
         sys.exit(f"adapters.py: {error}")
 

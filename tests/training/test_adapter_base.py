@@ -166,8 +166,26 @@ def test_a_folder_of_adapters_is_no_whole_model(run, tmp_path):
             load.from_pretrained(tmp_path / "merged")
     with pytest.raises(ValueError, match="holds a whole model and adapters"):
         load_adapters(tmp_path / "merged")
-    with pytest.raises(ValueError, match="merged exists already: name a new folder"):
-        merge_adapters(folder, tmp_path / "merged")
+
+
+def test_a_merged_model_is_replaced_when_that_is_asked_for_and_nothing_else_is(run, tmp_path):
+    folder, expected = run
+    out = tmp_path / "merged"
+    merge_adapters(folder, out)
+    (folder / "training_summary.json").write_text("{}")
+    with pytest.raises(ValueError, match="merged exists; choose another folder or --overwrite it"):
+        merge_adapters(folder, out)
+    merge_adapters(folder, out, overwrite=True)
+    assert (out / "training_summary.json").is_file()
+    main([str(folder), str(out), "--overwrite"])
+    torch.testing.assert_close(logits(AutoModel.from_pretrained(out)), expected, rtol=1e-4, atol=1e-4)
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds mine\.txt beside the merged model, so it is not replaced"):
+        merge_adapters(folder, out, overwrite=True)
+    for read in (folder.parent, folder.parent / "base"):
+        with pytest.raises(ValueError, match="would be overwritten"):
+            merge_adapters(folder, read, overwrite=True)
+    assert (folder.parent / "base" / "model.safetensors").is_file()
 
 
 def cut(path: Path) -> None:
