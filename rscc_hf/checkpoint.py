@@ -145,7 +145,7 @@ def load_checkpoint(
         model=model.to(chosen_device).eval(),
         processor=processor,
         name=name,
-        fingerprint=_fingerprint(name, revision),
+        fingerprint=source_fingerprint(name, revision),
         trained_on=_trained_on(name, revision),
     )
 
@@ -245,8 +245,8 @@ def _loading_error(name: str, error: Exception) -> str:
     return f"{name} cannot be loaded: {reason}"
 
 
-def _fingerprint(name: str, revision: str | None) -> str | None:
-    """The Hub's commit, or the digest of a local folder."""
+def source_fingerprint(name: str, revision: str | None = None) -> str | None:
+    """The Hub's commit (None where its files are not in the cache), or the digest of a local folder."""
     folder = Path(name)
     if not folder.is_dir():
         # the cache keeps the files of a commit in a folder of its name
@@ -259,7 +259,8 @@ def fingerprint_of(folder: Path) -> str:
     """Twelve digits that stand for the settings and for samples of the weights of a local checkpoint."""
     digest = hashlib.sha256()
     settings = sorted(path for path in folder.glob("*.json") if path.name != TRAINING_SUMMARY)
-    for path in [*settings, *sorted(folder.glob("*.safetensors"))]:
+    weights = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin"))]
+    for path in [*settings, *weights]:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size};".encode())
         stride = max(size // _DIGEST_BLOCKS, _DIGEST_BLOCK_BYTES)

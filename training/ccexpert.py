@@ -118,6 +118,10 @@ class CCExpertTask(PairTask):
         self.processor.save_pretrained(folder)
         self.write_summary(folder)
 
+    def sources(self) -> dict[str, tuple[str | None, str | None]]:
+        """See `PairTask`."""
+        return {"init_from": find_start(self.recipe)[:2]}
+
     def reader(self, dataset: Any, where: str, training: bool) -> PixelReader:
         """See `PairTask`."""
         masks = training and (self.recipe.change_mask_loss > 0 or self.recipe.changed_pixels_share > 0)

@@ -1,20 +1,30 @@
 """Checkpoints of a run: written whole or not at all, pruned, and read back without unpickling foreign objects.
 
 A checkpoint is a folder `step-00000120` with `model.safetensors`, `optimizer.pt` (optimiser, schedule and loss scaler;
-read with `weights_only=True`), `recipe.yaml` and `state.json` (position in the data, best score, patience, history,
-and the size of every other file). There is no state of random generators to keep: the loop seeds every forward pass
-and every sample from (recipe's seed, position), see `loop.py`.
+read with `weights_only=True`), `recipe.yaml`, `best/` (the best model so far, as it lay at the top of the run;
+where the file system can, its weights are hard links and take no room) and `state.json` (position in the data, best
+score, patience, history, identity of data and start, and size and digest of every other file). There is no state of
+random generators to keep: the loop seeds every forward pass and every sample from (recipe's seed, position), see
+`loop.py`. `ending.json` is added where the run ended: what the evaluation after the last step changed, which a longer
+run does not make there.
+
+Only what has exactly such a name is a checkpoint: a copy `step-00000120-good` is the user's.
 """
 
 import json
 import logging
 import os
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file, save_model
+
+from rscc_hf.files import digest_file, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +32,16 @@ STATE = "state.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
 RECIPE = "recipe.yaml"
+BEST = "best"
+ENDING = "ending.json"
 _PARTIAL = ".partial-"
 _REPLACED = ".replaced-"
+_LINKED_FROM = 1 << 20  # smaller files, which people edit, are copied
+_STATE_KEYS = ("step", "epoch", "positions", "recipe")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; one sentence that names it and the remedy."""
+    """A checkpoint that cannot be used or written; one sentence that names it and the remedy."""
 
 
 def write_checkpoint(
@@ -37,6 +51,7 @@ def write_checkpoint(
     optimizer_state: dict[str, Any],
     state: dict[str, Any],
     recipe: str,
+    best: Mapping[str, tuple[Path, str]] | None = None,
 ) -> Path:
     """Writes `folder/step-XXXXXXXX` beside its final name, flushes it to disk, and renames it.
 
@@ -49,65 +64,131 @@ def write_checkpoint(
         optimizer_state: State dicts of optimiser, schedule and scaler: tensors and plain values only.
         state: What JSON can hold: the position of the loop.
         recipe: The resolved recipe as YAML.
+        best: Files of the best model so far by their names, each with its digest.
+
+    Raises:
+        CheckpointError: It cannot be written: no room, or no right to.
     """
-    final = folder / f"step-{step:08d}"
+    final = folder / name_of(step)
     partial = folder / f"{_PARTIAL}{final.name}"
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    if isinstance(model, dict):
-        save_file({name: tensor.clone() for name, tensor in model.items()}, partial / MODEL)  # tied ones twice
-    else:
-        save_model(model, str(partial / MODEL))
-    torch.save(optimizer_state, partial / OPTIMIZER)
-    (partial / RECIPE).write_text(recipe, encoding="utf-8")
-    files = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
-    (partial / STATE).write_text(json.dumps({**state, "files": files}, indent=1), encoding="utf-8")
-    for path in partial.iterdir():
-        flush(path)
-    flush(partial)
-    replaced = folder / f"{_REPLACED}{final.name}"
-    if final.exists():  # the same step again: a rename cannot replace a folder, and `recover` undoes half a swap
-        final.rename(replaced)
-    partial.rename(final)
-    flush(folder)
-    if replaced.exists():
-        shutil.rmtree(replaced)
+    try:
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+        if isinstance(model, dict):
+            save_file({name: tensor.clone() for name, tensor in model.items()}, partial / MODEL)  # tied ones twice
+        else:
+            save_model(model, str(partial / MODEL))
+        torch.save(optimizer_state, partial / OPTIMIZER)
+        (partial / RECIPE).write_text(recipe, encoding="utf-8")
+        files = {path.name: _described(path, digest_file(path)) for path in sorted(partial.iterdir())}
+        for name, (source, digest) in (best or {}).items():
+            place_file(source, partial / BEST / name)
+            files[f"{BEST}/{name}"] = _described(partial / BEST / name, digest)
+        (partial / STATE).write_text(json.dumps({**state, "files": files}, indent=1), encoding="utf-8")
+        flush_all(partial)
+        replaced = folder / f"{_REPLACED}{final.name}"
+        if final.exists():  # the same step again: a rename cannot replace a folder, and `recover` undoes half a swap
+            final.rename(replaced)
+        partial.rename(final)
+        flush(folder)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch's writer, on a full disk
+        shutil.rmtree(partial, ignore_errors=True)  # so that what was written until then fills no disk
+        raise CheckpointError(
+            f"{final} cannot be written ({' '.join(str(error).split())}): make room or mend the folder's rights; the "
+            "same command then goes on from the newest checkpoint."
+        ) from error
     return final
+
+
+def name_of(step: int) -> str:
+    """The name of a step's checkpoint."""
+    return f"step-{step:08d}"
+
+
+def steps_in(folder: Path) -> dict[int, Path]:
+    """The checkpoints of a folder by their steps, complete or not, the first step first."""
+    found = {}
+    for path in folder.glob("step-*"):
+        match = re.fullmatch(r"step-(\d{8,})", path.name, re.ASCII)
+        if match and path.name == name_of(int(match[1])) and path.is_dir() and not path.is_symlink():
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def place_file(source: Path, target: Path) -> None:
+    """Puts a file's content at `target`, at once: as a hard link if it is large and the system can, or a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        if source.stat().st_size < _LINKED_FROM:
+            raise OSError
+        os.link(source, part)
+    except OSError:
+        shutil.copy2(source, part)
+    part.replace(target)
 
 
 def flush(path: Path) -> None:
     """Makes sure that a file's content, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
+def flush_all(folder: Path) -> None:
+    """`flush` for all that a folder holds, and then the folder."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        flush(path)
+    flush(folder)
+
+
 def recover(folder: Path) -> None:
     """Clears what a killed process left in the run's `checkpoints` folder."""
-    for path in folder.glob(f"{_REPLACED}*"):
+    for path in _left(folder, _REPLACED):
         final = folder / path.name.removeprefix(_REPLACED)
         if final.exists():
             shutil.rmtree(path)
         else:
             path.rename(final)
-    for path in folder.glob(f"{_PARTIAL}*"):
+    for path in _left(folder, _PARTIAL):
         shutil.rmtree(path)
 
 
 def prune(folder: Path, keep: int) -> None:
     """Deletes all but the `keep` newest checkpoints."""
-    for path in sorted(folder.glob("step-*"), key=_step)[:-keep]:
+    for path in list(steps_in(folder).values())[:-keep]:
         shutil.rmtree(path)
 
 
+def drop_after(folder: Path, step: int) -> list[str]:
+    """Deletes the checkpoints of later steps, which a run that goes back leaves; their names."""
+    later = [path for number, path in steps_in(folder).items() if number > step]
+    for path in later:
+        shutil.rmtree(path)
+    return [path.name for path in later]
+
+
+def remove_all(folder: Path) -> None:
+    """Deletes all checkpoints, what killed processes left of some, and the folder if nothing else is in it."""
+    for path in [*steps_in(folder).values(), *_left(folder, _REPLACED), *_left(folder, _PARTIAL)]:
+        shutil.rmtree(path)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def newest_complete(folder: Path) -> Path | None:
-    """The checkpoint of the highest step that has all its files in full; None: there is none."""
-    for path in sorted(folder.glob("step-*"), key=_step, reverse=True):
+    """The checkpoint of the highest step that has all its files as they were written; None: there is none."""
+    for path in reversed(steps_in(folder).values()):
         try:
-            read_state(path)
+            verify(path)
         except CheckpointError as error:
             logger.warning("Ignored: %s", error)
         else:
@@ -123,9 +204,17 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """
     try:
         state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        sizes = state["files"]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint} is no complete checkpoint: {STATE} is missing or cut off.") from error
+        sizes = {name: _size(described) for name, described in state["files"].items()}
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        hint = ""
+        if steps_in(checkpoint) or steps_in(checkpoint / "checkpoints"):
+            hint = " It holds checkpoints: name one of them, or give the run's folder as output_dir with resume=auto."
+        raise CheckpointError(
+            f"{checkpoint} is no complete checkpoint: {STATE} is missing or cut off.{hint}"
+        ) from error
+    for name in _STATE_KEYS:
+        if name not in state:
+            raise CheckpointError(f"{checkpoint} is no checkpoint of this loop: {STATE} has no {name}.")
     for name, size in sizes.items():
         path = checkpoint / name
         if not path.is_file() or path.stat().st_size != size:
@@ -133,25 +222,82 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
+def verify(checkpoint: Path) -> dict[str, Any]:
+    """As `read_state`, after a look at the contents of all files (of those written before digests were kept: none).
+
+    Raises:
+        CheckpointError: Something is missing, cut off or not as it was written.
+    """
+    state = read_state(checkpoint)
+    for name, described in state["files"].items():
+        if isinstance(described, dict) and digest_file(checkpoint / name) != described["sha256"]:
+            raise CheckpointError(
+                f"{checkpoint} is damaged: {name} is not what was written; delete the checkpoint, or bring it back."
+            )
+    return state
+
+
+def best_files(checkpoint: Path, state: dict[str, Any]) -> dict[str, tuple[Path, str]]:
+    """The best model's files that a checkpoint of this state has, by their names, each with its digest."""
+    inner = {name.removeprefix(f"{BEST}/"): name for name in state["files"] if name.startswith(f"{BEST}/")}
+    return {short: (checkpoint / name, state["files"][name]["sha256"]) for short, name in inner.items()}
+
+
+def write_ending(checkpoint: Path, ending: dict[str, Any]) -> None:
+    """Notes the state in which a run ended, after all else was written."""
+    write_text(checkpoint / ENDING, json.dumps(ending, indent=1))
+
+
+def read_ending(checkpoint: Path) -> dict[str, Any] | None:
+    """What `write_ending` wrote; None: the run did not end there, or has gone on since."""
+    try:
+        return json.loads((checkpoint / ENDING).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return None
+
+
 def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
     """Loads the weights into the bare model.
 
     Raises:
-        CheckpointError: A tensor is missing, unexpected or of another shape.
+        CheckpointError: A tensor is missing, unexpected or of another shape, or the file is damaged.
     """
     try:
         load_model(model, str(checkpoint / MODEL), strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{checkpoint / MODEL} does not fit the model of this recipe: {' '.join(str(error).split())}"
         ) from error
 
 
 def load_optimizer_state(checkpoint: Path) -> dict[str, Any]:
-    """Optimiser, schedule and scaler of a checkpoint, tensors on the CPU."""
-    return torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True)
+    """Optimiser, schedule and scaler of a checkpoint, tensors on the CPU.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    try:
+        states = torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True)
+        return {name: states[name] for name in ("optimizer", "schedule", "scaler")}
+    except Exception as error:  # torch raises nearly anything for bytes that are no such file
+        raise CheckpointError(
+            f"{checkpoint / OPTIMIZER} is damaged ({type(error).__name__}): delete {checkpoint}, and the run goes on "
+            "from the checkpoint before it."
+        ) from error
 
 
-def _step(path: Path) -> int:
-    digits = path.name.removeprefix("step-")
-    return int(digits) if digits.isdigit() else -1
+def _described(path: Path, digest: str) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": digest}
+
+
+def _size(described: Any) -> int:
+    """The size of a file as `state.json` has it; before digests were kept it had that alone."""
+    return int(described["size"] if isinstance(described, dict) else described)
+
+
+def _left(folder: Path, prefix: str) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.glob(f"{prefix}step-*"))
+        if re.fullmatch(r"step-\d{8,}", path.name.removeprefix(prefix), re.ASCII)
+    ]

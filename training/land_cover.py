@@ -21,7 +21,7 @@ from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
 from rscc_hf.training.batches import Batch
 from rscc_hf.training.ccexpert_parts import prepare_to_learn
 from rscc_hf.training.ccexpert_recipe import PARTS_HELP, CCExpertRecipe
-from rscc_hf.training.ccexpert_start import load_start
+from rscc_hf.training.ccexpert_start import find_start, load_start
 from rscc_hf.training.loop import OnStep, TrainingResult, train
 from rscc_hf.training.pair_images import PixelReader, Pixels, PixelSource
 from rscc_hf.training.pair_task import PairTask, learning
@@ -171,6 +171,10 @@ class LandCoverTask(PairTask):
         self.ccexpert.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         self.write_summary(folder)
+
+    def sources(self) -> dict[str, tuple[str | None, str | None]]:
+        """See `PairTask`."""
+        return {"init_from": find_start(self.recipe)[:2]}
 
     def reader(self, dataset: Any, where: str, training: bool) -> PixelReader:
         """See `PairTask`: the processor with maps reads both, at the tower's size."""

@@ -14,7 +14,6 @@ Batch normalisation is the exception: its statistics are per micro-batch, and th
 import contextlib
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,17 +28,27 @@ from tqdm.auto import tqdm
 from rscc_hf.training import checkpoints, deepspeed_engine
 from rscc_hf.training.batches import Batch, Window
 from rscc_hf.training.deepspeed_engine import Zero
+from rscc_hf.training.identity import check_identity
 from rscc_hf.training.optimisation import (
     build_optimizer,
     build_schedule,
     decay_learning_rate,
     limit_gradients,
     log_name,
+    warmup_length,
 )
 from rscc_hf.training.output import RunFolder
 from rscc_hf.training.processes import open_accelerator
-from rscc_hf.training.recipe import LoopRecipe, TrainingError, recipe_to_yaml
+from rscc_hf.training.recipe import LoopRecipe, RecipeError, TrainingError
+from rscc_hf.training.safeguards import (
+    first_not_finite,
+    is_out_of_memory,
+    out_of_memory,
+    require_finite_start,
+    require_room,
+)
 from rscc_hf.training.sharding import Sharded
+from rscc_hf.training.stopwatch import Stopwatch
 from rscc_hf.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -97,9 +106,11 @@ def train(
         on_evaluation: Called in the main process with the scores of each evaluation.
 
     Raises:
-        RecipeError: The recipe contradicts the number of processes, or the run that it should continue.
-        CheckpointError: The checkpoint to continue cannot be used.
-        TrainingError: The loss is no longer finite.
+        RecipeError: The recipe contradicts the number of processes, the run that it should continue, or what lies in
+            output_dir.
+        CheckpointError: The checkpoint to continue cannot be used, or is of other data or another start.
+        TrainingError: The loss or the weights are no longer finite, or memory or disk are full.
+        ValueError: Another run is writing output_dir.
     """
     threads = torch.get_num_threads()
     if recipe.torch_threads is not None:
@@ -108,17 +119,23 @@ def train(
         with open_accelerator(recipe) as (accelerator, recipe):
             accumulation = recipe.accumulation_steps(accelerator.num_processes)
             folder = RunFolder(recipe, accelerator)
-            checkpoint = folder.open()
-            set_seed(recipe.seed)
-            task = build_task(recipe, accelerator)
             try:
-                loop = _Loop(recipe, accelerator, task, accumulation, folder, checkpoint)
-                loop.on_step, loop.on_evaluation = on_step, on_evaluation
-                loop.run()
+                checkpoint = folder.open()
+                set_seed(recipe.seed)
+                task = build_task(recipe, accelerator)
+                try:
+                    loop = _Loop(recipe, accelerator, task, accumulation, folder, checkpoint)
+                    loop.on_step, loop.on_evaluation = on_step, on_evaluation
+                    loop.run()
+                finally:
+                    task.close()
             finally:
                 folder.close()
-                task.close()
             return TrainingResult(Path(recipe.output_dir), loop.state, task, recipe)
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(error) from error
+        raise
     finally:
         torch.set_num_threads(threads)
 
@@ -141,11 +158,19 @@ class _Loop:
         self.state = LoopState()
         self.position: Any = None
         self.checkpointed_step: int | None = None
+        self.finite_step: int | None = None
+        self.watch = Stopwatch()
 
         self.source = task.batches(self.process, self.processes, accumulation)
-        self.total_steps = self._total_steps()
+        self.total_steps = self._total_steps(recipe.max_steps, recipe.max_epochs)
         self.parts = task.parts()
+        require_finite_start(task.model)
+        self.saved = None if checkpoint is None else checkpoints.read_state(checkpoint)
+        keeps = recipe.save_unit != "never" or checkpoint is not None
+        self.identity = folder.in_main(task.identity) if keeps else {}
         if checkpoint is not None:
+            assert self.saved is not None
+            folder.in_main(lambda: check_identity(checkpoint, self.saved or {}, self.identity))
             checkpoints.load_weights(checkpoint, task.model)
         optimizer = build_optimizer(self.parts, recipe, task.model)
         self.schedule = build_schedule(optimizer, recipe, self.total_steps)
@@ -162,11 +187,43 @@ class _Loop:
             if accelerator.is_fsdp2:
                 self.sharded = Sharded(accelerator, self.model, self.optimizer)
                 self.parts = task.parts()  # the processes hold pieces of the parameters now
+        self.checkpoint = checkpoint
         if checkpoint is not None:
             self._restore(checkpoint)
+        folder.in_main(self._require_room)
 
     def run(self) -> None:
+        recipe, folder = self.recipe, self.folder
+        ending = folder.in_main(self._ending)
+        folder.begin(self.checkpoint, self.saved, ended=ending is not None)
+        if ending is not None:
+            self.state = LoopState(**ending)
+            return
+        state = self.state
+        if state.best_step is not None and not folder.holds_model():
+            logger.warning("The best model so far did not come with %s: the best is sought anew.", self.checkpoint)
+            state.best = state.best_step = None
+        self._train()
+        if recipe.save_unit != "never" and self.checkpointed_step != state.step:
+            self._checkpoint()  # before an evaluation that a longer run would not make here
+        if recipe.eval_unit == "never":
+            self._require_finite()
+            folder.save_model(self.task, self._shared_out())
+        elif state.evaluated_step != state.step:
+            self._evaluate()
+        if recipe.keeps_last:
+            if recipe.eval_unit == "never" or state.best_step == state.step:
+                folder.drop_last()
+            else:
+                folder.save_last(self.task, self._shared_out())
+        if not folder.holds_model():
+            raise TrainingError(f"{folder.path} holds no model at the end: it was deleted meanwhile.")
+        if recipe.save_unit != "never":
+            folder.end(asdict(state))
+
+    def _train(self) -> None:
         recipe, state = self.recipe, self.state
+        self.watch.start((self.saved or {}).get("unlogged_seconds", 0.0))
         show = recipe.progress_bar and self.accelerator.is_main_process
         with tqdm(total=self.total_steps, initial=state.step, desc="training", unit="step", disable=not show) as bar:
             while not self._finished():
@@ -178,53 +235,42 @@ class _Loop:
                     state.epoch += 1
                     self.position = None
                     self._evaluate_or_save("epochs", state.epoch)
-        if recipe.eval_unit == "never":
-            self.folder.save_model(self.task, self._shared_out())
-        elif state.evaluated_step != state.step:
-            self._evaluate()
-        if recipe.keeps_last:
-            if recipe.eval_unit == "never" or state.best_step == state.step:
-                self.folder.drop_last()
-            else:
-                self.folder.save_last(self.task, self._shared_out())
-        if recipe.save_unit != "never" and self.checkpointed_step != state.step:
-            self._checkpoint()
 
     def _epoch(self, bar: tqdm) -> bool:
         """Trains to the end of the epoch (True) or of the run (False)."""
         windows: Iterator[Window] = iter(self.source.epoch(self.state.epoch, self.position))
-        started = time.perf_counter()
-        while not self._finished():
+        while True:
             window = next(windows, Window([], self.position))
-            loss = self._step(window.batches)
-            if loss is None:
+            targets, micro_batches = self._count(window.batches)
+            if micro_batches == 0:
                 return True
-            self.state.step += 1
+            if self._finished():
+                return False
+            step = self.state.step + 1
+            rates = {f"learning_rate/{log_name(group)}": group["lr"] for group in self.optimizer.param_groups}
+            loss = self._step(window.batches, targets, micro_batches)
+            self.state.step = step
             self.position = window.position
-            step = self.state.step
             bar.update()
             bar.set_postfix(loss=f"{loss:.4f}", epoch=self.state.epoch, refresh=False)
             if step % self.recipe.logging_steps == 0:
-                rates = {f"learning_rate/{log_name(group)}": group["lr"] for group in self.optimizer.param_groups}
-                seconds = time.perf_counter() - started
-                self.folder.log({"step": step, "epoch": self.state.epoch, "loss": loss, **rates, "seconds": seconds})
-                started = time.perf_counter()
+                times = {"seconds": self.watch.lap()}
+                self.folder.log({"step": step, "epoch": self.state.epoch, "loss": loss, **rates, **times})
             if self.on_step is not None and self.accelerator.is_main_process:
                 self.on_step(step, self.total_steps, loss)
             self._evaluate_or_save("steps", step)
-        return False
 
-    def _step(self, batches: list[Batch]) -> float | None:
-        """One optimiser step; the loss a target token, or None where no process had data left."""
-        device = self.accelerator.device
+    def _count(self, batches: list[Batch]) -> tuple[int, int]:
+        """Target tokens of the global batch, and micro-batches of the process that has most; 0: the epoch is over."""
         counts = torch.tensor([sum(self.task.count_targets(batch) for batch in batches), len(batches)])
-        if self.processes > 1:
-            gathered = self.accelerator.gather(counts[None].to(device)).cpu()
-            targets, micro_batches = int(gathered[:, 0].sum()), int(gathered[:, 1].max())
-        else:
-            targets, micro_batches = int(counts[0]), int(counts[1])
-        if micro_batches == 0:
-            return None
+        if self.processes == 1:
+            return int(counts[0]), int(counts[1])
+        gathered = self.accelerator.gather(counts[None].to(self.accelerator.device)).cpu()
+        return int(gathered[:, 0].sum()), int(gathered[:, 1].max())
+
+    def _step(self, batches: list[Batch], targets: int, micro_batches: int) -> float:
+        """One optimiser step; the loss a target token."""
+        device = self.accelerator.device
         self.task.model.train()
         total = torch.zeros((), device=device)
         for number in range(micro_batches):
@@ -291,15 +337,25 @@ class _Loop:
             self._checkpoint()
 
     def _evaluate(self) -> None:
+        with self.watch.paused():
+            self._score_and_keep()
+
+    def _score_and_keep(self) -> None:
         recipe, state = self.recipe, self.state
         model = self.task.model
+        self._require_finite()
         if self.processes > 1 and not isinstance(self.sharded, Sharded):
             for buffer in model.buffers():  # batch-norm statistics: the first process's are the ones that are saved
                 buffer.copy_(broadcast(buffer.clone()))
         model.eval()
         scores = self.task.validate(self.accelerator)
         model.train()
-        score = scores[recipe.metric_for_best]
+        score = scores.get(recipe.metric_for_best)
+        if score is None or not math.isfinite(score):
+            raise TrainingError(
+                f"metric_for_best is {recipe.metric_for_best}, which validation gives as {score} at step "
+                f"{state.step}: name one of {', '.join(scores)}."
+            )
         improved = state.best is None or score > state.best
         state.evaluated_step = state.step
         state.history.append({"step": state.step, "epoch": state.epoch, "scores": scores})
@@ -319,42 +375,68 @@ class _Loop:
         """The whole model's weights where the processes hold pieces of them; every process must ask."""
         return None if self.sharded is None else self.sharded.weights()
 
+    def _require_finite(self) -> None:
+        """Raises, in every process, where the weights are no numbers any more, so that they are saved nowhere."""
+        if self.finite_step == self.state.step:
+            return
+        name = first_not_finite(self.task.model)
+        if self.processes > 1:
+            name = next((other for other in gather_object([name]) if other is not None), None)
+        if name is not None:
+            raise TrainingError(
+                f"The weights are not finite after step {self.state.step} (first {name}), and were not saved: lower "
+                "learning_rate, or clip the gradients by max_grad_norm."
+            )
+        self.finite_step = self.state.step
+
+    def _require_room(self) -> None:
+        """Raises where the disk has no room for a model and, if any are written, a checkpoint."""
+        if not self._finished():
+            require_room(self.folder.path, self.task.model, self.recipe.save_unit != "never")
+
     def _checkpoint(self) -> None:
+        with self.watch.paused():
+            self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
+        self._require_finite()
         positions = gather_object([self.position])
         weights = self._shared_out()
         optimizer = self.optimizer.state_dict() if self.sharded is None else self.sharded.optimizer_state()
         self.checkpointed_step = self.state.step
-        if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
-            states = {
-                "optimizer": optimizer,
-                "schedule": self.schedule.state_dict(),
-                "scaler": None if scaler is None else scaler.state_dict(),
-            }
-            state = {
-                **asdict(self.state),
-                "positions": positions,
-                "steps_per_epoch": self.source.steps_per_epoch,
-                "recipe": asdict(self.recipe),
-            }
-            folder = self.folder.checkpoints
-            checkpoints.write_checkpoint(
-                folder,
-                self.state.step,
-                self.task.model if weights is None else weights,
-                states,
-                state,
-                recipe_to_yaml(self.recipe),
-            )
-            checkpoints.prune(folder, self.recipe.keep_checkpoints)
-        self.accelerator.wait_for_everyone()
+        scaler = self.accelerator.scaler
+        states = {
+            "optimizer": optimizer,
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        state = {
+            **asdict(self.state),
+            "positions": positions,
+            "steps_per_epoch": self.source.steps_per_epoch,
+            "unlogged_seconds": self.watch.seconds(),
+            "identity": self.identity,
+            "recipe": asdict(self.recipe),
+        }
+        model = self.task.model if weights is None else weights
+        self.folder.save_checkpoint(self.state.step, model, states, state, with_best=self.state.best_step is not None)
 
     def _restore(self, checkpoint: Path) -> None:
-        saved = checkpoints.read_state(checkpoint)
+        saved = self.saved
+        assert saved is not None
         if saved["steps_per_epoch"] != self.source.steps_per_epoch:
             raise checkpoints.CheckpointError(
                 f"{checkpoint} was trained on other data: an epoch had {saved['steps_per_epoch']} steps and has "
                 f"{self.source.steps_per_epoch} now; give the same data, or another output_dir."
+            )
+        old = saved["recipe"]
+        was = warmup_length(self.recipe, self._total_steps(old.get("max_steps"), old.get("max_epochs")))
+        now = warmup_length(self.recipe, self.total_steps)
+        if was != now:  # only where the schedule is constant may the number of steps differ at all
+            raise RecipeError(
+                f"warmup_ratio {self.recipe.warmup_ratio} makes {now} steps of warm-up of a run of {self.total_steps} "
+                f"steps, and made {was} in {checkpoint}: leave max_steps and max_epochs as they were, or start a new "
+                "run in another output_dir."
             )
         states = checkpoints.load_optimizer_state(checkpoint)
         by_name = "state" in states["optimizer"] and any(isinstance(key, str) for key in states["optimizer"]["state"])
@@ -373,14 +455,19 @@ class _Loop:
         self.state = LoopState(**{name: saved[name] for name in asdict(self.state)})
         self.position = self.source.position_from(saved["positions"])
         self.checkpointed_step = self.state.step
-        self.folder.rewind(self.state.step)
         if self.accelerator.is_main_process:
             logger.info("continuing %s at step %d", checkpoint, self.state.step)
 
-    def _total_steps(self) -> int | None:
-        limits = [] if self.recipe.max_steps is None else [self.recipe.max_steps]
-        if self.recipe.max_epochs is not None and self.source.steps_per_epoch is not None:
-            limits.append(self.recipe.max_epochs * self.source.steps_per_epoch)
+    def _ending(self) -> dict[str, Any] | None:
+        """The state in which the run ended where it stands; None: it goes on, or its end was not reached."""
+        if self.checkpoint is None or not self._finished() or not self.folder.owns_end(self.checkpoint):
+            return None
+        return checkpoints.read_ending(self.checkpoint)
+
+    def _total_steps(self, max_steps: int | None, max_epochs: int | None) -> int | None:
+        limits = [] if max_steps is None else [max_steps]
+        if max_epochs is not None and self.source.steps_per_epoch is not None:
+            limits.append(max_epochs * self.source.steps_per_epoch)
         return min(limits, default=None)
 
     def _finished(self) -> bool:

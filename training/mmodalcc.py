@@ -27,7 +27,7 @@ from rscc_hf.training.loop import OnEvaluation, OnStep, TrainingResult, train
 from rscc_hf.training.mmodalcc_recipe import MModalCCRecipe
 from rscc_hf.training.pair_images import MAPS, PixelReader, Pixels, PixelSource
 from rscc_hf.training.pair_task import PairTask, learning
-from rscc_hf.training.recipe import RecipeError, parse_recipe
+from rscc_hf.training.recipe import RecipeError, named, parse_recipe
 from rscc_hf.training.samples import BatchMaker, CaptionFilter, ChosenSamples, FlattenedSamples
 from rscc_hf.training.script import run_script
 from rscc_hf.training.task import Part
@@ -107,6 +107,11 @@ class MModalCCTask(PairTask):
         self.processor.save_pretrained(folder)
         self.write_summary(folder)
 
+    def sources(self) -> dict[str, tuple[str | None, str | None]]:
+        """See `PairTask`."""
+        keys = ("backbone_weights_rgb", "backbone_weights_semantic")
+        return {key: (getattr(self.recipe, key), None) for key in keys}
+
     @property
     def load_options(self) -> dict[str, Any]:
         """See `PairTask`."""
@@ -148,7 +153,10 @@ class MModalCCTask(PairTask):
         recipe = self.recipe
         if recipe.tokenizer is None:
             return build_word_tokenizer(self._vocabulary_captions(), recipe.vocabulary_min_frequency)
-        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
+        with named(
+            "tokenizer", recipe.tokenizer, "name a folder or an id on the Hub; `rscc data vocabulary` makes one"
+        ):
+            tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
         for name in ("pad_token", "bos_token", "eos_token"):
             if getattr(tokenizer, name) is None:
                 raise RecipeError(f"tokenizer {recipe.tokenizer} has no {name}: `rscc data vocabulary` makes one.")
@@ -186,7 +194,10 @@ class MModalCCTask(PairTask):
         )
         model = MModalCCForConditionalGeneration(config)
         model.set_attn_implementation(recipe.attn_implementation)
-        load_backbone_weights(model, rgb=recipe.backbone_weights_rgb, semantic=recipe.backbone_weights_semantic)
+        for stream in ("rgb", "semantic"):
+            key = f"backbone_weights_{stream}"
+            with named(key, getattr(recipe, key)):
+                load_backbone_weights(model, **{stream: getattr(recipe, key)})
         frozen = [stage for stage in recipe.frozen_stages if stage != "none"]
         if frozen:
             model.freeze_backbone(frozen, freeze_statistics=recipe.freeze_statistics)

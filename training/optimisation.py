@@ -175,6 +175,11 @@ def hidden_matrices(model: torch.nn.Module) -> frozenset[int]:
     )
 
 
+def warmup_length(recipe: LoopRecipe, total_steps: int | None) -> int:
+    """Steps in which the learning rate rises, of a run of so many steps."""
+    return recipe.warmup_steps or round(recipe.warmup_ratio * (total_steps or 0))
+
+
 def build_schedule(optimizer: Optimizer, recipe: LoopRecipe, total_steps: int | None) -> LRScheduler:
     """The recipe's schedule, stepped once an optimiser step.
 
@@ -189,7 +194,7 @@ def build_schedule(optimizer: Optimizer, recipe: LoopRecipe, total_steps: int | 
     if total_steps is None and (recipe.schedule != "constant" or recipe.warmup_ratio):
         key = f"schedule {recipe.schedule}" if recipe.schedule != "constant" else "warmup_ratio"
         raise RecipeError(f"{key} needs the number of steps, which a stream does not tell: set max_steps.")
-    warmup = recipe.warmup_steps or round(recipe.warmup_ratio * (total_steps or 0))
+    warmup = warmup_length(recipe, total_steps)
     if total_steps is not None and warmup > total_steps:
         raise RecipeError(f"warmup_steps is {warmup}, but the run has {total_steps} steps: lower it.")
     if recipe.schedule == "one_cycle":

@@ -5,89 +5,283 @@ OUT/training_log.jsonl   a line every `logging_steps` steps and for each evaluat
 OUT/last/                the last model, where the recipe keeps it and it is not the best
 OUT/checkpoints/         step-XXXXXXXX, for `resume`
 OUT/tracker/             what the tracker writes
+OUT/.training_run        which files of OUT the run wrote
+
+A folder belongs to one run: a lock beside it keeps a second one out, and nothing in it is changed before the recipe,
+the data and the checkpoint have been found to be right (`open` looks, `begin` changes).
 """
 
 import json
+import logging
 import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 
-from rscc_hf.files import write_text
-from rscc_hf.training import checkpoints
-from rscc_hf.training.recipe import LoopRecipe, RecipeError, recipe_to_yaml, trajectory_difference
+from rscc_hf.files import digest_file, exclusive, refuse_input_as_output, write_text
+from rscc_hf.training import checkpoints, run_files
+from rscc_hf.training.recipe import LoopRecipe, RecipeError, TrainingError, recipe_to_yaml, trajectory_difference
+from rscc_hf.training.run_files import LAST, LOG, TRACKER
 from rscc_hf.training.task import Task
 
-LOG = "training_log.jsonl"
-LAST = "last"
-_PARTIAL = ".partial-model"
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_DIGESTS = ".digests.json"
 
 
 class RunFolder:
-    """Writes in the main process only; every process may call every method."""
+    """Writes in the main process only; every process may call, and must call together, every method."""
 
     def __init__(self, recipe: LoopRecipe, accelerator: Accelerator):
         self.recipe, self.accelerator = recipe, accelerator
         self.path = Path(recipe.output_dir)
         self.checkpoints = self.path / "checkpoints"
+        self.record = run_files.Record()
         self._log: Any = None
+        self._held = ExitStack()
+        self._made = self._begun = False
+
+    def in_main(self, function: Callable[[], T]) -> T:
+        """What `function` gives in the main process, in every process; its errors, too, come up in all of them."""
+        outcome: list[Any] = [None, None]
+        if self.accelerator.is_main_process:
+            try:
+                outcome = [function(), None]
+            except (ValueError, OSError, TrainingError) as error:
+                outcome = [None, error]
+        if self.accelerator.num_processes > 1:
+            kind = type(outcome[1])
+            if outcome[1] is not None and not kind.__module__.startswith(("rscc_hf.", "builtins")):
+                outcome[1] = ValueError(str(outcome[1]))  # a foreign one may not travel
+            broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
 
     def open(self) -> Path | None:
-        """Makes the folder ready and finds the checkpoint to continue; None: a new run.
+        """Takes hold of the folder, and finds the checkpoint to continue; None: a new run. Changes nothing.
 
         Raises:
-            RecipeError: The folder holds a run that the recipe would neither continue nor delete, or continue with
-                a key that would have led to other weights.
-            CheckpointError: The checkpoint that `resume` names is incomplete.
+            RecipeError: The folder cannot be made or written, is read by the recipe, holds a run that the recipe would
+                neither continue nor delete, or one that it would continue with a key that led to other weights.
+            CheckpointError: The checkpoint to continue is incomplete or damaged.
+            ValueError: Another run holds the folder.
         """
-        recipe, main = self.recipe, self.accelerator.is_main_process
-        if main and self.checkpoints.is_dir():
+        return self.in_main(self._open)
+
+    def _open(self) -> Path | None:
+        self._refuse_inputs()
+        if self.path.exists() and not self.path.is_dir():
+            raise RecipeError(f"output_dir {self.path} is a file: name a folder.")
+        try:
+            self._held.enter_context(exclusive(self.path, "output_dir"))
+            self._made = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            reason = error.strerror or error
+            raise RecipeError(f"output_dir {self.path} cannot be written ({reason}): name another folder.") from error
+        if self.checkpoints.is_dir():
             checkpoints.recover(self.checkpoints)
-            if recipe.resume == "never" and recipe.overwrite:
-                shutil.rmtree(self.checkpoints)
-                (self.path / LOG).unlink(missing_ok=True)
-        self.accelerator.wait_for_everyone()
+        self.record = run_files.read_record(self.path)
+        self._finish_model()
         checkpoint = self._checkpoint_to_continue()
         if checkpoint is not None:
             self._check_recipe(checkpoint)
-        self.accelerator.wait_for_everyone()
-        if main:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / checkpoints.RECIPE, recipe_to_yaml(recipe))
-            if checkpoint is None:
-                (self.path / LOG).unlink(missing_ok=True)
-        if recipe.tracker != "none":
-            settings = {name: _flat(value) for name, value in asdict(recipe).items()}
-            self.accelerator.init_trackers("tracker", config=settings)
         return checkpoint
 
-    def _checkpoint_to_continue(self) -> Path | None:
-        resume = self.recipe.resume
-        newest = checkpoints.newest_complete(self.checkpoints)
-        if resume == "auto":
-            return newest
-        if resume == "never":
-            if newest is not None:
+    def _refuse_inputs(self) -> None:
+        """Raises where a run would write over what it reads."""
+        recipe = self.recipe
+        named = {name: getattr(recipe, name) for name in sorted(recipe.path_keys - {"output_dir", "resume"})}
+        there = {name: Path(where) for name, where in named.items() if where is not None and Path(where).exists()}
+        for name, where in there.items():
+            if where.resolve() == self.path.resolve():
                 raise RecipeError(
-                    f"{self.path} already holds a run ({newest.name}): continue it with resume=auto, choose another "
+                    f"output_dir {self.path} is {name}, which training would change: name another folder."
+                )
+        for name in (LAST, self.checkpoints.name, TRACKER):
+            refuse_input_as_output(self.path / name, there.values(), inside=True)
+
+    def _checkpoint_to_continue(self) -> Path | None:
+        resume, path = self.recipe.resume, self.path
+        steps = checkpoints.steps_in(self.checkpoints)
+        held = f"checkpoint {list(steps.values())[-1].name}" if steps else "model" if self.record.model else None
+        foreign = run_files.foreign_weights(path, self.record)
+        if foreign is not None:
+            raise RecipeError(f"{path} holds {foreign}, which no training run wrote: choose another output_dir.")
+        if resume == "never":
+            if held is not None and not self.recipe.overwrite:
+                raise RecipeError(
+                    f"{path} already holds a run (its {held}): continue it with resume=auto, choose another "
                     "output_dir, or delete it with overwrite=true."
                 )
             return None
-        checkpoints.read_state(Path(resume))
-        return Path(resume)
+        if resume == "auto":
+            newest = checkpoints.newest_complete(self.checkpoints)
+            if newest is None and held is not None:
+                which = "its checkpoints are all incomplete or damaged" if steps else "it kept no checkpoint"
+                raise RecipeError(
+                    f"{path} already holds a run that cannot be continued ({which}): choose another output_dir, or "
+                    "delete it with resume=never and overwrite=true."
+                )
+            return newest
+        chosen = Path(resume)
+        checkpoints.verify(chosen)
+        own = self._is_own(chosen)
+        if not own and held is not None and (steps or self.record.start != str(chosen.resolve())):
+            raise RecipeError(
+                f"{path} already holds a run (its {held}), and {chosen} is of another: continue the one there with "
+                "resume=auto, or choose another output_dir."
+            )
+        return chosen
 
     def _check_recipe(self, checkpoint: Path) -> None:
         old = checkpoints.read_state(checkpoint)["recipe"]
         key = trajectory_difference(old, self.recipe)
         if key is not None:
             new = getattr(self.recipe, key, None)
+            why = ""
+            if key in ("max_steps", "max_epochs"):
+                why = f", which schedule {self.recipe.schedule} reckons with"
             raise RecipeError(
-                f"{key} is {new!r} in the recipe and was {old.get(key)!r} in {checkpoint}: "
+                f"{key} is {new!r} in the recipe and was {old.get(key)!r} in {checkpoint}{why}: "
                 "continue with the same value, or start a new run in another output_dir."
             )
+
+    def _is_own(self, checkpoint: Path) -> bool:
+        return checkpoint.resolve().parent == self.checkpoints.resolve()
+
+    def begin(self, checkpoint: Path | None, state: dict[str, Any] | None, ended: bool) -> None:
+        """Makes the folder ready to be written, now that all was found to be right; starts the tracker.
+
+        Args:
+            checkpoint: What the run goes on from; None: a new run.
+            state: Of that checkpoint.
+            ended: Whether the run stands where it ended, so that nothing will be trained.
+
+        Raises:
+            RecipeError: The tracker cannot be started.
+        """
+        self.in_main(lambda: self._begin(checkpoint, state, ended))
+        if self.recipe.tracker != "none" and not ended:
+            self.in_main(self._start_tracker)
+            if not self.accelerator.is_main_process:
+                self._start_tracker()  # it only notes that there is one
+
+    def _begin(self, checkpoint: Path | None, state: dict[str, Any] | None, ended: bool) -> None:
+        self._begun = True
+        if checkpoint is None or state is None:
+            if self.recipe.overwrite:
+                run_files.remove_run(self.path)
+            run_files.remove_last(self.path, self.record)
+            run_files.remove_traces(self.path)
+            self.record = run_files.Record()
+        elif not ended:
+            if self._is_own(checkpoint):
+                dropped = checkpoints.drop_after(self.checkpoints, state["step"])
+                if dropped:
+                    logger.warning("deleted, as the run goes on from %s: %s", checkpoint.name, ", ".join(dropped))
+                (checkpoint / checkpoints.ENDING).unlink(missing_ok=True)
+            else:
+                self.record.start = str(checkpoint.resolve())
+            run_files.remove_last(self.path, self.record)
+            self.record.last = {}
+            self._rewind(checkpoint, state)
+            self._bring_best(checkpoint, state)
+        write_text(self.path / checkpoints.RECIPE, recipe_to_yaml(self.recipe))
+        self.record.write(self.path)
+
+    def _start_tracker(self) -> None:
+        settings = {name: _flat(value) for name, value in asdict(self.recipe).items()}
+        try:
+            self.accelerator.init_trackers(TRACKER, config=settings)
+        except Exception as error:  # each tracker has errors of its own
+            raise RecipeError(
+                f"tracker {self.recipe.tracker} cannot be started ({type(error).__name__}: "
+                f"{' '.join(str(error).split())}): mend that, or set tracker to none."
+            ) from error
+
+    def _rewind(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        """Leaves of the log what the checkpoint knows; what comes after it will be written again."""
+        log = (self.path if self._is_own(checkpoint) else checkpoint.resolve().parents[1]) / LOG
+        evaluated = {entry["step"] for entry in state["history"]}
+        kept = []
+        for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
+            try:
+                entry = json.loads(line)
+                known = entry["step"] <= state["step"] and ("loss" in entry or entry["step"] in evaluated)
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue  # the last line of a killed process
+            if known:
+                kept.append(line + "\n")
+        write_text(self.path / LOG, "".join(kept))
+
+    def _bring_best(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        """Puts the best model of the checkpoint at the top, where another one, or none, may lie by now."""
+        files = checkpoints.best_files(checkpoint, state)
+        digests = {name: digest for name, (_, digest) in files.items()}
+        if not files:  # nothing was evaluated yet, or an older version wrote the checkpoint
+            model = self.record.model
+            self.record.model = {name: digest or digest_file(self.path / name) for name, digest in model.items()}
+            return
+        if digests == self.record.model:
+            return
+        for name, (source, _) in files.items():
+            checkpoints.place_file(source, self.path / name)
+        self._note_model(digests)
+
+    def owns_end(self, checkpoint: Path) -> bool:
+        """Whether what the run left at its end, with this checkpoint the newest, still lies in the folder."""
+        newest = list(checkpoints.steps_in(self.checkpoints).values())[-1:]
+        return bool(self.record.model) and self._is_own(checkpoint) and [checkpoint.name] == [p.name for p in newest]
+
+    def end(self, state: dict[str, Any]) -> None:
+        """Notes with the newest checkpoint in which state the run ended, after all else was written."""
+        newest = self.checkpoints / checkpoints.name_of(state["step"])
+        self.in_main(lambda: checkpoints.write_ending(newest, state))
+
+    def save_checkpoint(
+        self,
+        step: int,
+        model: torch.nn.Module | dict[str, torch.Tensor],
+        states: dict[str, Any],
+        state: dict[str, Any],
+        *,
+        with_best: bool,
+    ) -> None:
+        """Writes a checkpoint and deletes old ones.
+
+        Args:
+            step: Optimiser steps done.
+            model: See `write_checkpoint`. So are
+            states: those of the optimiser, and
+            state: the position of the loop.
+            with_best: Whether the model at the top belongs to this run.
+        """
+
+        def write() -> None:
+            best = {name: (self.path / name, digest) for name, digest in self.record.model.items() if digest}
+            text = recipe_to_yaml(self.recipe)
+            checkpoints.write_checkpoint(self.checkpoints, step, model, states, state, text, best if with_best else {})
+            checkpoints.prune(self.checkpoints, self.recipe.keep_checkpoints)
+
+        self.in_main(write)
+
+    def holds_model(self) -> bool:
+        """Whether a model lies at the top, in every process."""
+        return self.in_main(lambda: bool(run_files.read_record(self.path).model))
 
     def save_model(self, task: Task, weights: dict[str, torch.Tensor] | None = None) -> None:
         """Puts the model at the top of the folder, file by file; a file is replaced at once or not at all.
@@ -96,39 +290,67 @@ class RunFolder:
             task: Writes the model.
             weights: Of the whole model, where the processes share it out among them.
         """
-        if self.accelerator.is_main_process:
-            self._write(task, weights, self.path)
-        self.accelerator.wait_for_everyone()
+        self.in_main(lambda: self._write(task, weights, run_files.COMPLETE_MODEL))
 
     def save_last(self, task: Task, weights: dict[str, torch.Tensor] | None = None) -> None:
         """As `save_model`, below the folder: the weights that a next stage starts from."""
-        if self.accelerator.is_main_process:
-            self._write(task, weights, self.path / LAST)
-        self.accelerator.wait_for_everyone()
+        self.in_main(lambda: self._write(task, weights, run_files.COMPLETE_LAST))
 
     def drop_last(self) -> None:
         """Removes the last model of an earlier end of the run, now that the best is the last."""
-        if self.accelerator.is_main_process and (self.path / LAST).is_dir():
-            shutil.rmtree(self.path / LAST)
-        self.accelerator.wait_for_everyone()
+        self.in_main(self._drop_last)
 
-    def _write(self, task: Task, weights: dict[str, torch.Tensor] | None, folder: Path) -> None:
-        partial = self.path / _PARTIAL
+    def _drop_last(self) -> None:
+        run_files.remove_last(self.path, self.record)
+        self.record.last = {}
+        self.record.write(self.path)
+
+    def _write(self, task: Task, weights: dict[str, torch.Tensor] | None, complete: str) -> None:
+        partial = self.path / run_files.PARTIAL_MODEL
         if partial.exists():
             shutil.rmtree(partial)
-        if weights is None:
-            task.save(partial)
-        else:
-            task.save_weights(partial, weights)
-        files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
-        for path in files:
-            checkpoints.flush(path)
-        for path in files:
-            target = folder / path.relative_to(partial)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
-        shutil.rmtree(partial)
-        checkpoints.flush(folder)
+        try:
+            if weights is None:
+                task.save(partial)
+            else:
+                task.save_weights(partial, weights)
+            files = sorted(path for path in partial.rglob("*") if path.is_file())
+            digests = {path.relative_to(partial).as_posix(): digest_file(path) for path in files}
+            (partial / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
+            checkpoints.flush_all(partial)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)  # so that it fills no disk
+            raise TrainingError(
+                f"The model cannot be written to {self.path} ({' '.join(str(error).split())}): make room or mend the "
+                "folder's rights; the same command then goes on from the newest checkpoint."
+            ) from error
+        partial.replace(self.path / complete)
+        self._finish_model()
+
+    def _finish_model(self) -> None:
+        """Moves a model that is whole to its place, also one that a killed process left on its way."""
+        for name, folder in ((run_files.COMPLETE_MODEL, self.path), (run_files.COMPLETE_LAST, self.path / LAST)):
+            whole = self.path / name
+            if not whole.is_dir():
+                continue
+            digests = json.loads((whole / _DIGESTS).read_text(encoding="utf-8"))
+            for inner in digests:
+                if (whole / inner).is_file():  # else it was moved before the process was killed
+                    (folder / inner).parent.mkdir(parents=True, exist_ok=True)
+                    (whole / inner).replace(folder / inner)
+            if name == run_files.COMPLETE_MODEL:
+                self._note_model(digests)
+            else:
+                run_files.remove_files(folder, self.record.last.keys() - digests)
+                self.record.last = digests
+                self.record.write(self.path)
+            shutil.rmtree(whole)
+            checkpoints.flush(folder)
+
+    def _note_model(self, digests: dict[str, str]) -> None:
+        run_files.remove_files(self.path, self.record.model.keys() - digests)
+        self.record.model = digests
+        self.record.write(self.path)
 
     def log(self, entry: dict[str, Any]) -> None:
         """Appends a line to the log and hands its numbers to the tracker."""
@@ -146,26 +368,14 @@ class RunFolder:
                 numbers[name if "/" in name else f"training/{name}"] = value
         self.accelerator.log(numbers, step=entry["step"])
 
-    def rewind(self, step: int) -> None:
-        """Drops the log's lines after a step, which the continued run will write again."""
-        path = self.path / LOG
-        if not self.accelerator.is_main_process or not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the last line of a killed process
-            if entry["step"] <= step:
-                kept.append(line + "\n")
-        write_text(path, "".join(kept))
-
     def close(self) -> None:
-        """Closes the log."""
+        """Closes the log and lets go of the folder; one that was made for a run that never began is removed."""
         if self._log is not None:
             self._log.close()
             self._log = None
+        if self._made and not self._begun and self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+        self._held.close()
 
 
 def _flat(value: Any) -> Any:

@@ -18,6 +18,7 @@ from rscc_hf.data.loading import load_pairs, stream_digest
 from rscc_hf.data.schema import UNKNOWN_SOURCE
 from rscc_hf.training import first_look
 from rscc_hf.training.batches import Batch, BatchSource, IndexedBatches, IndexedSamples
+from rscc_hf.training.identity import sources_identity, tokenizer_digest
 from rscc_hf.training.pair_images import FromDisk, InMemory, PixelReader, PixelSource, undecoded
 from rscc_hf.training.pair_recipe import PairRecipe
 from rscc_hf.training.recipe import RecipeError
@@ -141,6 +142,15 @@ class PairTask(Task):
         """See `Task`."""
         assert self.validator is not None  # the loop asks only where the recipe evaluates
         return self.validator(self.model, accelerator)
+
+    def identity(self) -> dict[str, str]:
+        """See `Task`: of the data, the words, and the models that the recipe starts from."""
+        tokenizer = tokenizer_digest(self.processor.tokenizer)
+        return {**self.data_digests(), "tokenizer": tokenizer, **sources_identity(self.sources())}
+
+    def sources(self) -> dict[str, tuple[str | None, str | None]]:
+        """Folder or id on the Hub, and revision, of each model that training starts from, by the recipe's key."""
+        return {}
 
     def data_digests(self) -> dict[str, str]:
         """The digests of `train_data` and, where the recipe evaluates, of `validation_data`.

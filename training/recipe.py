@@ -10,7 +10,8 @@ import os
 import sys
 import typing
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
@@ -38,6 +39,23 @@ class RecipeError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training cannot go on; one sentence that says at which step and what to try."""
+
+
+@contextmanager
+def named(
+    key: str, where: str | None, remedy: str = "name a folder, or an id on the Hub that can be reached"
+) -> Iterator[None]:
+    """Names the key of the recipe where what it stands for cannot be read.
+
+    Raises:
+        RecipeError: In place of an error of the system or of the Hub.
+    """
+    try:
+        yield
+    except OSError as error:  # the Hub's errors are such
+        words = error.strerror or str(error)
+        reason = " ".join(words.split("\n")[0].split()).rstrip(".")
+        raise RecipeError(f"{key} {where} cannot be read ({reason}): {remedy}.") from error
 
 
 def option(default: Any, help: str) -> Any:
@@ -251,10 +269,11 @@ def recipe_to_yaml(recipe: LoopRecipe) -> str:
 def trajectory_difference(old: dict[str, Any], recipe: LoopRecipe) -> str | None:
     """The first key in which a checkpoint's recipe would have led to other weights; None: there is none.
 
-    With a constant schedule a run may also be made longer or shorter, unless it warms up for a share of its steps.
+    With a constant schedule a run may also be made longer or shorter. (Whether that changes a warm-up for a share of
+    the steps is for the loop, which knows how many there are.)
     """
     free = set(recipe.free_on_resume)
-    if recipe.schedule == "constant" and not recipe.warmup_ratio:
+    if recipe.schedule == "constant":
         free |= {"max_epochs", "max_steps"}
     new = asdict(recipe)
     old = with_later_keys(old)

@@ -70,6 +70,13 @@ class Task(ABC):
         """
         raise RecipeError(f"{type(self).__name__} runs on one process or by DDP: use no FSDP or DeepSpeed.")
 
+    def identity(self) -> dict[str, str]:
+        """What a run must not change when it goes on, as digests: keys of the recipe, and "tokenizer".
+
+        Called in the main process only, before the model has learnt anything.
+        """
+        return {}
+
     def loss(self, model: torch.nn.Module, batch: Batch, targets: int) -> torch.Tensor:
         """Sum of the losses of a micro-batch over `targets`, the target tokens of the whole global batch.
 

@@ -221,12 +221,13 @@ def test_patience_decay_and_best_weights(tmp_path):
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        ("constant", [0.5, 1, 1, 1, 1, 1, 1, 1]),
-        ("linear", [0.5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0]),
-        ("cosine", [0.5, 1, *(0.5 * (1 + np.cos(np.pi * k / 6)) for k in range(1, 7))]),
+        ("constant", [0, 0.5, 1, 1, 1, 1, 1, 1]),
+        ("linear", [0, 0.5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ("cosine", [0, 0.5, 1, *(0.5 * (1 + np.cos(np.pi * k / 6)) for k in range(1, 6))]),
     ],
 )
 def test_schedules(tmp_path, schedule, expected):
+    """What is logged with a step's loss is the rate that this step took, not the next one's."""
     recipe = toy_recipe(tmp_path, schedule=schedule, warmup_steps=2, max_epochs=None, max_steps=8)
     train(recipe, ToyTask)
     entries = [json.loads(line) for line in (tmp_path / "training_log.jsonl").read_text().splitlines()]
@@ -247,8 +248,8 @@ def test_one_cycle_rises_and_falls_and_keeps_decaying_with_validation(tmp_path):
     decoder, encoder = (
         [entry[f"learning_rate/{name}"] for entry in entries if "loss" in entry] for name in ("decoder", "encoder")
     )
-    assert np.argmax(encoder) == 4 and encoder[4] == pytest.approx(0.02) and encoder[-1] < 1e-3
-    assert decoder[13] / encoder[13] == pytest.approx(0.5 * decoder[4] / encoder[4])
+    assert np.argmax(encoder) == 5 and encoder[5] == pytest.approx(0.02) and encoder[-1] < 1e-3
+    assert decoder[13] / encoder[13] == pytest.approx(0.5 * decoder[5] / encoder[5])
 
 
 def test_max_grad_norm_and_clamp_reach_the_gradients(tmp_path):

@@ -1,0 +1,35 @@
+"""Seconds of training, without those of evaluations and of writing checkpoints."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stopwatch:
+    """Runs from the moment that it is made."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self, seconds: float = 0.0) -> None:
+        """Starts anew with so many seconds gone."""
+        self._since = time.perf_counter() - seconds
+
+    def seconds(self) -> float:
+        """Seconds since the last lap."""
+        return time.perf_counter() - self._since
+
+    def lap(self) -> float:
+        """Seconds since the last lap; begins another."""
+        seconds = self.seconds()
+        self.start()
+        return seconds
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What the block takes does not count."""
+        seconds = self.seconds()
+        try:
+            yield
+        finally:
+            self.start(seconds)
