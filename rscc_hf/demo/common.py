@@ -169,7 +169,7 @@ def _logged_to(console: Console) -> Iterator[None]:
 
 def precision_text(recipes: Iterable[LoopRecipe]) -> str:
     """The precision of finished runs (`TrainingResult.recipe`), as the pages say it."""
-    names = {"no": "float32"}
+    names = {"no": "float32", "bf16": "bf16 autocast"}
     return ", ".join(sorted({names.get(recipe.mixed_precision, recipe.mixed_precision) for recipe in recipes}))
 
 
