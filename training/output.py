@@ -28,7 +28,14 @@ from safetensors import SafetensorError
 
 from rscc_hf.files import digest_file, exclusive, refuse_input_as_output, write_text
 from rscc_hf.training import checkpoints, run_files
-from rscc_hf.training.recipe import LoopRecipe, RecipeError, TrainingError, recipe_to_yaml, trajectory_difference
+from rscc_hf.training.recipe import (
+    LoopRecipe,
+    RecipeError,
+    TrainingError,
+    recipe_to_yaml,
+    trajectory_difference,
+    with_later_keys,
+)
 from rscc_hf.training.run_files import LAST, LOG, TRACKER
 from rscc_hf.training.task import Task
 
@@ -148,7 +155,7 @@ class RunFolder:
         return chosen
 
     def _check_recipe(self, checkpoint: Path) -> None:
-        old = checkpoints.read_state(checkpoint)["recipe"]
+        old = with_later_keys(checkpoints.read_state(checkpoint)["recipe"])
         key = trajectory_difference(old, self.recipe)
         if key is not None:
             new = getattr(self.recipe, key, None)

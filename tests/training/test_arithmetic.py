@@ -161,6 +161,8 @@ def test_a_run_of_an_older_version_goes_on_in_bfloat16(tmp_path, fake_trial):
     del state["recipe"]["muon_dtype"]
     (newest / checkpoints.STATE).write_text(json.dumps(state))
     fake_trial(15.0)
+    with pytest.raises(RecipeError, match="muon_dtype is 'float32' in the recipe and was 'bfloat16' in"):
+        train(auto(tmp_path, mixed_precision="no", muon_dtype="float32", max_epochs=2), ToyTask)
     result = train(auto(tmp_path, mixed_precision="no", max_epochs=2), ToyTask)
     assert result.recipe.muon_dtype == "bfloat16" and result.state.epoch == 2
 
