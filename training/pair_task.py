@@ -66,12 +66,14 @@ class PairTask(Task):
             with accelerator.main_process_first():
                 where = recipe.validation_data or recipe.train_data
                 validation = self._load(where, recipe.validation_split, False, "validation_data")
+            if Path(str(where)).is_file() and where == recipe.train_data:
+                logger.warning("%s is one file: the validation pairs are training pairs. Set validation_data.", where)
+            elif where == recipe.train_data and recipe.validation_split == recipe.train_split:
+                logger.warning("validation_split is train_split (%s): the validation pairs are training pairs.", where)
             validation = validation.select(spread(len(validation), recipe.max_validation_pairs))
             first_look.check_references(
                 validation["pair_id"], validation["captions"], validation["changed"], self._validation_data
             )
-        if recipe.unchanged_share < 1:
-            first_look.check_changed(self.training["pair_id"], self.training["changed"], train_data)
         if recipe.cache == "none":  # else all are read at once
             first_look.check_images(
                 self.training, self.reader(self.training, train_data, True), train_data, accelerator
@@ -225,6 +227,8 @@ class PairTask(Task):
         unusable = sum(not texts for texts in captions)
         if unusable:
             logger.warning("%d of %d training pairs have no usable caption: left out", unusable, len(captions))
+        if recipe.unchanged_share < 1:
+            first_look.check_changed(dataset["pair_id"], dataset["changed"], str(recipe.train_data))
         samples = self.choose_samples(self._pixels(dataset, str(recipe.train_data), True), captions)
         if recipe.unchanged_share == 1:
             return samples

@@ -13,9 +13,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
+
+from rscc_hf.files import some
 
 KNOWN_SPLITS = frozenset(("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval"))
 """Names that say which split a file is, and not merely how it is called."""
@@ -28,7 +30,8 @@ _UNREAD = (".jsonl", ".ndjson", ".csv", ".tsv", ".arrow", ".feather", ".pq", ".p
 _CARD = "README.md"
 
 
-class Name(NamedTuple):
+@dataclass(frozen=True)
+class Name:
     """What the name of a parquet file says.
 
     Attributes:
@@ -114,7 +117,7 @@ def read_layout(folder: Path) -> Layout:
             layout.splits[split] = tuple(sorted(files, key=lambda file: (_index(file) if in_place else 0, file.name)))
     _note_places(layout, places)
     if unread:
-        names = _some(_relative(unread, folder))
+        names = some(_relative(unread, folder))
         layout.notes.append(
             f"{folder} also holds {names}, which {'is' if len(unread) == 1 else 'are'} not read: the splits are "
             "parquet files that are named after them."
@@ -140,7 +143,7 @@ def shards_problem(files: Iterable[str]) -> str | None:
             shards.setdefault(name.index, []).append(Path(file).name)
     for (_, split), versions in groups.items():
         if len(versions) > 1:
-            told = " and ".join(f"of {count} ({_some(_all(shards))})" for count, shards in sorted(versions.items()))
+            told = " and ".join(f"of {count} ({some(_all(shards))})" for count, shards in sorted(versions.items()))
             return f"holds two versions of {split}: shards {told}; remove those of one"
         ((count, shards),) = versions.items()
         twice = [names for names in shards.values() if len(names) > 1]
@@ -151,7 +154,7 @@ def shards_problem(files: Iterable[str]) -> str | None:
             return f"holds {beyond[0]}, but {count} shards are numbered 0 to {count - 1}; rename or remove it"
         missing = [f"{split}-{index:05d}-of-{count:05d}.parquet" for index in range(count) if index not in shards]
         if missing:
-            return f"lacks {_some(missing)}: {len(shards)} of {count} shards of {split} are there; fetch the others"
+            return f"lacks {some(missing)}: {len(shards)} of {count} shards of {split} are there; fetch the others"
     return None
 
 
@@ -163,7 +166,7 @@ def _problem(root: Path, split: str, places: Mapping[Path, Sequence[Path]]) -> s
     """Why the files of a split cannot be read."""
     if len(places) > 1:
         told = " and as ".join(
-            _some([file.relative_to(root).as_posix() for file in files]) for files in places.values()
+            some([file.relative_to(root).as_posix() for file in files]) for files in places.values()
         )
         return f"{root} holds {split} twice, as {told}; keep one of them."
     ((place, files),) = places.items()
@@ -181,12 +184,12 @@ def _kinds_problem(split: str, files: Sequence[str]) -> str | None:
         name = name_of(file)
         kinds["whole" if name.index is None else "numbered" if name.count is None else "shards"].append(file)
     if len(kinds) > 1 or len(kinds["whole"]) > 1:
-        return f"holds {split} in more than one way, as {_some(sorted(files))}; keep one of them"
+        return f"holds {split} in more than one way, as {some(sorted(files))}; keep one of them"
     numbers = sorted(_index(Path(file)) for file in kinds["numbered"])
     twice = len(set(numbers)) < len(numbers)
     if numbers and (twice or numbers[0] > 1 or numbers != list(range(numbers[0], numbers[-1] + 1))):
         return (
-            f"holds {_some(sorted(kinds['numbered']))}: shards of {split} that are numbered so must go without a gap "
+            f"holds {some(sorted(kinds['numbered']))}: shards of {split} that are numbered so must go without a gap "
             f"from 0 or 1; add what is missing, or put them into a folder {split}/"
         )
     return None
@@ -254,7 +257,7 @@ def _read_saved(layout: Layout, places: Mapping[str, Mapping[Path, Sequence[Path
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{described} cannot be read ({_first_line(error)}); save the data set again.") from error
     if parquet:
-        told = _some(_relative(parquet, root))
+        told = some(_relative(parquet, root))
         problem = f"{root} holds a data set of save_to_disk ({described.name}) and parquet files ({told}); keep one."
         layout.broken = dict.fromkeys([*names, *places], problem)
         return
@@ -263,7 +266,7 @@ def _read_saved(layout: Layout, places: Mapping[str, Mapping[Path, Sequence[Path
         others = [folder.name for folder in _listed(root)[1] if (folder / "state.json").is_file()]
         unlisted = sorted(set(others) - set(names))
         if unlisted:
-            layout.notes.append(f"{root} also holds {_some(unlisted)}, not named in {described.name} and not read.")
+            layout.notes.append(f"{root} also holds {some(unlisted)}, not named in {described.name} and not read.")
 
 
 def _compare_card(layout: Layout) -> None:
@@ -278,10 +281,10 @@ def _compare_card(layout: Layout) -> None:
                 there |= set(_relative(layout.root.glob(pattern), layout.root))
         read = set(_relative(layout.splits[split], layout.root))
         if there != read:
-            meant = f"means {_some(sorted(there))}" if there else "is not there"
+            meant = f"means {some(sorted(there))}" if there else "is not there"
             layout.notes.append(
                 f"{layout.root}: {_CARD} says that {split} is {', '.join(patterns)}, which {meant}; what is read is "
-                f"{_some(sorted(read))}."
+                f"{some(sorted(read))}."
             )
 
 
@@ -308,11 +311,6 @@ def _declared(card: Path) -> dict[str, list[str]]:
 
 def _relative(files: Iterable[Path], root: Path) -> list[str]:
     return [file.relative_to(root).as_posix() for file in files]
-
-
-def _some(names: Sequence[str], most: int = 4) -> str:
-    """The first names and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _first_line(error: BaseException) -> str:
