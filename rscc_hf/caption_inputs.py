@@ -35,8 +35,8 @@ _TOLD = {
     "semantic_before": "another semantic map before",
     "semantic_after": "another semantic map after",
     "weights": "other weights of the model",
-    "reading": "other settings of reading images (size, normalisation, range of values)",
     "prompt": "another prompt or tokenizer",
+    "reading": "other settings of reading images (size, normalisation, range of values)",
     "decoding": "other defaults of decoding in the checkpoint's generation_config",
 }
 
@@ -48,23 +48,35 @@ def run_digests(captioner: ChangeCaptioner, generate_kwargs: Mapping[str, Any]) 
         captioner: Answers.
         generate_kwargs: What is given to `generate`; a default of the checkpoint that it replaces does not matter.
     """
-    processor = captioner.processor
     generation = getattr(captioner.model, "generation_config", None)
     decoding = {} if generation is None else generation.to_diff_dict()
-    tokenizer = getattr(processor, "tokenizer", None)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    prompt = [
-        getattr(processor, "prompt", None),
-        getattr(processor, "chat_template", None),
-        getattr(tokenizer, "chat_template", None),
-        None if backend is None else backend.to_str(),
-    ]
+    reading, prompt = _of_processor(captioner.processor)
     return {
         "weights": _weights(captioner.model),
-        "reading": _of_values(_without(processor.to_dict(), _NO_READING)),
+        "reading": _of_values(reading),
         "prompt": _of_values(prompt),
         "decoding": _of_values(_without(decoding, _NO_DECODING | generate_kwargs.keys())),
     }
+
+
+def _of_processor(processor: Any) -> tuple[Any, Any]:
+    """What a processor is set to, for images and for text."""
+    images = getattr(processor, "image_processor", None)
+    settings = {
+        name: value for name, value in processor.to_dict().items() if name not in ("image_processor", "prompt")
+    }
+    tokenizer = getattr(processor, "tokenizer", None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    words = {} if backend is None else json.loads(backend.to_str())
+    text = {
+        "prompt": getattr(processor, "prompt", None),
+        "templates": [getattr(one, "chat_template", None) for one in (processor, tokenizer)],
+        # how the last call padded stays in the tokenizer and says nothing about the next one
+        "tokenizer": {name: value for name, value in words.items() if name not in ("padding", "truncation")},
+    }
+    if images is None:  # one that knows no parts: its settings are of both
+        return _without(settings, _NO_READING), text
+    return _without(images.to_dict(), _NO_READING), {**text, "settings": _without(settings, _NO_READING)}
 
 
 def pair_digests(pair: PairItem, with_maps: bool) -> dict[str, str]:

@@ -323,7 +323,11 @@ def _load(
     if named is None or captioner.trained_on == "synthetic":
         kind = type(captioner.model).__name__.removesuffix("ForConditionalGeneration")
         seen = "; it saw synthetic scenes only" if captioner.trained_on == "synthetic" else ""
-        print(f"{name} ({kind}) answers{seen}.", file=sys.stdout if sys.stdout.isatty() else sys.stderr, flush=True)
+        print(
+            f"{printable(name)} ({kind}) answers{seen}.",
+            file=sys.stdout if sys.stdout.isatty() else sys.stderr,
+            flush=True,
+        )
     return captioner
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from toy_ccexpert import tiny_model, tiny_processor
 
 from rscc_hf import ChangeCaptioner
 from rscc_hf.captioning_run import caption_to_file
@@ -168,6 +169,26 @@ def test_a_model_made_in_python_is_known_by_its_weights(tiny_checkpoints, captio
     other = ChangeCaptioner.from_pretrained(tiny_checkpoints["required"], device="cpu")
     with pytest.raises(ValueError, match="other weights of the model"):
         caption_to_file(ChangeCaptioner(other.model, captioner.processor, name="mine"), read_pairs(listed), output)
+
+
+def test_another_prompt_is_refused_and_the_use_of_a_model_changes_nothing(listed, tmp_path) -> None:
+    processor = tiny_processor()
+    captioner = ChangeCaptioner(tiny_model(processor), processor, name="mine")
+    output = tmp_path / "out.jsonl"
+    pairs, options = read_pairs(listed), {"with_maps": False, "max_new_tokens": 3}
+    caption_to_file(captioner, pairs, output, batch_size=2, **options)
+    image = listed.parent / "p" / "before" / "0.png"
+    captioner([image, image], [image, image], text="what has been built here?", max_new_tokens=3)
+    assert caption_to_file(captioner, pairs, output, batch_size=1, **options).already == 3
+    with pytest.raises(ValueError, match="with other settings"):
+        caption_to_file(captioner, pairs, output, text="what?", **options)
+    processor.prompt = processor.prompt.replace("What difference", "Which difference")
+    with pytest.raises(ValueError, match="another prompt or tokenizer"):
+        caption_to_file(captioner, pairs, output, **options)
+    again = tiny_processor()
+    again.system_message = "You are brief."
+    with pytest.raises(ValueError, match="another prompt or tokenizer"):
+        caption_to_file(ChangeCaptioner(captioner.model, again, name="mine"), pairs, output, **options)
 
 
 def test_another_data_set_with_the_same_ids_is_refused(captioner, tmp_path, write_image) -> None:

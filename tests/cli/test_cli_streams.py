@@ -29,6 +29,10 @@ def answer():
     print("a house appears")
 
 @app.command()
+def say(text: str):
+    print(text)
+
+@app.command()
 def write(path: str):
     terminal.tell("a line beside the answer")
     with open(path, "w") as file:
@@ -78,3 +82,8 @@ def test_a_command_that_answers_nothing_needs_no_streams(tmp_path, closed) -> No
     assert result.returncode == 0
     assert result.stdout == "", "lines for a person do not become answers"
     assert int((tmp_path / "out.txt").read_text()) > 2, "no file takes the number of a standard stream"
+
+
+def test_letters_that_the_output_cannot_show_become_escapes(tmp_path) -> None:
+    result = shell("PYTHONIOENCODING=ascii RSCC say 'zwei Häuser 房屋'", tmp_path)
+    assert (result.returncode, result.stdout) == (0, "zwei H\\xe4user \\u623f\\u5c4b\n")
