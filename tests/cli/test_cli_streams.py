@@ -55,7 +55,6 @@ def shell(redirected: str, folder: Path, unbuffered: bool = False) -> subprocess
 @pytest.mark.parametrize(
     ("command", "to", "words"),
     [
-        ("answer", ">&-", "standard output: it is closed"),
         ("answer", ">/dev/full", "standard output: No space left on device"),
         ("answer", "| (exec <&-); exit ${PIPESTATUS[0]}", "standard output: Broken pipe"),
         ("--help", ">&-", "standard output: it is closed"),
