@@ -122,7 +122,7 @@ def find_base(base: AdapterBase, adapters: Path, given: str | None) -> tuple[str
         seen = [] if base.relative is None else [adapters / base.relative]
         if base.relative is not None and adapters.name == LAST:
             seen.append(adapters.parent / base.relative)
-        folders = dict.fromkeys(os.path.normpath(path) for path in (base.path, *seen))
+        folders = dict.fromkeys(os.path.normpath(str(path)) for path in (base.path, *seen))
         places = [(path, None) for path in folders if (Path(path) / "config.json").is_file()]
         if not places:
             raise ValueError(

@@ -31,6 +31,7 @@ from rscc_hf.training.ccexpert_start import Start, StartMissing, find_start, sta
 from rscc_hf.training.optimisation import hidden_matrices
 from rscc_hf.training.pair_images import FromDisk, PixelSource, undecoded
 from rscc_hf.training.recipe import RecipeError
+from rscc_hf.training.samples import CaptionFilter
 
 _GIB = 2**30
 _CHATML_MARKS = 13  # tokens of the template around system message, question and answer
@@ -231,7 +232,7 @@ class _PlannedTask(CCExpertTask):
         """See `PairTask`; keeps them."""
         recipe = self.recipe
         maker: Any = SimpleNamespace(seed=recipe.seed)  # all that counting asks of it
-        self.chosen = prompted_samples(recipe.captions, pixels, captions, maker, recipe.captions_per_pair)
+        self.chosen: Any = prompted_samples(recipe.captions, pixels, captions, maker, recipe.captions_per_pair)
         return self.chosen
 
     def some_captions(self) -> list[str]:
@@ -244,13 +245,14 @@ class _PlannedTask(CCExpertTask):
         return FromDisk(undecoded(dataset), SimpleNamespace())  # type: ignore[arg-type]
 
 
-class _WordFilter:
+class _WordFilter(CaptionFilter):
     """In place of `PromptedCaptionFilter` where there is no tokenizer yet: words stand for tokens."""
 
     def __init__(self, max_length: int):
         self.max_length = max_length
 
     def __call__(self, captions: Sequence[str] | None) -> list[str]:
+        """The usable ones of a pair's captions."""
         return [text for text in captions or [] if 0 < _words(text) <= self.max_length]
 
 
