@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, TypeVar, cast
 import yaml
 from transformers import HfArgumentParser
 
+from rscc_hf.training.flags import idle_flag, names_of_flags
 from rscc_hf.training.recipe_values import checked, is_infinite, load_yaml
 
 R = TypeVar("R", bound="LoopRecipe")
@@ -209,7 +210,7 @@ def parse_recipe(recipe_class: type[R], arguments: Sequence[str] | None = None) 
 
     Raises:
         RecipeError: An unknown key or flag (with the closest ones that exist), one that is given twice, a value of a
-            wrong type or range, or a file that cannot be read.
+            wrong type or range, a flag without effect on the run, or a file that cannot be read.
     """
     parser = _Parser(cast(Any, recipe_class), allow_abbrev=False, description=recipe_class.__doc__)
     parser.add_argument("--config", help="YAML file with any of these keys.")
@@ -227,7 +228,10 @@ def parse_recipe(recipe_class: type[R], arguments: Sequence[str] | None = None) 
         flag = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
         raise RecipeError(f"{unknown[0]}: no such flag{_close(flag, names)}.")
     chosen = {name: getattr(namespace, name) for name in names}
-    return recipe_class(**{**chosen, **dict.fromkeys(nulls)})
+    recipe = recipe_class(**{**chosen, **dict.fromkeys(nulls)})
+    if sentence := idle_flag(recipe, names_of_flags(given, names)):
+        raise RecipeError(sentence)
+    return recipe
 
 
 def read_recipe(recipe_class: type[R], path: str | os.PathLike, **overrides: Any) -> R:
