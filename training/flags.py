@@ -3,7 +3,7 @@
 A recipe in YAML may keep keys of other settings, as one file serves many runs; what somebody types is meant. The same
 rule as for the options of `rscc` (`rscc_hf.cli_modes`): a default that was typed is a use of its flag.
 
-Keys that `validate` compares with others (lora_*, semantic_dropout, stream_shuffle_buffer, ...) are not here: it refuses
+Keys that `validate` compares with others (lora_alpha, stream_shuffle_buffer, ...) are not here: it refuses
 them where they have no effect, and somebody who types `--stream_shuffle_buffer 0` takes back what a recipe says.
 """
 

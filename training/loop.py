@@ -15,6 +15,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,8 +24,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object, reduce, send_to_device, set_seed
-from tqdm.auto import tqdm
 
+from rscc_hf.progress import Work, progress
 from rscc_hf.training import checkpoints, deepspeed_engine
 from rscc_hf.training.batches import Batch, Window
 from rscc_hf.training.deepspeed_engine import Zero
@@ -116,7 +117,7 @@ def train(
     if recipe.torch_threads is not None:
         torch.set_num_threads(recipe.torch_threads)
     try:
-        with open_accelerator(recipe) as (accelerator, recipe):
+        with open_accelerator(recipe) as (accelerator, recipe), _shown(recipe, accelerator) as work:
             accumulation = recipe.accumulation_steps(accelerator.num_processes)
             folder = RunFolder(recipe, accelerator)
             try:
@@ -125,7 +126,7 @@ def train(
                 task = build_task(recipe, accelerator)
                 try:
                     loop = _Loop(recipe, accelerator, task, accumulation, folder, checkpoint)
-                    loop.on_step, loop.on_evaluation = on_step, on_evaluation
+                    loop.on_step, loop.on_evaluation, loop.work = on_step, on_evaluation, work
                     loop.run()
                 finally:
                     task.close()
@@ -138,6 +139,13 @@ def train(
         raise
     finally:
         torch.set_num_threads(threads)
+
+
+def _shown(recipe: LoopRecipe, accelerator: Accelerator) -> AbstractContextManager[Work]:
+    """Says how far the run is: the main process alone, and where the recipe wants it."""
+    if recipe.progress_bar and accelerator.is_main_process:
+        return progress("preparing", unit="steps", say=logger.info)
+    return contextlib.nullcontext(Work("unseen"))
 
 
 class _Loop:
@@ -155,6 +163,7 @@ class _Loop:
         self.processes, self.process = accelerator.num_processes, accelerator.process_index
         self.on_step: OnStep | None = None
         self.on_evaluation: OnEvaluation | None = None
+        self.work = Work("unseen")
         self.state = LoopState()
         self.position: Any = None
         self.checkpointed_step: int | None = None
@@ -222,21 +231,21 @@ class _Loop:
             folder.end(asdict(state))
 
     def _train(self) -> None:
-        recipe, state = self.recipe, self.state
+        state = self.state
         self.watch.start((self.saved or {}).get("unlogged_seconds", 0.0))
-        show = recipe.progress_bar and self.accelerator.is_main_process
-        with tqdm(total=self.total_steps, initial=state.step, desc="training", unit="step", disable=not show) as bar:
-            while not self._finished():
-                before = state.step
-                fresh = self.position is None
-                if self._epoch(bar):
-                    if fresh and state.step == before:
-                        raise ValueError("The training data is empty: an epoch gave no sample.")
-                    state.epoch += 1
-                    self.position = None
-                    self._evaluate_or_save("epochs", state.epoch)
+        self.work(title="training")
+        self.work(state.step, self.total_steps)
+        while not self._finished():
+            before = state.step
+            fresh = self.position is None
+            if self._epoch():
+                if fresh and state.step == before:
+                    raise ValueError("The training data is empty: an epoch gave no sample.")
+                state.epoch += 1
+                self.position = None
+                self._evaluate_or_save("epochs", state.epoch)
 
-    def _epoch(self, bar: tqdm) -> bool:
+    def _epoch(self) -> bool:
         """Trains to the end of the epoch (True) or of the run (False)."""
         windows: Iterator[Window] = iter(self.source.epoch(self.state.epoch, self.position))
         while True:
@@ -251,8 +260,7 @@ class _Loop:
             loss = self._step(window.batches, targets, micro_batches)
             self.state.step = step
             self.position = window.position
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.4f}", epoch=self.state.epoch, refresh=False)
+            self.work(step, self.total_steps, note=f"epoch {self.state.epoch}, loss {loss:.4f}")
             if step % self.recipe.logging_steps == 0:
                 times = {"seconds": self.watch.lap()}
                 self.folder.log({"step": step, "epoch": self.state.epoch, "loss": loss, **rates, **times})
@@ -343,6 +351,7 @@ class _Loop:
     def _score_and_keep(self) -> None:
         recipe, state = self.recipe, self.state
         model = self.task.model
+        self.work(note="validation")
         self._require_finite()
         if self.processes > 1 and not isinstance(self.sharded, Sharded):
             for buffer in model.buffers():  # batch-norm statistics: the first process's are the ones that are saved

@@ -125,7 +125,7 @@ class LoopRecipe:
     keep_checkpoints: int = option(2, "Newest checkpoints to keep.")
     tracker: str = option("tensorboard", "A tracker of accelerate (tensorboard, wandb, ...) or none.")
     logging_steps: int = option(10, "Steps between two lines of training_log.jsonl and of the tracker.")
-    progress_bar: bool = option(True, "Show a progress bar.")
+    progress_bar: bool = option(True, "Say how far it is: a bar on a terminal, else a line every 20 seconds.")
 
     @property
     def find_unused_parameters(self) -> bool:

@@ -189,7 +189,7 @@ def test_home_is_expanded_in_every_path(kind, tmp_path, monkeypatch):
 @given(
     rate=st.floats(0, 1e3),
     steps=st.none() | st.integers(1, 10**9),
-    folder=st.text(min_size=1).filter(lambda text: text.isprintable()),
+    folder=st.text(min_size=1).filter(lambda text: text.isprintable() and text.strip()),
     precision=st.sampled_from(["no", "bf16", "fp16"]),
     depths=st.lists(st.integers(1, 9), max_size=5),
 )
