@@ -58,7 +58,7 @@ def read_dataset_pairs(
     """
     from datasets import Image
 
-    from rscc_hf.data.loading import load_pairs
+    from rscc_hf.data.loading import load_pairs, local_files
 
     dataset = load_pairs(os.fspath(path_or_id), split, semantic_coverage=semantic_coverage, revision=revision)
     images = [name for name in dataset.column_names if isinstance(dataset.features[name], Image)]
@@ -67,5 +67,7 @@ def read_dataset_pairs(
     ids = list(dataset["pair_id"])
     notes = contradictions(zip(ids, dataset["captions"], dataset["changed"], strict=True))
     files = {Path(one["filename"]) for one in getattr(dataset, "cache_files", None) or ()}
+    if revision is None:
+        files |= set(local_files(os.fspath(path_or_id), split))
     sources = [path for path in (Path(path_or_id), *sorted(files)) if path.is_file()]
     return PairList(DatasetPairs(dataset), notes=tuple(notes), sources=tuple(sources))

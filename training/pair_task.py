@@ -66,10 +66,11 @@ class PairTask(Task):
             with accelerator.main_process_first():
                 where = recipe.validation_data or recipe.train_data
                 validation = self._load(where, recipe.validation_split, False, "validation_data")
-            if Path(str(where)).is_file() and where == recipe.train_data:
-                logger.warning("%s is one file: the validation pairs are training pairs. Set validation_data.", where)
-            elif where == recipe.train_data and recipe.validation_split == recipe.train_split:
-                logger.warning("validation_split is train_split (%s): the validation pairs are training pairs.", where)
+            one_file = Path(str(where)).expanduser().is_file()  # which is whatever split is asked for
+            if where == recipe.train_data and (one_file or recipe.validation_split == recipe.train_split):
+                logger.warning(
+                    "The validation pairs are the training pairs (%s): set validation_data or validation_split.", where
+                )
             validation = validation.select(spread(len(validation), recipe.max_validation_pairs))
             first_look.check_references(
                 validation["pair_id"], validation["captions"], validation["changed"], self._validation_data

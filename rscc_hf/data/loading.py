@@ -111,6 +111,19 @@ def split_names(path_or_id: str | Path, *, revision: str | None = None) -> list[
     return layout.names
 
 
+def local_files(path_or_id: str | Path, split: str) -> list[Path]:
+    """The files on this machine that a split is read from; none for an id on the Hub.
+
+    Raises:
+        ValueError: The split is not there, or its files contradict each other.
+    """
+    local = _local(path_or_id, None)
+    if local is None:
+        return []
+    files = _files(local, split)
+    return [Path(file["filename"]) for file in _saved(local, split).cache_files] if files is None else files
+
+
 def captions_of(dataset: Dataset | IterableDataset) -> Iterator[str]:
     """All captions of a data set in the order of its rows; no image is decoded.
 
@@ -137,14 +150,10 @@ def stream_digest(path_or_id: str | Path, split: str, *, revision: str | None = 
     Raises:
         ValueError: The data set or the split is not there.
     """
-    local = _local(path_or_id, revision)
-    if local is None:
+    if _local(path_or_id, revision) is None:
         found = _hub_builder(str(path_or_id), revision).config.data_files or {}
         return names_digest([str(file) for name, files in found.items() if name == split for file in files])
-    files = _files(local, split)
-    if files is None:
-        files = [Path(file["filename"]) for file in _saved(local, split).cache_files]
-    return files_digest(files)
+    return files_digest(local_files(path_or_id, split))
 
 
 _HUB_ERRORS = (DatasetNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError)

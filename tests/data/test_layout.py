@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rscc_hf.data.layout import is_parquet, name_of, read_layout, shards_problem
 from rscc_hf.data.loading import load_pairs, split_names
+from rscc_hf.pairs import read_dataset_pairs
 
 
 def table(name):
@@ -276,3 +277,13 @@ def test_every_split_that_is_named_loads(tmp_path_factory, files):
         return
     found = [next(iter(load_pairs(root, name, streaming=True).decode(False)))["pair_id"] for name in names]
     assert set(found) <= files
+
+
+def test_files_that_a_split_is_read_from_are_sources_of_its_pairs(tmp_path):
+    fill(tmp_path / "ds", "data/test-00000-of-00001.parquet", "data/train.parquet")
+    Dataset.from_list(table("a").to_pylist()).save_to_disk(tmp_path / "saved")
+    sources = read_dataset_pairs(tmp_path / "ds", "test").sources
+    assert tmp_path / "ds" / "data" / "test-00000-of-00001.parquet" in sources
+    assert tmp_path / "ds" / "data" / "train.parquet" not in sources
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    assert arrow in read_dataset_pairs(tmp_path / "saved", "train").sources

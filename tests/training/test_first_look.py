@@ -154,3 +154,16 @@ def test_digests_of_a_run_follow_its_data(tmp_path):
     write(tmp_path, training=only("5", image_after=toy_row(99)["image_after"]))
     assert result.task.data_digests() == {**first, "train_data": result.task.data_digests()["train_data"]} != first
     assert stream.task.data_digests() != streamed
+
+
+@pytest.mark.parametrize("changes", [{"validation_split": "train"}, {"train_data": "one file"}, {}])
+def test_validation_pairs_that_are_training_pairs_are_told(tmp_path, caplog, changes):
+    data = write(tmp_path)
+    if "train_data" in changes:
+        (tmp_path / "train.parquet").rename(tmp_path / "scenes.parquet")
+        data, changes = str(tmp_path / "scenes.parquet"), {}
+        told = 1
+    else:
+        told = len(changes)
+    run(data, tmp_path, **changes)
+    assert sum("validation pairs are the training pairs" in record.getMessage() for record in caplog.records) == told
