@@ -6,7 +6,7 @@ read once for all of them, see `packed`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from rscc_hf.training.samples import (
 )
 
 _GREY = 127
+_KEPT_CAPTIONS = 65536  # a data set has a few ten thousand different ones, asked for again in each epoch
 _MARGIN = 0.04  # of the side: what a change stands on and where its shadow falls
 CAPTION_POLICIES = ("flatten", "random_choice", "together")
 
@@ -57,6 +58,8 @@ class PromptedBatchMaker(SampleMaker):
         super().__init__(seed)
         self.processor, self.augmentation, self.max_length = processor, augmentation, max_length
         self.changed_pixels_share = changed_pixels_share
+        self._kept: dict[str, _Row] = {}
+        self._prompts: dict[tuple[int, ...], tuple[int, ...]] = {}  # each kept once, for all captions behind it
         self.prompt_length = len(processor(text=[None], return_tensors=None)["input_ids"][0])
         if max_length is not None and max_length <= self.prompt_length:
             raise RecipeError(
@@ -91,7 +94,9 @@ class PromptedBatchMaker(SampleMaker):
             images, maps, captions = augment(self.augmentation, images, maps, captions, generators)
         if self.changed_pixels_share and maps is not None:
             chosen = torch.tensor([generator.random() < self.changed_pixels_share for generator in generators])
-            images = torch.where(chosen[:, None, None, None, None], changed_pixels(images, maps), images)
+            if chosen.any():
+                images = images.clone()
+                images[chosen] = changed_pixels(images[chosen], maps[chosen])
         (count,) = counts
         if count == 1:
             batch = dict(
@@ -105,21 +110,31 @@ class PromptedBatchMaker(SampleMaker):
                 )
             )
         else:
-            rows = self.processor(
-                captions=[text for texts in captions for text in texts],
-                max_length=self.max_length,
-                padding=False,
-                return_tensors=None,
-            )
+            ids, labels = self._rows([text for texts in captions for text in texts])
             batch = {
                 "pixel_values": self.processor.image_processor(images, return_tensors="pt")["pixel_values"],
-                **packed(
-                    rows["input_ids"], rows["labels"], count, self.processor.tokenizer.pad_token_id, self.max_length
-                ),
+                **packed(ids, labels, count, self.processor.tokenizer.pad_token_id, self.max_length),
             }
         if maps is not None:
             batch["change_masks"] = maps[:, 0, 0].bool()
         return batch
+
+    def _rows(self, captions: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+        """`input_ids` and `labels` of the prompt with each caption; what is written once is kept for later epochs."""
+        missing = [text for text in dict.fromkeys(captions) if text not in self._kept]
+        if len(self._kept) + len(missing) > _KEPT_CAPTIONS:  # of a stream without end
+            self._kept, missing = {}, list(dict.fromkeys(captions))
+        if missing:
+            rows = self.processor(captions=missing, max_length=self.max_length, padding=False, return_tensors=None)
+            for text, ids, labels in zip(missing, rows["input_ids"], rows["labels"], strict=True):
+                start = next((place for place, label in enumerate(labels) if label != IGNORED), len(ids))
+                prompt = tuple(ids[:start])
+                prompt = self._prompts.setdefault(prompt, prompt)
+                self._kept[text] = _Row(prompt, tuple(ids[start:]), tuple(labels[start:]))
+        found = [self._kept[text] for text in captions]
+        return [[*row.prompt, *row.ids] for row in found], [
+            [IGNORED] * len(row.prompt) + [*row.labels] for row in found
+        ]
 
     def ask(self, images: torch.Tensor) -> Batch:
         """What `generate` takes to caption pairs: `pixel_values`, `input_ids`, `attention_mask`.
@@ -128,6 +143,14 @@ class PromptedBatchMaker(SampleMaker):
             images: (n, 2, C, H, W) uint8, as `Pixels.images`.
         """
         return dict(self.processor(images=images, padding_side="left", return_tensors="pt"))
+
+
+class _Row(NamedTuple):
+    """Ids of a prompt, which is not learnt, and ids and labels of what stands behind it."""
+
+    prompt: tuple[int, ...]
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
 
 
 def changed_pixels(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -144,9 +167,10 @@ def changed_pixels(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         New images.
     """
     margin = max(1, round(_MARGIN * masks.shape[-1]))
-    wide = torch.nn.functional.max_pool2d(
-        masks.flatten(0, 1).float(), kernel_size=2 * margin + 1, stride=1, padding=margin
-    )
+    wide = masks.flatten(0, 1).float()
+    for down, right in ((margin, 0), (0, margin)):  # the largest of a square: of the rows' largest
+        kernel = (2 * down + 1, 2 * right + 1)
+        wide = torch.nn.functional.max_pool2d(wide, kernel, stride=1, padding=(down, right))
     return torch.where(wide.unflatten(0, masks.shape[:2]) > 0, images, torch.full_like(images, _GREY))
 
 

@@ -126,8 +126,9 @@ def class_shares(maps: torch.Tensor, grid: int) -> torch.Tensor:
     """
     height, width = (size // grid * grid for size in maps.shape[-2:])
     colours = maps[..., :height, :width].flatten(0, 1).movedim(1, -1)  # (2n, H, W, 3)
-    classes = torch.from_numpy(colours_to_classes(colours.flatten(0, 1).contiguous().numpy())).long()
-    planes = nn.functional.one_hot(classes.view(-1, height, width), len(CLASS_NAMES)).movedim(-1, 1).float()
+    classes = torch.from_numpy(colours_to_classes(colours.flatten(0, 1).contiguous().numpy()))
+    numbers = torch.arange(len(CLASS_NAMES), dtype=classes.dtype)[:, None, None]
+    planes = (classes.view(-1, 1, height, width) == numbers).float()
     shares = nn.functional.avg_pool2d(planes, (height // grid, width // grid))
     return shares.flatten(2).transpose(1, 2).unflatten(0, (-1, 2))
 

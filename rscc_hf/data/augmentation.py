@@ -201,14 +201,14 @@ def _jitter(images: Pixels, draws: np.ndarray, strength: float, independent: flo
     common, *own = (2 * draws - 1).reshape(3, 2 + channels) * strength
     array = images.numpy() if isinstance(images, torch.Tensor) else images
     result = np.empty_like(array)
-    levels = np.arange(256, dtype=np.float64)
+    # of each date (2, C): the 256 values that its channels' levels become
+    amount = ((1 - independent) * common + independent * np.stack(own))[:, :, None]
+    contrast, shift, gains = 1 + amount[:, :1], amount[:, 1:2], 1 + amount[:, 2:] / 2
+    values = ((np.arange(256, dtype=np.float64) - 128) * contrast + 128) * gains + 128 * shift
+    tables = np.rint(values.clip(0, 255)).astype(np.uint8)
     for date in range(2):
-        amount = (1 - independent) * common + independent * own[date]
-        contrast, shift, gains = 1 + amount[0], amount[1], 1 + amount[2:] / 2
         for channel in range(channels):
-            values = ((levels - 128) * contrast + 128) * gains[channel] + 128 * shift
-            table = np.rint(values.clip(0, 255)).astype(np.uint8)
-            np.take(table, array[date, channel], out=result[date, channel])
+            np.take(tables[date, channel], array[date, channel], out=result[date, channel], mode="clip")
     return torch.from_numpy(result) if isinstance(images, torch.Tensor) else result
 
 

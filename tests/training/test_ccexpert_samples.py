@@ -118,6 +118,15 @@ def test_captions_together_stay_within_the_longest_sequence(processor, dataset):
         assert int(cut["segments"][row].max()) == (2 if length <= limit else 1)
 
 
+def test_captions_met_again_make_the_same_batch(processor, dataset):
+    """What a maker keeps of captions that it has written shows in no batch."""
+    chosen = [(epoch, index) for epoch in range(3) for index in range(2)]
+    used = samples(processor, dataset, "together", per_pair=2)
+    for keys in (chosen[:2], chosen[2:4], chosen[4:], chosen[:2]):
+        batch, fresh = used.batch(keys), samples(processor, dataset, "together", per_pair=2).batch(keys)
+        assert batch.keys() == fresh.keys() and all(torch.equal(batch[name], fresh[name]) for name in batch)
+
+
 def test_captions_together_need_to_know_how_many(processor, dataset):
     with pytest.raises(RecipeError, match="captions_per_pair"):
         samples(processor, dataset, "together")
