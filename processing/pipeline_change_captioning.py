@@ -313,6 +313,14 @@ def _request(pair: Any, index: int, maps: Any = None, text: str | None = None) -
         return _Request(_two(pair, "images", index), None if maps is None else _two(maps, "maps", index), text, index)
     row = {key: value for key, value in pair.items() if value is not None}
     name = row.get("pair_id", index)
+    for keys in (
+        ("images", *_DATES["before"]),
+        ("images", *_DATES["after"]),
+        *(("semantic_maps", key) for key in _MAPS),
+    ):
+        twice = [key for key in keys if key in row]
+        if len(twice) > 1:
+            raise ValueError(f"pair {name!r} has both {' and '.join(twice)}: give one of them.")
     if "images" in row:
         images = row["images"]
     else:
