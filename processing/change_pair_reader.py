@@ -122,8 +122,9 @@ class PairReader:
             return None
         if size[0] * size[1] > self.settings["max_image_pixels"] or np.ma.isMaskedArray(batch):
             return None  # what is wrong with it is said of the image that it is wrong with
-        values = batch
-        if isinstance(batch, np.ndarray):
+        if isinstance(batch, torch.Tensor):
+            values = batch
+        else:
             if batch.dtype != np.uint8:
                 return None
             array = np.ascontiguousarray(batch)
@@ -175,7 +176,7 @@ class PairReader:
         ]
         told = [note for source in sources for note in source.notes]
         if not semantic:
-            told.append(compare(*read, settings["value_range"]) or "")
+            told.append(compare(read[0], read[1], settings["value_range"]) or "")
         for note in told:
             self._note(name, note)
         arrays = [one.array for one in read]

@@ -252,7 +252,7 @@ class ChangeCaptioner:
             ValueError: Lists of unequal length, a map for one date only, maps or a question for a checkpoint that
                 takes none, no maps for one that needs them, or (`"raise"`) a pair that cannot be read.
         """
-        given = {"before": before, "after": after}
+        given: dict[str, Any] = {"before": before, "after": after}
         given |= {"semantic_before": semantic_before, "semantic_after": semantic_after}
         lists = {name: listed(value, name) for name, value in given.items()}
         single = lists["before"] is None
@@ -298,7 +298,7 @@ class ChangeCaptioner:
 
         What is wrong with the call as a whole raises here, before the first batch.
         """
-        given = {"before": before, "after": after}
+        given: dict[str, Any] = {"before": before, "after": after}
         given |= {"semantic_before": semantic_before, "semantic_after": semantic_after}
         lists = self._lists(given)
         count = len(lists["before"])
