@@ -1,10 +1,11 @@
 """Accelerate, opened for one run and closed again, so that several runs fit into one Python process."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
@@ -15,6 +16,7 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.nn.parallel import DistributedDataParallel
 
 from rscc_hf.training import deepspeed_engine
 from rscc_hf.training.arithmetic import settle
@@ -89,12 +91,28 @@ def open_accelerator(recipe: R) -> Iterator[tuple[Accelerator, R]]:
         if accelerator is not None:
             for opened in getattr(accelerator, "trackers", []):
                 opened.finish()
+            release_process_group(accelerator._models)
             accelerator.free_memory()
         if ours:
             if "fork_launched" in PartialState._shared_state:  # else it failed while it began
                 PartialState().destroy_process_group()
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
+
+
+def release_process_group(models: Iterable[torch.nn.Module]) -> None:
+    """Take from models of data parallelism what holds the process group, before it is destroyed.
+
+    Their reducers are freed with Python's lock held (torch 2.13). Were one of them the last to hold the group, its
+    destructor would wait for the group's threads, of which one may wait for that lock: for ever.
+
+    Args:
+        models: What accelerate prepared; a wrapper that is among them is of no further use.
+    """
+    for model in models:
+        if isinstance(model, DistributedDataParallel):
+            model.logger = None  # it holds the reducer too
+            model.reducer = None
 
 
 def _configure_fsdp(accelerator: Accelerator, recipe: LoopRecipe) -> None:
