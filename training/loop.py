@@ -11,30 +11,27 @@ Three rules make a run independent of how it is cut into processes, micro-batche
 Batch normalisation is the exception: its statistics are per micro-batch, and those of the first process are kept.
 """
 
-import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object, reduce, send_to_device, set_seed
+from accelerate.utils import broadcast, gather_object, set_seed
 
 from rscc_hf.progress import Work, progress
 from rscc_hf.training import checkpoints, deepspeed_engine
-from rscc_hf.training.batches import Batch, Window
+from rscc_hf.training.batches import Window
 from rscc_hf.training.deepspeed_engine import Zero
 from rscc_hf.training.identity import check_identity
 from rscc_hf.training.optimisation import (
     build_optimizer,
     build_schedule,
     decay_learning_rate,
-    limit_gradients,
     log_name,
     warmup_length,
 )
@@ -49,6 +46,7 @@ from rscc_hf.training.safeguards import (
     require_room,
 )
 from rscc_hf.training.sharding import Sharded
+from rscc_hf.training.steps import Steps
 from rscc_hf.training.stopwatch import Stopwatch
 from rscc_hf.training.task import Task
 
@@ -145,7 +143,7 @@ def _shown(recipe: LoopRecipe, accelerator: Accelerator) -> AbstractContextManag
     """Says how far the run is: the main process alone, and where the recipe wants it."""
     if recipe.progress_bar and accelerator.is_main_process:
         return progress("preparing", unit="steps", say=logger.info)
-    return contextlib.nullcontext(Work("unseen"))
+    return nullcontext(Work("unseen"))
 
 
 class _Loop:
@@ -196,6 +194,9 @@ class _Loop:
             if accelerator.is_fsdp2:
                 self.sharded = Sharded(accelerator, self.model, self.optimizer)
                 self.parts = task.parts()  # the processes hold pieces of the parameters now
+        self.steps = Steps(
+            recipe, accelerator, task, self.source, self.model, self.optimizer, self.schedule, self.parts, self.zero
+        )
         self.checkpoint = checkpoint
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -250,14 +251,14 @@ class _Loop:
         windows: Iterator[Window] = iter(self.source.epoch(self.state.epoch, self.position))
         while True:
             window = next(windows, Window([], self.position))
-            targets, micro_batches = self._count(window.batches)
+            targets, micro_batches = self.steps.count(window.batches)
             if micro_batches == 0:
                 return True
             if self._finished():
                 return False
             step = self.state.step + 1
             rates = {f"learning_rate/{log_name(group)}": group["lr"] for group in self.optimizer.param_groups}
-            loss = self._step(window.batches, targets, micro_batches)
+            loss = self.steps.take(step, window.batches, targets, micro_batches)
             self.state.step = step
             self.position = window.position
             self.work(step, self.total_steps, note=f"epoch {self.state.epoch}, loss {loss:.4f}")
@@ -267,75 +268,6 @@ class _Loop:
             if self.on_step is not None and self.accelerator.is_main_process:
                 self.on_step(step, self.total_steps, loss)
             self._evaluate_or_save("steps", step)
-
-    def _count(self, batches: list[Batch]) -> tuple[int, int]:
-        """Target tokens of the global batch, and micro-batches of the process that has most; 0: the epoch is over."""
-        counts = torch.tensor([sum(self.task.count_targets(batch) for batch in batches), len(batches)])
-        if self.processes == 1:
-            return int(counts[0]), int(counts[1])
-        gathered = self.accelerator.gather(counts[None].to(self.accelerator.device)).cpu()
-        return int(gathered[:, 0].sum()), int(gathered[:, 1].max())
-
-    def _step(self, batches: list[Batch], targets: int, micro_batches: int) -> float:
-        """One optimiser step; the loss a target token."""
-        device = self.accelerator.device
-        self.task.model.train()
-        total = torch.zeros((), device=device)
-        for number in range(micro_batches):
-            last = number == micro_batches - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                torch.manual_seed(self._seed(number))
-                if number < len(batches):
-                    batch = send_to_device(batches[number], device)
-                    with self.accelerator.autocast():  # which accelerate leaves out with FSDP2
-                        loss = self.task.loss(self.model, batch, max(targets, 1))
-                    total += loss.detach()
-                else:
-                    # Every process must take part in every backward pass, and in its exchanges in the same order. This
-                    # one has no data left: what it runs counts nothing and leaves no trace in batch-norm statistics.
-                    for module in self.task.model.modules():
-                        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                            module.eval()
-                    with self.accelerator.autocast():
-                        loss = 0 * self.task.loss(self.model, send_to_device(self.source.filler(), device), 1)
-                loss = loss * self.processes  # distributed training takes the mean of the gradients, the sum is wanted
-                if self.zero is None:
-                    self.accelerator.backward(loss)
-                else:
-                    self.zero.backward(loss, last)
-        if self.processes > 1:
-            total = reduce(total, "sum")
-        loss_value = float(total)
-        if not math.isfinite(loss_value):
-            raise TrainingError(
-                f"The loss is {loss_value} at step {self.state.step + 1}: lower learning_rate, or clip the gradients "
-                "by max_grad_norm."
-            )
-        self._update()
-        return loss_value
-
-    def _update(self) -> None:
-        if self.zero is None:
-            self.accelerator.unscale_gradients(self.optimizer)
-            limit_gradients(self.parts, self.recipe.max_grad_norm)
-            self.optimizer.step()
-            skipped = self.accelerator.optimizer_step_was_skipped
-            self.optimizer.zero_grad()
-        elif not self.zero.update():
-            raise TrainingError(
-                f"The gradients are not finite at step {self.state.step + 1}: lower learning_rate, or clip the "
-                "gradients by max_grad_norm."
-            )
-        else:
-            skipped = False
-        if not skipped:
-            self.schedule.step()
-
-    def _seed(self, number: int) -> int:
-        """Seed of a micro-batch: (recipe's seed, step, its number within the global batch)."""
-        place = number * self.processes + self.process
-        words = np.random.SeedSequence([self.recipe.seed, self.state.step, place]).generate_state(2)
-        return int(words[0]) << 31 | int(words[1]) >> 1
 
     def _evaluate_or_save(self, unit: str, count: int) -> None:
         recipe = self.recipe

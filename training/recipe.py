@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import yaml
+from safetensors import SafetensorError
 from transformers import HfArgumentParser
 
 from rscc_hf.training.flags import idle_flag, names_of_flags
@@ -53,8 +54,8 @@ def named(
     """
     try:
         yield
-    except OSError as error:  # the Hub's errors are such
-        words = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:  # the Hub's errors are of the first kind
+        words = getattr(error, "strerror", None) or str(error)
         reason = " ".join(words.split("\n")[0].split()).rstrip(".")
         raise RecipeError(f"{key} {where} cannot be read ({reason}): {remedy}.") from error
 

@@ -4,10 +4,8 @@ import logging
 import sys
 from collections.abc import Callable
 
-from rscc_hf.files import cleaning_up_when_terminated
 from rscc_hf.terminal import printable
 from rscc_hf.training.loop import TrainingResult
-from rscc_hf.training.recipe import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +25,14 @@ def run_script(script: str, run: Callable[[], TrainingResult | None]) -> None:
     for name in ("httpx", "datasets", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        with cleaning_up_when_terminated():
-            result = run()
+        result = run()
     except KeyboardInterrupt:
         print(f"{script}: interrupted; the same command goes on from the newest checkpoint.", file=sys.stderr)
         sys.exit(_INTERRUPTED)
-    except (ValueError, OSError, TrainingError, ImportError) as error:
+    except Exception as error:
+        ours = isinstance(error, ValueError | OSError | ImportError) or type(error).__module__.startswith("rscc_hf.")
+        if not ours:
+            raise
         sys.exit(f"{script}: {one_sentence(error)}")
     if result is None:
         return

@@ -11,8 +11,9 @@ from accelerate.utils import broadcast_object_list, gather_object, send_to_devic
 from transformers import PreTrainedModel
 
 from rscc_hf.data.captions import is_no_change
-from rscc_hf.evaluation import ChangeCaptionScorer, corpus_scores, find_java
+from rscc_hf.evaluation import ChangeCaptionScorer, MeteorError, corpus_scores, find_java
 from rscc_hf.training import deepspeed_engine
+from rscc_hf.training.recipe import RecipeError
 from rscc_hf.training.workers import Batch, prepared
 
 
@@ -54,7 +55,7 @@ class Validator:
         generate_options: For `model.generate`.
 
     Raises:
-        MeteorError: METEOR is wanted and there is no Java.
+        RecipeError: METEOR is wanted and there is no Java.
     """
 
     def __init__(
@@ -70,7 +71,10 @@ class Validator:
         self.pairs, self.decode, self.batch_size = pairs, decode, batch_size
         self.num_workers, self.generate_options = num_workers, generate_options
         if meteor:
-            find_java()  # or says how to get one, now instead of after an epoch
+            try:  # now instead of after an epoch
+                find_java()
+            except MeteorError as error:
+                raise RecipeError(f"metric_for_best is s_m. {error} Or set metric_for_best to bleu_4.") from error
         self.scorer = ChangeCaptionScorer() if meteor else None
 
     def __call__(self, model: PreTrainedModel, accelerator: Accelerator) -> dict[str, float]:
