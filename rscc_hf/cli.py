@@ -213,7 +213,9 @@ def caption(
     span = None if value_range is None else _range(value_range)
     listed = None
     if pairs is not None:
-        listed = _read_list(pairs, split, semantic_coverage, output, check=on_error is OnError.RAISE)
+        listed = _read_list(pairs, split, semantic_coverage, output)
+        if on_error is OnError.RAISE:
+            _check_list(listed, with_maps=not without_maps)
     wanted: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "value_range": span}
     generate = {name: value for name, value in wanted.items() if value is not None}
 
@@ -283,7 +285,7 @@ def _range(given: str) -> list[float]:
     return list(numbers)
 
 
-def _read_list(source: str, split: str | None, coverage: Coverage, output: Path | None, *, check: bool) -> PairList:
+def _read_list(source: str, split: str | None, coverage: Coverage, output: Path | None) -> PairList:
     from rscc_hf.captioning_run import skipped_path
     from rscc_hf.pairs import read_dataset_pairs, read_pairs
 
@@ -297,12 +299,19 @@ def _read_list(source: str, split: str | None, coverage: Coverage, output: Path 
         tell_some([f"  {printable(name)}" for name in listed.unmatched])
     for note in listed.notes:
         tell(f"Note: {printable(note)}")
-    missing = listed.missing_files() if check else []
-    if missing:
-        pair, path = missing[0]
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise ValueError(f"pair {pair}: {path} does not exist{more}; --on-error skip goes on without such pairs.")
     return listed
+
+
+def _check_list(listed: PairList, *, with_maps: bool) -> None:
+    """Finds before any work what would stop the run at its pair."""
+    wrong = [(pair, f"{path} does not exist") for pair, path in listed.missing_files()]
+    if with_maps:
+        lacking = "is missing, give the maps of both dates or of none"
+        wrong += [(pair, f"{name} {lacking}") for pair, name in listed.half_maps()]
+    if wrong:
+        pair, reason = wrong[0]
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise ValueError(f"pair {pair}: {reason}{more}; --on-error skip goes on without such pairs.")
 
 
 def _load(

@@ -85,6 +85,17 @@ class PairList:
         """Those of `files` that do not exist."""
         return [(pair_id, path) for pair_id, path in self.files() if not path.is_file()]
 
+    def half_maps(self) -> list[tuple[str, str]]:
+        """Pairs of a list or folder with the map of one date only, each with what it lacks."""
+        if isinstance(self.pairs, DatasetPairs):
+            return []
+        found = []
+        for pair in self.pairs:
+            missing = [name for name in MAPS if getattr(pair, name) is None]
+            if len(missing) == 1:
+                found.append((pair.pair_id, missing[0]))
+        return found
+
 
 class DatasetPairs(Sequence[PairItem]):
     """The pairs of a data set in the schema of `rscc_hf.data.schema`, images undecoded; a row is read when asked for.

@@ -172,7 +172,29 @@ def test_bad_pairs_stop_the_run_before_the_model_is_loaded(model, folder, tmp_pa
     output = tmp_path / "out.jsonl"
     message = refused("caption", "--pairs", listed, "--output", output, "--model", tmp_path / "no_model_either")
     assert "pair x1__gone" in message and "gone.png does not exist; --on-error skip" in message
+    listed.write_text("before,after,semantic_before\npairs/A/x0.png,pairs/B/x0.png,pairs/A/x0.png\n")
+    message = refused("caption", "--pairs", listed, "--output", output, "--model", tmp_path / "no_model_either")
+    assert "pair x0: semantic_after is missing" in message and "--on-error skip" in message
     assert not output.exists()
+
+
+def test_what_is_not_read_or_used_is_told_and_captioned_all_the_same(model, folder, tmp_path) -> None:
+    (folder / "A/x9.heic").write_bytes(b"x")
+    result = run("caption", "--pairs", folder, "--output", tmp_path / "out.jsonl", "--model", model)
+    assert result.exit_code == 0 and "5 captions written" in result.stderr
+    told = "1 file whose suffix is none of an image that is read here (*.heic: 1, A/x9.heic)."
+    assert result.stderr.startswith(f"Note: {folder}: not read: {told}\n")
+    listed = tmp_path / "p.csv"
+    listed.write_text("before,after,town\npairs/A/x0.png,pairs/B/x0.png,y\n")
+    result = run("caption", "--pairs", listed, "--output", tmp_path / "list.jsonl", "--model", model)
+    assert result.exit_code == 0 and result.stderr.startswith(f"Note: {listed}: not used: column town.\n")
+
+
+def test_notes_about_images_are_told_at_the_end(model, folder, tmp_path, write_image) -> None:
+    write_image(folder / "B" / "x1.png", size=(16, 16))
+    result = run("caption", "--pairs", folder, "--output", tmp_path / "out.jsonl", "--model", model)
+    assert result.exit_code == 0
+    assert f"1 caption with notes about the images (`notes` in {tmp_path / 'out.jsonl'}):\n" in result.stderr
 
 
 def test_skipped_pairs_are_listed_and_tried_again(model, folder, expected, tmp_path, write_image) -> None:
