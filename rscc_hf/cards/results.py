@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rscc_hf.checkpoint import fingerprint_of
-from rscc_hf.files import write_text
+from rscc_hf.files import refuse_input_as_output, write_text
 
 RESULTS = "results.jsonl"
 _SCORES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider_d", "s_m")
@@ -75,8 +75,10 @@ def add_evaluation(
         predictions: The captions that were scored; where given, that this checkpoint wrote them is checked.
 
     Raises:
-        ValueError: The report or the captions cannot be used, or the captions are by other weights.
+        ValueError: The report or the captions cannot be used, are the file that is written, or the captions are by
+            other weights.
     """
+    refuse_input_as_output(folder / RESULTS, [report, *([] if predictions is None else [predictions])])
     fingerprint = fingerprint_of(folder)
     settings = None if predictions is None else _settings(predictions, folder, fingerprint)
     new = Evaluation(

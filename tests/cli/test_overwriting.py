@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from rscc_hf.cards.results import add_evaluation
 from rscc_hf.cli import app
 from rscc_hf.conversion.output import CHECKPOINT
 from rscc_hf.data.synthetic import DATASET
@@ -230,6 +231,13 @@ def test_a_report_goes_over_an_earlier_report_only(tmp_path: Path, monkeypatch: 
         result = run("evaluate", predictions, "--json", out)
         assert result.exit_code == 1 and message in result.stderr, result.output
     assert contents(tmp_path) == before
+
+
+def test_results_of_a_card_are_not_what_is_read(tmp_path: Path) -> None:
+    out = make(tmp_path / "model", {"results.jsonl": "{}\n"})
+    with pytest.raises(ValueError, match=r"results\.jsonl is an input"):
+        add_evaluation(out, out / "results.jsonl", "LEVIR-CC", "test")
+    assert contents(out) == {"results.jsonl": b"{}\n"}
 
 
 def test_a_report_may_go_to_a_device(tmp_path: Path) -> None:
