@@ -74,7 +74,7 @@ BELONGINGS = (
         lambda it: any(stage != "none" for stage in it.frozen_stages),
     ),
     Belonging(
-        "vision_levels num_integration_layers integration_gate integration_attention_heads integration_ffn_dim "
+        "num_integration_layers integration_gate integration_attention_heads integration_ffn_dim "
         "integration_learning_rate_ratio",
         "the module, and integration is false",
         lambda it: it.integration is not False,
