@@ -35,7 +35,7 @@ CASES = [
     (M, "--tokenizer there", "--vocabulary_min_frequency 11"),
     (M, "--frozen_stages none", "--freeze_statistics False"),
     *((C, "--integration false", flag) for flag in (
-        "--vision_levels 1 2", "--num_integration_layers 2", "--integration_gate true",
+        "--num_integration_layers 2", "--integration_gate true",
         "--integration_attention_heads 2", "--integration_ffn_dim 8",
     )),
     *((Stage1Recipe, "", f"--{part}_learning_rate_ratio 1.0") for part in ("vision", "projector", "language")),
