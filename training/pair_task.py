@@ -5,8 +5,9 @@ import logging
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -264,7 +265,8 @@ class PairTask(Task):
         return ", ".join(source for source, _ in sources.most_common())
 
 
-class Questions(NamedTuple):
+@dataclass(frozen=True)
+class Questions:
     """What is asked about pairs, by index.
 
     Attributes:

@@ -5,7 +5,6 @@ The form follows trl's `TrlParser` and timm's `train.py`.
 """
 
 import difflib
-import functools
 import os
 import sys
 import typing
@@ -297,7 +296,6 @@ def with_later_keys(old: dict[str, Any]) -> dict[str, Any]:
     return {"muon_dtype": "bfloat16" if old.get("optimizer") == "muon" else "auto", **old}
 
 
-@functools.cache
 def _hints(recipe_class: type) -> dict[str, Any]:
     return typing.get_type_hints(recipe_class)
 
