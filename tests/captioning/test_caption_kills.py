@@ -13,16 +13,19 @@ import pytest
 
 PAIRS, KILLS, LIMIT = 200, 10, 300.0
 
-# The command in a process of its own; a file beside says when the model is loaded, so that kills meet the writing.
+# The command in a process of its own; it waits before a batch while a file is there, so that kills meet the writing.
 _RUN = """
-import sys, time
+import os, sys, time
 from rscc_hf import captioning_run
 from rscc_hf.cli import app
 
 caption = captioning_run._caption
 
 def slow(*arguments):
-    open("started", "w").close()
+    if os.path.exists("hold"):
+        open("ready", "w").close()
+    while os.path.exists("hold"):
+        time.sleep(0.01)
     time.sleep(0.02)
     return caption(*arguments)
 
@@ -40,12 +43,14 @@ def start(folder: Path, model: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def first_to_end(running: list[subprocess.Popen[str]]) -> subprocess.Popen[str]:
     deadline = time.monotonic() + LIMIT
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "the run does not get to its first batch"
-        time.sleep(0.01)
+    while time.monotonic() < deadline:
+        for process in running:
+            if process.poll() is not None:
+                return process
+        time.sleep(0.02)
+    raise AssertionError("neither of two runs was refused")
 
 
 @pytest.mark.slow
@@ -54,32 +59,34 @@ def test_each_pair_is_captioned_once_whatever_is_killed(tiny_checkpoints, tmp_pa
     for n in range(PAIRS):
         for k, date in enumerate("AB"):
             write_image(tmp_path / "p" / date / f"{n:03}.png", seed=2 * n + k)
-    model, output, started = tiny_checkpoints["optional"], tmp_path / "out.jsonl", tmp_path / "started"
+    model, output, hold = tiny_checkpoints["optional"], tmp_path / "out.jsonl", tmp_path / "hold"
+    ready = tmp_path / "ready"
     chance = random.Random(0)
     running: list[subprocess.Popen[str]] = []
     lines = 0
     try:
         for _ in range(KILLS):
-            started.unlink(missing_ok=True)
-            first = start(tmp_path, model)
-            running.append(first)
-            wait_for(started, first)
-            first.send_signal(signal.SIGSTOP)  # it holds the lock however slow this machine is
-            second = start(tmp_path, model)
-            running.append(second)
-            _, said = second.communicate(timeout=LIMIT)
-            assert second.returncode == 1
+            hold.touch()  # whoever has the lock keeps it however slow this machine is
+            running = [start(tmp_path, model), start(tmp_path, model)]
+            refused = first_to_end(running)
+            _, said = refused.communicate(timeout=LIMIT)
+            assert refused.returncode == 1, said
             assert "out.jsonl is being written by another run" in said and "Traceback" not in said
-            first.send_signal(signal.SIGCONT)
-            time.sleep(chance.uniform(0, 0.15))
-            first.kill()
-            first.communicate(timeout=LIMIT)
-            assert first.returncode == -signal.SIGKILL, "it had finished: make it slower"
+            (writer,) = (process for process in running if process is not refused)
+            while not ready.exists():
+                assert writer.poll() is None, writer.communicate()
+                time.sleep(0.02)
+            ready.unlink()
+            hold.unlink()
+            time.sleep(chance.uniform(0, 0.25))
+            writer.kill()
+            writer.communicate(timeout=LIMIT)
+            assert writer.returncode == -signal.SIGKILL, "it had finished: make it slower"
             whole = [line for line in output.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
             assert lines <= len(whole) < PAIRS, "what was written stays"
             lines = len(whole)
         last = start(tmp_path, model)
-        running.append(last)
+        running = [last]
         _, said = last.communicate(timeout=LIMIT)
         assert last.returncode == 0, said
     finally:
@@ -90,4 +97,4 @@ def test_each_pair_is_captioned_once_whatever_is_killed(tiny_checkpoints, tmp_pa
     ids = [json.loads(line)["pair_id"] for line in output.read_text(encoding="utf-8").splitlines()]
     assert ids == [f"{n:03}" for n in range(PAIRS)]
     assert f"{PAIRS - lines} captions written" in said and f"{lines} were there before" in said
-    assert {path.name for path in tmp_path.iterdir()} == {"p", "out.jsonl", "started"}
+    assert {path.name for path in tmp_path.iterdir()} == {"p", "out.jsonl"}
