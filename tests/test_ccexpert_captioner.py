@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 
 import pytest
 import torch
+import watched
 from toy_ccexpert import save_tiny_ccexpert
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
@@ -84,7 +84,7 @@ def test_it_takes_no_maps_and_skips_what_it_cannot_read(checkpoint, images):
 def test_a_copied_folder_answers_where_the_package_is_missing(checkpoint, images, tmp_path, auto_class):
     folder = shutil.copytree(checkpoint, tmp_path / "elsewhere")
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
+    done = watched.run(
         [sys.executable, "-c", ALONE, str(folder), auto_class, *images[:2]],
         capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
     )  # fmt: skip

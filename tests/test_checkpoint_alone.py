@@ -3,10 +3,10 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 
 import pytest
+import watched
 from transformers import AutoModel, AutoProcessor
 
 from rscc_hf import MModalCCForConditionalGeneration, MModalCCProcessor
@@ -42,7 +42,7 @@ def expected(folder, images):
 def test_a_copied_folder_answers_where_the_package_is_missing(tiny_checkpoints, images, tmp_path, auto_class):
     folder = shutil.copytree(tiny_checkpoints["optional"], tmp_path / "elsewhere")
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
+    done = watched.run(
         [sys.executable, "-c", ALONE, str(folder), auto_class, *images],
         capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
     )  # fmt: skip

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,58 @@ def run(
     if check:
         done.check_returncode()
     return done
+
+
+@contextmanager
+def started(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    limit: float = LIMIT,
+    env: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Iterator[subprocess.Popen[Any]]:
+    """A process to talk to, as `subprocess.Popen` gives it; ended as in `run` where the block lasts too long.
+
+    Raises:
+        HungError: The limit passed before the block was left.
+    """
+    late, told = threading.Event(), []
+
+    def ring() -> None:
+        late.set()
+        told.append(end(process.pid))
+
+    with subprocess.Popen(command, env=dumping(env), **options) as process:
+        alarm = threading.Timer(limit, ring)
+        alarm.daemon = True
+        alarm.start()
+        failure: BaseException | None = None
+        try:
+            yield process
+            process.wait()
+        except BaseException as error:
+            failure = error
+            if not late.is_set():
+                end(process.pid)
+                raise
+        finally:
+            alarm.cancel()
+    if late.is_set():
+        alarm.join()  # it is about to say where they stood
+        raise HungError(f"{command} took more than {limit:g} seconds.\n{told[0]}") from failure
+
+
+def join(process: BaseProcess, limit: float = LIMIT) -> None:
+    """Wait for a process of `multiprocessing`, whose function has called `faulthandler.enable()`.
+
+    Raises:
+        HungError: It did not end in time.
+    """
+    process.join(limit)
+    if process.exitcode is None and process.pid is not None:
+        told = end(process.pid)
+        process.join()
+        raise HungError(f"{process.name} did not end in {limit:g} seconds.\n{told}")
 
 
 def dumping(env: Mapping[str, str] | None = None) -> dict[str, str]:

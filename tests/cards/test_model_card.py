@@ -4,11 +4,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import watched
 from huggingface_hub import ModelCard
 from toy_ccexpert import save_tiny_ccexpert
 
@@ -48,7 +48,7 @@ def run_snippet(code, folder, write_image):
     for seed, name in enumerate(("before", "after", "map_before", "map_after")):
         write_image(place / f"{name}.png", seed)
     environment = {**os.environ, "HF_MODULES_CACHE": str(place / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
+    done = watched.run(
         [sys.executable, "-c", ALONE + code + "\nimport json; print(json.dumps(captions))"],
         capture_output=True, text=True, check=False, cwd=place, env=environment,
     )  # fmt: skip

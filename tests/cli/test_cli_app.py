@@ -1,11 +1,11 @@
 """The command as a whole: help, version, the demo's options, and how errors are shown."""
 
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import watched
 from typer.testing import CliRunner
 
 import rscc_hf
@@ -109,5 +109,5 @@ def test_the_command_line_itself_imports_nothing_heavy() -> None:
         "print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
     )
     folder = str(Path(rscc_hf.__file__).parent)
-    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    done = watched.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import watched
 
 from rscc_hf import terminal
 
@@ -47,8 +48,8 @@ def shell(redirected: str, folder: Path, unbuffered: bool = False) -> subprocess
     (folder / "command.py").write_text(_COMMAND)
     line = redirected.replace("RSCC", f"{sys.executable} command.py {Path(terminal.__file__).parent}")
     environment = {**os.environ, "PYTHONUNBUFFERED": "1" if unbuffered else ""}
-    return subprocess.run(
-        ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    return watched.run(
+        ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, limit=120, check=False
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import watched
 from typer.testing import CliRunner, Result
 
 from rscc_hf.cards.results import add_evaluation
@@ -197,7 +198,7 @@ def test_in_its_place_the_old_one_waits_after_a_kill(tmp_path: Path) -> None:
         "    (folder / 'new.txt').write_text('half'); print('writing', flush=True); time.sleep(60)\n"
     )
     package = Path(__file__).parents[2] / "rscc_hf"
-    with subprocess.Popen([sys.executable, "-c", code, out, package], stdout=subprocess.PIPE, text=True) as process:
+    with watched.started([sys.executable, "-c", code, out, package], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "writing\n"
         process.send_signal(signal.SIGKILL)
     assert b"old" in contents(tmp_path).values()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import watched
 
 import rscc_hf
 
@@ -49,7 +50,7 @@ def command(*arguments: object, redirect: str = "") -> list[str]:
 
 
 def run(*arguments: object, redirect: str = "") -> tuple[int, str, str]:
-    done = subprocess.run(command(*arguments, redirect=redirect), capture_output=True, text=True, check=False)
+    done = watched.run(command(*arguments, redirect=redirect), capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -66,7 +67,7 @@ def test_what_is_said_beside_does_not_stop_an_answer() -> None:
 
 def test_letters_that_standard_output_lacks_are_written_as_escapes() -> None:
     words = command("speak")
-    done = subprocess.run(words, capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    done = watched.run(words, capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.stdout == b"\\u5bb6\n"
 
 
@@ -75,7 +76,7 @@ def test_letters_that_standard_output_lacks_are_written_as_escapes() -> None:
     [(signal.SIGINT, 130, "Stopped.\n"), (signal.SIGTERM, 143, "Stopped by SIGTERM.\n")],
 )
 def test_a_stopped_command_says_so_and_leaves_nothing(tmp_path: Path, number: int, code: int, line: str) -> None:
-    with subprocess.Popen(command("write", tmp_path / "out"), stderr=subprocess.PIPE, text=True) as process:
+    with watched.started(command("write", tmp_path / "out"), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None and process.stderr.readline() == "writing\n"
         process.send_signal(number)
         assert process.stderr.read() == line

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import watched
 from safetensors.torch import load_file, save_file
 
 from rscc_hf.cards import write_model_card
@@ -70,7 +71,7 @@ def test_a_killed_process_leaves_what_was_there(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     write(old, "old")
     command = [sys.executable, "-c", KILLED, str(old), str(new)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with watched.started(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "writing\n"
         process.send_signal(signal.SIGKILL)
     assert (old / "config.json").read_text() == "old" and not new.exists()
@@ -80,7 +81,7 @@ def test_a_terminated_process_leaves_what_was_there_and_nothing_else(tmp_path: P
     old, new = tmp_path / "old", tmp_path / "new"
     write(old, "old")
     command = [sys.executable, "-c", KILLED, str(old), str(new)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with watched.started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "writing\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import watched
 from safetensors.torch import load_file, save_file
 from toy_ccexpert_release import SIDE, Weights, release_config, release_weights, write_release
 from toy_tokenizers import byte_level_tokenizer
@@ -103,7 +103,7 @@ def test_golden_numbers_without_the_package(tmp_path: Path, kind: str, parts: in
     assert "Only the model was made" in result.stderr
     assert ("Loaded in a new process" in result.stdout) == bool(verify)
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
+    done = watched.run(
         [sys.executable, "-c", ALONE, str(tmp_path / "out"), str(GOLDEN), auto_class],
         capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import watched
 from torch import nn
 from toy_mmodalcc_release import (
     DECODER_HEADS,
@@ -65,7 +66,7 @@ print(json.dumps({
 
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_MODULES_CACHE": str(cwd / "modules"), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
+    return watched.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd, env=environment
     )
 

@@ -2,12 +2,12 @@
 
 import functools
 import json
-import subprocess
 import sys
 import unicodedata
 from pathlib import Path
 
 import pytest
+import watched
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -169,7 +169,7 @@ def test_autotokenizer_loads_without_our_code(tmp_path):
         "print(json.dumps(out))"
     )
     command = [sys.executable, "-c", code, str(tmp_path), json.dumps(texts)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = watched.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 

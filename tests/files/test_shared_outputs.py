@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import watched
 
 from rscc_hf.files import digest_file, exclusive, refuse_input_as_output, write_text
 
@@ -71,7 +72,7 @@ def test_an_error_lets_go(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_another_process_holds_it_until_it_is_killed(tmp_path):
     output = tmp_path / "out"
-    with subprocess.Popen([sys.executable, "-c", HOLDER, output, FILES], stdout=subprocess.PIPE) as holder:
+    with watched.started([sys.executable, "-c", HOLDER, output, FILES], stdout=subprocess.PIPE) as holder:
         try:
             assert holder.stdout and holder.stdout.readline() == b"held\n"
             with pytest.raises(ValueError, match=f"process {holder.pid} on "), exclusive(output):

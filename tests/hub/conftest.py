@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import watched
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `local_hub`
 
@@ -32,7 +33,7 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
         folder = tmp_path / "elsewhere"
         folder.mkdir(exist_ok=True)
         changed = {**os.environ, **environment}
-        return subprocess.run(
+        return watched.run(
             [sys.executable, "-c", code, *map(str, arguments)],
             capture_output=True,
             text=True,

@@ -4,13 +4,13 @@ import io
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import watched
 from datasets import Dataset, DatasetDict, Features, Value
 from huggingface_hub import DatasetCard
 from PIL import Image
@@ -83,7 +83,7 @@ def push(*arguments, fails=False):
 
 def test_the_lines_of_a_user_from_push_to_pairs(local_hub, scenes, tmp_path):
     def rscc(*arguments):
-        return subprocess.run([RSCC, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=tmp_path)
+        return watched.run([RSCC, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=tmp_path)
 
     done = rscc("data", "push", scenes, "org/scenes-mini")
     assert done.returncode == 0, done.stderr
@@ -92,7 +92,7 @@ def test_the_lines_of_a_user_from_push_to_pairs(local_hub, scenes, tmp_path):
         assert there[f"data/{path.name}"] == path.read_bytes(), "shards that are right go as they are"
     (code,) = re.findall(r"```python\n(.*?)```", there["README.md"].decode(), re.DOTALL)
     more = "\nprint(before.size, after.size, len(pairs), len(load_dataset('org/scenes-mini', split='test')))"
-    loaded = subprocess.run(
+    loaded = watched.run(
         [sys.executable, "-c", code + more],
         capture_output=True,
         text=True,

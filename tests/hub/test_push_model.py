@@ -4,11 +4,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import watched
 from huggingface_hub import ModelCard
 from toy_ccexpert import save_tiny_ccexpert
 from typer.testing import CliRunner
@@ -56,7 +56,7 @@ def test_the_lines_of_a_user_from_push_to_caption(local_hub, tiny_checkpoints, t
     """Push, then the pushed card's own lines, where rscc_hf is not installed."""
 
     def rscc(*arguments):
-        return subprocess.run([RSCC, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=tmp_path)
+        return watched.run([RSCC, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=tmp_path)
 
     folder = tiny_checkpoints["none"]
     done = rscc("push", folder, "org/change-captions", "--license", "mit")
@@ -71,7 +71,7 @@ def test_the_lines_of_a_user_from_push_to_caption(local_hub, tiny_checkpoints, t
     for seed, name in enumerate(("before", "after")):
         write_image(tmp_path / f"{name}.png", seed)
     alone = "import sys; sys.modules['rscc_hf'] = None\n"
-    caption = subprocess.run(
+    caption = watched.run(
         [sys.executable, "-c", alone + code + "\nprint(captions, answer)"],
         capture_output=True, text=True, check=False, cwd=tmp_path,
         env={**os.environ, "HF_HOME": str(tmp_path / "new")},

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import watched
 from toy_repos import CLIENT_RESUMES, save_ccexpert_of_many_words, second_cc_mini, write_images
 from transformers import AutoModel, AutoProcessor
 
@@ -216,7 +217,7 @@ def test_rscc_caption_takes_a_name_on_the_hub_and_then_needs_none(repos, checkpo
     line = [Path(sys.executable).with_name("rscc"), "caption", "--model", "org/mmodalcc-tiny", *images[:2]]
     expected = captions_of(checkpoints["org/mmodalcc-tiny"], images[:2])
     for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
-        done = subprocess.run(
+        done = watched.run(
             [*line, "--max-new-tokens", "5"],
             capture_output=True, text=True, check=False, env={**os.environ, **environment},
         )  # fmt: skip
@@ -233,7 +234,7 @@ def test_rscc_caption_says_in_one_line_what_it_may_not_have(repos, images):
         (["org/none"], "nor a model of that name"),
         (["org/mmodalcc-tiny", "--revision", "v9"], "v9"),
     ):
-        done = subprocess.run(
+        done = watched.run(
             [rscc, "caption", "--model", *name, *images[:2]], capture_output=True, text=True, check=False
         )
         assert done.returncode == 1 and not done.stdout

@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import watched
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
@@ -75,7 +75,7 @@ def test_the_folder_holds_code_and_map(saved: Path) -> None:
 
 def test_it_loads_where_the_package_is_not(saved: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
+    done = watched.run(
         [sys.executable, "-c", ELSEWHERE, str(saved), str(tmp_path / "again")],
         capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
     )  # fmt: skip

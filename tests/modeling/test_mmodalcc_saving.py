@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import watched
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
@@ -86,13 +86,13 @@ def test_it_loads_where_the_package_is_not(saved: Path, tmp_path: Path) -> None:
         "HF_MODULES_CACHE": str(tmp_path / "modules"),
         "HF_HUB_OFFLINE": "1",
     }
-    done = subprocess.run(
+    done = watched.run(
         [sys.executable, "-c", ELSEWHERE, str(saved), str(tmp_path / "again")],
         env=environment,
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        limit=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("loaded elsewhere")

@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+import watched
 from toy_tokenizers import chatml_tokenizer, vicuna_tokenizer
 from transformers import AutoProcessor, AutoTokenizer
 
@@ -67,7 +67,7 @@ def test_a_folder_is_read_where_the_package_is_missing(processor, tmp_path):
     assert {path.name for path in folder.iterdir()} == FILES
     np.savez(folder / "expected.npz", **processor(images=[pair()], captions="two houses appear", return_tensors="np"))
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
+    done = watched.run(
         [sys.executable, "-c", ALONE, str(folder)],
         capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
     )  # fmt: skip

@@ -1,11 +1,11 @@
 """The processor: captions to labels and back, and what it leaves in a folder."""
 
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import watched
 from transformers import AutoProcessor, AutoTokenizer
 
 # transformers before 5.18 hides this class at its top level where torchvision is absent, though it needs none
@@ -159,7 +159,7 @@ assert len(AutoTokenizer.from_pretrained(folder)) == {len(processor.tokenizer)} 
 processor.save_pretrained(folder + "/again")
 print("fine")
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = watched.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.stdout.endswith("fine\n"), done.stderr
     assert {path.name for path in (tmp_path / "again").iterdir()} == files
 

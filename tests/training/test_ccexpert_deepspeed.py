@@ -7,11 +7,11 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import watched
 from test_ccexpert_stages import distance, state_of, weights
 from toy_ccexpert_stages import save_start, stage_recipe
 from toy_pairs import write_pairs
@@ -111,6 +111,6 @@ def test_configurations_for_accelerate(pairs, start, tmp_path, zero):
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     environment.pop("ACCELERATE_USE_CPU", None)
     command = [*how, str(WORKER), json.dumps(given)]
-    ended = subprocess.run(command, timeout=300, env=environment, cwd=ROOT, capture_output=True, text=True)
+    ended = watched.run(command, limit=300, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert distance(weights(tmp_path), weights(start)) > 1e-3

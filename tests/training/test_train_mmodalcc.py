@@ -4,13 +4,13 @@ import json
 import math
 import multiprocessing
 import random
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+import watched
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -367,7 +367,7 @@ def kill_and_continue(data, folder, changes, kills):
     for kill, number in [*kills, ("", 0)]:
         process = context.Process(target=run, args=(data, str(folder), changes, kill, number))
         process.start()
-        process.join(300)
+        watched.join(process)
         assert process.exitcode == (-9 if kill else 0), (kill, number)
     return final_weights(folder)
 
@@ -402,7 +402,7 @@ def test_the_command_of_the_readme(pairs, tmp_path, processes):
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     command += ["training/mmodalcc.py", "--config", str(tmp_path / "recipe.yaml"), "--learning_rate", "5e-6"]
     if processes == 1:
-        subprocess.run(command, check=True, cwd=ROOT, timeout=300)
+        watched.run(command, check=True, cwd=ROOT, limit=300)
     else:
         launch(*map(str, command[command.index("training/mmodalcc.py") :]), processes=processes)
     assert read_recipe(MModalCCRecipe, tmp_path / "run" / "recipe.yaml").learning_rate == 5e-6

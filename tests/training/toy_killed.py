@@ -1,5 +1,6 @@
 """Training in a process that kills itself; the functions are run by `multiprocessing`."""
 
+import faulthandler
 import os
 import signal
 from pathlib import Path
@@ -25,6 +26,7 @@ def run(data: str, output_dir: str, changes: dict, kill: str, number: int) -> No
             "prune" (just after), or "" for not at all.
         number: See above, from 1.
     """
+    faulthandler.enable()  # for `watched.join`
     torch.set_num_threads(1)
     counts = {"step": 0, "write": 0}
 
