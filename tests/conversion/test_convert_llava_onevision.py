@@ -180,7 +180,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert "too low for the paper's four levels" in refused(source, out)
     assert "vision_levels" in refused(source, out, "--vision-levels", "4,9")
     assert run(source, out, "--vision-levels", "a").exit_code == 2
-    assert "holds" in refused(source, source, *LEVELS, "--overwrite")
+    assert "is an input" in refused(source, source, *LEVELS, "--overwrite")
     config = json.loads((source / "config.json").read_text())
     text = {name: value for name, value in config["text_config"].items() if name != "layer_types"}
     giant = {**config, "text_config": {**text, "num_hidden_layers": 10**9}}
