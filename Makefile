@@ -11,6 +11,8 @@ PACKAGES := rscc_hf modeling processing training
 # Setuptools' general advice about editable installations, which is none of the reader's business; errors stay.
 export PYTHONWARNINGS := ignore:Editable installation
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Errors only: what pip warns of are the machine's own settings of it.
+PIP := pip install -qq
 
 .PHONY: demo demo-ccexpert test test-slow test-deepspeed test-floor lint format bench clean help
 
@@ -30,7 +32,7 @@ test-slow: $(VENV)/.installed-dev  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
 
 test-deepspeed: $(VENV)/.installed-dev  ## two processes under DeepSpeed (installs it: compiles, takes minutes)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[deepspeed]"
+	$(BIN)/python -m $(PIP) $(PIP_ARGS) -c constraints.txt -e ".[deepspeed]"
 	$(BIN)/python -m pytest -m slow tests/training/test_ccexpert_deepspeed.py
 
 test-floor: .venv-floor/.installed  ## the tests on the oldest supported versions (constraints-floor.txt)
@@ -51,20 +53,20 @@ clean:  ## remove the virtual environments and what was built
 define make_venv
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found: install one, or name it with make PYTHON=/path/to/python3." >&2; exit 1; }
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --upgrade pip
+	$(1)/bin/python -m $(PIP) --upgrade pip
 endef
 
 $(VENV)/.installed-demo: $(SETUP)
 	$(call make_venv,$(VENV))
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[eval,demo]"
+	$(BIN)/python -m $(PIP) $(PIP_ARGS) -c constraints.txt -e ".[eval,demo]"
 	touch $@
 
 $(VENV)/.installed-dev: $(SETUP)
 	$(call make_venv,$(VENV))
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m $(PIP) $(PIP_ARGS) -c constraints.txt -e ".[dev]"
 	touch $@ $(VENV)/.installed-demo
 
 .venv-floor/.installed: pyproject.toml setup.cfg constraints-floor.txt
 	$(call make_venv,.venv-floor)
-	.venv-floor/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints-floor.txt -e ".[test]"
+	.venv-floor/bin/python -m $(PIP) $(PIP_ARGS) -c constraints-floor.txt -e ".[test]"
 	touch $@

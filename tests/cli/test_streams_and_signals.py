@@ -1,6 +1,5 @@
 """Answers that have nowhere to go, and commands that are stopped: one line and the right exit code."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -34,10 +33,6 @@ def write(out: Path):
         tell("writing")
         time.sleep(60)
 
-@app.command()
-def speak():
-    print(chr(0x5BB6))
-
 app()
 """
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="redirections of a POSIX shell")
@@ -63,12 +58,6 @@ def test_what_is_said_beside_does_not_stop_an_answer() -> None:
     assert run("answer") == (0, "answer\n", "beside\n")
     if Path("/dev/full").exists():
         assert run("answer", redirect="2>/dev/full") == (0, "answer\n", "")
-
-
-def test_letters_that_standard_output_lacks_are_written_as_escapes() -> None:
-    words = command("speak")
-    done = watched.run(words, capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    assert done.stdout == b"\\u5bb6\n"
 
 
 @pytest.mark.parametrize(
