@@ -1,4 +1,4 @@
-"""Caption text: the sentences that say "nothing changed", and how captions are normalised.
+"""Caption text: the sentences that say "nothing changed", how captions are normalised, and which ids are one.
 
 Sources: LEVIR-CC (Liu et al. 2022, `LevirCCcaptions.json`: unchanged pairs always carry the same five sentences) and
 SECOND-CC (arXiv 2501.10075, which writes two of them differently).
@@ -81,3 +81,16 @@ def is_no_change(text: str, extra: Iterable[str] = ()) -> bool:
     """
     caption = normalise(text)
     return caption in NO_CHANGE_SENTENCES or caption in {normalise(sentence) for sentence in extra}
+
+
+def has_words(text: str) -> bool:
+    """Tell whether a caption has a letter or a digit, without which it is no reference that could be scored."""
+    return any(character.isalnum() for character in text)
+
+
+def pair_key(pair_id: object) -> str:
+    """Return what the spellings of a pair's name share, by which every reader tells whether an id is given twice.
+
+    That is its composed form (file names of a Mac are decomposed), with runs of white space folded to one space.
+    """
+    return " ".join(unicodedata.normalize("NFC", str(pair_id)).split())

@@ -6,7 +6,6 @@ as absent. Fields that neither these nor `rscc caption` know are not used, and n
 """
 
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rscc_hf.data.captions import is_no_change
+from rscc_hf.data.captions import pair_key as pair_key
 
 ID_FIELDS = ("pair_id", "uid")
 PREDICTION_FIELDS = ("prediction", "pred")
@@ -47,11 +47,6 @@ class Predictions:
     changed: list[bool] = field(default_factory=list)
     duplicates_dropped: int = 0
     notes: list[str] = field(default_factory=list)
-
-
-def pair_key(pair_id: object) -> str:
-    """Return what two spellings of a pair's name share: its composed form (file names of a Mac are decomposed)."""
-    return unicodedata.normalize("NFC", str(pair_id))
 
 
 def infer_changed(references: Iterable[str], extra: Sequence[str] = ()) -> bool:

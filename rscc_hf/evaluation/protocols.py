@@ -12,7 +12,7 @@ No PTB tokenizer: this field does not use one.
 
 from collections.abc import Sequence
 
-from rscc_hf.data.captions import lacks_spaces, normalise
+from rscc_hf.data.captions import has_words, lacks_spaces, normalise
 
 PROTOCOLS = ("words", "rsicc_ids")
 
@@ -91,7 +91,7 @@ def prepare(
         prepared = [_prepare(caption, f"reference {k} of {label}") for k, caption in enumerate(captions, start=1)]
         for k, caption in enumerate(prepared, start=1):
             # An empty reference would count as a perfect match of an empty prediction in ROUGE-L.
-            if not any(character.isalnum() for character in caption):
+            if not has_words(caption):
                 raise ValueError(f"Reference {k} of {label} has no letter or digit; remove it from the references.")
         ready_references.append(prepared)
     return ready, ready_references
