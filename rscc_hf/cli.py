@@ -222,8 +222,9 @@ def caption(
     def load() -> ChangeCaptioner:
         captioner = _load(ctx, model, revision, device, dtype, trust_remote_code)
         if captioner.semantic_maps == "none":
+            to_leave_out = listed is not None and listed.has_maps()
             for name in ("semantic_before", "semantic_after", "without_maps", "semantic_coverage"):
-                if is_given(ctx, name):
+                if is_given(ctx, name) and not (name == "without_maps" and to_leave_out):
                     what = f"models with semantic maps, and {captioner.name} takes no semantic maps"
                     raise belongs_to(ctx, name, what)
         return captioner
@@ -304,7 +305,7 @@ def _read_list(source: str, split: str | None, coverage: Coverage, output: Path 
 
 def _check_list(listed: PairList, *, with_maps: bool) -> None:
     """Finds before any work what would stop the run at its pair."""
-    wrong = [(pair, f"{path} does not exist") for pair, path in listed.missing_files()]
+    wrong = [(pair, f"{path} does not exist") for pair, path in listed.missing_files(with_maps=with_maps)]
     if with_maps:
         lacking = "is missing, give the maps of both dates or of none"
         wrong += [(pair, f"{name} {lacking}") for pair, name in listed.half_maps()]

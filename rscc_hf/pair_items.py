@@ -70,20 +70,23 @@ class PairList:
         """What the list calls the images of a pair; None for a data set, whose ids are its names."""
         return None if isinstance(self.pairs, DatasetPairs) else self.pairs[index].names
 
-    def files(self) -> list[tuple[str, Path]]:
+    def files(self, *, with_maps: bool = True) -> list[tuple[str, Path]]:
         """Files that the list names, each with the name of its pair; none for a data set."""
         if isinstance(self.pairs, DatasetPairs):
             return []
-        return [
-            (pair.pair_id, path)
-            for pair in self.pairs
-            for path in (pair.before, pair.after, pair.semantic_before, pair.semantic_after)
-            if isinstance(path, Path)
-        ]
+        names = (*IMAGES, *MAPS) if with_maps else IMAGES
+        files = ((pair.pair_id, getattr(pair, name)) for pair in self.pairs for name in names)
+        return [(pair_id, path) for pair_id, path in files if isinstance(path, Path)]
 
-    def missing_files(self) -> list[tuple[str, Path]]:
-        """Those of `files` that do not exist."""
-        return [(pair_id, path) for pair_id, path in self.files() if not path.is_file()]
+    def missing_files(self, *, with_maps: bool = True) -> list[tuple[str, Path]]:
+        """Those of `files` that do not exist; without maps where they are not asked for."""
+        return [(pair_id, path) for pair_id, path in self.files(with_maps=with_maps) if not path.is_file()]
+
+    def has_maps(self) -> bool:
+        """Whether any pair has a semantic map; no image of a data set is read."""
+        if isinstance(self.pairs, DatasetPairs):
+            return self.pairs.has_maps()
+        return any(getattr(pair, name) is not None for pair in self.pairs for name in MAPS)
 
     def half_maps(self) -> list[tuple[str, str]]:
         """Pairs of a list or folder with the map of one date only, each with what it lacks."""
@@ -109,6 +112,11 @@ class DatasetPairs(Sequence[PairItem]):
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def has_maps(self) -> bool:
+        """Whether any row has a semantic map."""
+        table = self.dataset.data
+        return any(name in table.column_names and table.column(name).null_count < len(table) for name in MAPS)
 
     @overload
     def __getitem__(self, index: int) -> PairItem: ...

@@ -190,6 +190,19 @@ def test_what_is_not_read_or_used_is_told_and_captioned_all_the_same(model, fold
     assert result.exit_code == 0 and result.stderr.startswith(f"Note: {listed}: not used: column town.\n")
 
 
+def test_without_maps_their_files_are_not_looked_for(tiny_checkpoints, model, folder, tmp_path) -> None:
+    listed = tmp_path / "p.csv"
+    listed.write_text(
+        "before,after,semantic_before,semantic_after\npairs/A/x0.png,pairs/B/x0.png,sem/gone0.png,sem/gone1.png\n"
+    )
+    command = ("caption", "--pairs", listed, "--output", tmp_path / "out.jsonl", "--model")
+    assert "gone0.png does not exist (and 1 more)" in refused(*command, model)
+    assert run(*command, model, "--without-maps").exit_code == 0
+    listed.write_text("before,after\npairs/A/x0.png,pairs/B/x0.png\n")
+    message = refused(*command, tiny_checkpoints["none"], "--without-maps", code=2)
+    assert "belongs to models with semantic maps" in message, "there is nothing to leave out"
+
+
 def test_notes_about_images_are_told_at_the_end(model, folder, tmp_path, write_image) -> None:
     write_image(folder / "B" / "x1.png", size=(16, 16))
     result = run("caption", "--pairs", folder, "--output", tmp_path / "out.jsonl", "--model", model)
@@ -308,6 +321,11 @@ def test_maps_of_a_folder_are_used_and_can_be_left_out(tiny_checkpoints, model, 
     assert run(*base, "--output", tmp_path / "without.jsonl", "--without-maps").exit_code == 0
     without = [row["prediction"] for row in rows_of(tmp_path / "without.jsonl")]
     assert without[:4] == [captioner(*pair[:2]) for pair in pairs] != [row["prediction"] for row in rows[:4]]
+
+    none = ("caption", "--pairs", folder, "--model", tiny_checkpoints["none"], "--output")
+    assert "(--without-maps)" in refused(*none, tmp_path / "none.jsonl")
+    assert run(*none, tmp_path / "none.jsonl", "--without-maps").exit_code == 0
+    assert len(rows_of(tmp_path / "none.jsonl")) == 5
 
     required = tiny_checkpoints["required"]
     output = tmp_path / "required.jsonl"
