@@ -347,14 +347,15 @@ def _caption_many(
     from rscc_hf.captioning_run import caption_to_file
 
     try:
+    again = "the same command without --overwrite" if options["overwrite"] else "the same command"
         with quiet_models(), progress_bar("Captioning", "pairs") as on_progress:
             summary = caption_to_file(load, listed, output, settings=settings, on_progress=on_progress, **options)
     except KeyboardInterrupt:
-        tell(f"Stopped. {output} keeps what is done; the same command continues.")
+        tell(f"Stopped. {output} keeps what is done; {again} continues.")
         raise typer.Exit(130) from None
     except SystemExit as end:
         if end.code == TERMINATED:
-            tell(f"{output} keeps what is done; the same command continues.")
+            tell(f"{output} keeps what is done; {again} continues.")
         raise
     told = f"{count(summary.written, 'caption')} written to {output}"
     if summary.already:

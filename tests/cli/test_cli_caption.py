@@ -262,6 +262,9 @@ def test_an_interrupted_run_is_continued(model, folder, expected, tmp_path, monk
     assert {row["pair_id"]: row["prediction"] for row in rows_of(output)} == expected
     assert sum(calls[2:]) == 3, "what is finished is not captioned again"
     assert "0 captions written" in run(*command).stderr
+    calls[:] = []
+    result = run(*command, "--overwrite")
+    assert result.exit_code == 130 and "the same command without --overwrite continues" in result.stderr
 
 
 @pytest.mark.parametrize("cut", [1, 40, 10_000])
