@@ -117,10 +117,11 @@ def load_checkpoint(
         device: See `choose_device`.
         dtype: See `choose_dtype`.
         trust_remote_code: Run the Python files that ship with the checkpoint.
-        revision: Branch, tag or commit on the Hub.
+        revision: Branch, tag or commit on the Hub; a folder has none.
 
     Raises:
-        ValueError: There is no such checkpoint, it is damaged or incomplete, or it cannot write captions.
+        ValueError: There is no such checkpoint, it is damaged or incomplete, it cannot write captions, or a folder is
+            given with a revision.
     """
     name = os.fspath(path_or_id)
     chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
@@ -207,6 +208,8 @@ def _check_there_is(name: str, revision: str | None) -> None:
     if path.is_file():
         raise ValueError(f"{name} is a file; give the folder that save_pretrained wrote.")
     if path.is_dir():
+        if revision is not None:
+            raise ValueError(f"revision belongs to a model on the Hub, and {name} is a folder; leave it out.")
         refuse_adapters(name, {})
         if not (path / "config.json").is_file():
             raise ValueError(f"{name} holds no config.json; give the folder that save_pretrained wrote.")

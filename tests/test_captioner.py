@@ -236,6 +236,8 @@ def test_what_is_no_checkpoint_is_told_in_a_sentence(tiny_checkpoints, tmp_path)
         load(good, device="abacus")
     with pytest.raises(ValueError, match=r"dtype 'int8' is unknown"):
         load(good, dtype="int8")
+    with pytest.raises(ValueError, match=r"revision belongs to a model on the Hub, and .* is a folder; leave it out"):
+        load(good, revision="v2")
 
     folder = tmp_path / "copy"
     shutil.copytree(good, folder)
