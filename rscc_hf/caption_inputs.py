@@ -1,7 +1,8 @@
 """Digests of all that a caption depends on, so that a finished one is known by what was asked and not by its name.
 
 Each line of captions carries them as `inputs`: of its own the bytes of both images and of the maps that were used, and
-of the run the weights, how images are read, the prompt with the tokenizer, and the checkpoint's defaults of decoding.
+of the run the weights (with the config where the model is of no checkpoint), how images are read, the prompt with the
+tokenizer, and the checkpoint's defaults of decoding.
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ _NO_READING = frozenset(
         *("transformers_version", "device", "return_tensors", "max_image_pixels"),
     )
 )
+# What a config says beside what the model computes: who wrote it, where it lay, and the dtype, which is a setting.
+_NO_MODEL = frozenset(
+    (
+        *("transformers_version", "_name_or_path", "name_or_path", "_commit_hash", "auto_map", "architectures"),
+        *("dtype", "torch_dtype", "_attn_implementation"),
+    )
+)
 _NO_DECODING = frozenset(("transformers_version", "_from_model_config", "_commit_hash"))
 _TOLD = {
     "before": "another image before",
@@ -35,6 +43,7 @@ _TOLD = {
     "semantic_before": "another semantic map before",
     "semantic_after": "another semantic map after",
     "weights": "other weights of the model",
+    "config": "another config of the model",
     "prompt": "another prompt or tokenizer",
     "reading": "other settings of reading images (size, normalisation, range of values)",
     "decoding": "other defaults of decoding in the checkpoint's generation_config",
@@ -51,7 +60,11 @@ def run_digests(captioner: ChangeCaptioner, generate_kwargs: Mapping[str, Any]) 
     generation = getattr(captioner.model, "generation_config", None)
     decoding = {} if generation is None else generation.to_diff_dict()
     reading, prompt = _of_processor(captioner.processor)
+    # that of a checkpoint is part of its fingerprint; a model made in Python has none
+    made_here = captioner.fingerprint is None
+    config = {"config": _of_values(_without(captioner.model.config.to_dict(), _NO_MODEL))} if made_here else {}
     return {
+        **config,
         "weights": _weights(captioner.model),
         "reading": _of_values(reading),
         "prompt": _of_values(prompt),

@@ -171,6 +171,17 @@ def test_a_model_made_in_python_is_known_by_its_weights(tiny_checkpoints, captio
         caption_to_file(ChangeCaptioner(other.model, captioner.processor, name="mine"), read_pairs(listed), output)
 
 
+def test_the_config_of_a_model_made_in_python_counts_but_not_who_wrote_it(captioner, listed, tmp_path) -> None:
+    output = tmp_path / "out.jsonl"
+    mine = ChangeCaptioner(captioner.model, captioner.processor, name="mine")
+    caption_to_file(mine, read_pairs(listed), output)
+    mine.model.config.name_or_path = "elsewhere"
+    assert caption_to_file(mine, read_pairs(listed), output).already == 3
+    mine.model.config.decoder_attention_heads *= 2  # the weights are of the same shapes
+    with pytest.raises(ValueError, match="another config of the model"):
+        caption_to_file(mine, read_pairs(listed), output)
+
+
 def test_another_prompt_is_refused_and_the_use_of_a_model_changes_nothing(listed, tmp_path) -> None:
     processor = tiny_processor()
     captioner = ChangeCaptioner(tiny_model(processor), processor, name="mine")
