@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rscc_hf.data.captions import has_words, pair_key
 from rscc_hf.files import some
 from rscc_hf.pair_items import IMAGES, MAPS, PairItem, PairList, as_text, contradictions, same_files
 from rscc_hf.pairs_rows import Cells, read_rows
@@ -38,9 +38,9 @@ def read_list(path: Path) -> PairList:
     reader = _ListReader(path)
     pairs: list[PairItem] = []
     named: dict[str, tuple[str, int]] = {}
-    for line, cells in read_rows(path):
-        pair = reader.pair(line, cells)
-        form = " ".join(unicodedata.normalize("NFC", pair.pair_id).split())
+    for line, cells, few in read_rows(path):
+        pair = reader.pair(line, cells, few)
+        form = pair_key(pair.pair_id)
         if form in named:
             first, earlier = named[form]
             told = (
@@ -68,6 +68,7 @@ class _ListReader:
         self.path = path
         self.unused: dict[str, None] = {}  # an ordered set
         self.backslashes: list[str] = []
+        self.short: list[str] = []
 
     def notes(self) -> list[str]:
         found = []
@@ -77,9 +78,12 @@ class _ListReader:
         if self.backslashes:
             paths = f"{count(len(self.backslashes), 'path')} ({some(self.backslashes)})"
             found.append(f"backslashes were read as slashes in {paths}.")
+        if self.short:
+            rows = f"{count(len(self.short), 'row')} with fewer cells than the header has columns"
+            found.append(f"{rows} ({some(self.short)}); what is left out at their ends is taken as empty.")
         return found
 
-    def pair(self, line: int, cells: Cells) -> PairItem:
+    def pair(self, line: int, cells: Cells, few: str | None) -> PairItem:
         where = f"{self.path}, line {line}"
         given: dict[str, list[tuple[str, Any]]] = {name: [] for name in COLUMNS}
         for column, value in cells:
@@ -98,8 +102,12 @@ class _ListReader:
         found = {name: _one(name, given[name], readers[name], where) for name in COLUMNS}
         for name in IMAGES:
             if found[name] is None:
+                if few is not None:
+                    raise ValueError(f"{where}: no {name}: {few}; leave a cell empty that says nothing.")
                 columns = ", ".join(as_text(column) for column, _ in cells) or "empty"
                 raise ValueError(f"{where}: no {name}; the columns are {columns}.")
+        if few is not None:
+            self.short.append(f"line {line}")
         before, after = found["before"], found["after"]
         pair_id = found["pair_id"]
         if pair_id is None:
@@ -152,7 +160,10 @@ def _one(name: str, given: list[tuple[str, Any]], read: Callable[[Any, str, str]
 
 
 def _says_nothing(value: Any) -> bool:
-    return value is None or value == [] or value != value or (isinstance(value, str) and not value.strip())
+    if isinstance(value, str):
+        return not value.strip()
+    # the exact type: an empty JSON object, whose pairs are a list too, is a value of the wrong kind
+    return value is None or value != value or (type(value) is list and not value)
 
 
 def _pair_id(value: Any, name: str, where: str) -> str:
@@ -171,7 +182,11 @@ def _references(value: Any, name: str, where: str) -> tuple[str, ...]:
         raise ValueError(f"{where}: {name} must be one sentence or a list of sentences.")
     if not all(one.strip() for one in value):
         raise ValueError(f"{where}: {name} hold an empty sentence; leave it out.")
-    return tuple(as_text(one) for one in value)
+    sentences = tuple(as_text(one) for one in value)
+    for sentence in sentences:
+        if not has_words(sentence):
+            raise ValueError(f"{where}: {name} hold {sentence!r}, which has no letter or digit; leave it out.")
+    return sentences
 
 
 def _changed(value: Any, name: str, where: str) -> bool:

@@ -1,7 +1,8 @@
 """The rows of a list of pairs, as they stand in a CSV, TSV or JSONL file: text and cells, not what they mean.
 
-A row is `(line, cells)`; a cell is `(column, value)` with None where nothing stands, in the order of the file. A
-column may come twice: what that means is for the reader of the cells to say.
+A row is `(line, cells, few)`; a cell is `(column, value)` with None where nothing stands, in the order of the file. A
+column may come twice: what that means is for the reader of the cells to say, as what to do with a row that ends before
+the last column: `few` says so ("2 cells for the 3 columns of the header"), and is None of every other row.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from typing import Any
 from rscc_hf.terminal import count
 
 Cells = list[tuple[str, Any]]
+Row = tuple[int, Cells, str | None]
 
 DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
 # Excel's own word on the separator, before the header
@@ -28,7 +31,7 @@ class _Object(Cells):
     """The pairs of a JSON object: a dict would keep the last of two equal keys."""
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Cells]]:
+def read_rows(path: Path) -> Iterator[Row]:
     """Yields the rows of a list; blank ones, as spreadsheets leave at the end, are left out.
 
     Args:
@@ -57,7 +60,7 @@ def _text(path: Path) -> str:
     return text
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, Cells]]:
+def _jsonl_rows(path: Path) -> Iterator[Row]:
     text = _text(path)
     hint = "; write an object a line, without a list around them" if text.lstrip().startswith("[") else ""
     # Only "\n" ends a line: a caption may hold the other characters that str.splitlines splits at.
@@ -70,10 +73,10 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Cells]]:
             raise ValueError(f"{path}, line {number}: no JSON ({error}){hint}.") from error
         if not isinstance(row, _Object):
             raise ValueError(f"{path}, line {number}: an object with before and after is needed{hint}.")
-        yield number, row
+        yield number, row, None
 
 
-def _csv_rows(path: Path, delimiters: str) -> Iterator[tuple[int, Cells]]:
+def _csv_rows(path: Path, delimiters: str) -> Iterator[Row]:
     text = _text(path)
     said = _SEP.match(text)
     skipped = 0
@@ -81,7 +84,9 @@ def _csv_rows(path: Path, delimiters: str) -> Iterator[tuple[int, Cells]]:
         text, skipped = text[said.end() :], 1
     header = text.lstrip().split("\n", 1)[0]
     delimiter = said.group(1) if said else max(delimiters, key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    ended = text.endswith(("\n", "\r"))
+    stream = io.StringIO(text, newline="")
+    reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=True)
     columns: list[str] = []
     try:
         for row in reader:
@@ -93,10 +98,15 @@ def _csv_rows(path: Path, delimiters: str) -> Iterator[tuple[int, Cells]]:
             line = reader.line_num + skipped
             if any(cell.strip() for cell in row[len(columns) :]):
                 raise ValueError(f"{path}, line {line}: more cells than the header has columns.")
+            few = None
             if len(row) < len(columns):
                 few = f"{count(len(row), 'cell')} for the {len(columns)} columns of the header"
-                raise ValueError(f"{path}, line {line}: {few}; leave a cell empty that says nothing.")
-            cells = zip(columns, row, strict=False)  # blank cells behind the last column are none
-            yield line, [(name, cell if cell.strip() else None) for name, cell in cells]
+                if not ended and stream.tell() == len(text):
+                    raise ValueError(
+                        f"{path}, line {line}: {few}, and no end of the line: the file may be cut off; write it again."
+                    )
+            # blank cells behind the last column are none; spreadsheets leave out the empty ones at the end of a row
+            cells = itertools.zip_longest(columns, row[: len(columns)], fillvalue="")
+            yield line, [(name, cell if cell.strip() else None) for name, cell in cells], few
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num + skipped}: {error}.") from error

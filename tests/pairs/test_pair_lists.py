@@ -118,6 +118,7 @@ def test_a_data_set_is_read_row_by_row(tmp_path, write_image: WriteImage) -> Non
     Dataset.from_dict(rows, features=FEATURES).to_parquet(tmp_path / "data" / "test.parquet")
     found = read_dataset_pairs(tmp_path, "test")
     assert found.pair_ids == ["p0", "p1"] and found.missing_files() == [] and found.names_of(0) is None
+    assert found.has_maps()
     first, second = found.pairs
     assert first.before == image, "the processor decodes, so that it can name what is broken"
     assert first.names == ("x.png", "x.png")
@@ -125,6 +126,9 @@ def test_a_data_set_is_read_row_by_row(tmp_path, write_image: WriteImage) -> Non
     assert second.references == ("no change",) and second.changed is False
     with pytest.raises(ValueError, match="has no split 'train'"):
         read_dataset_pairs(tmp_path, "train")
+    no_maps = {"semantic_before": [None, None], "semantic_after": [None, None]}
+    Dataset.from_dict(rows | no_maps, features=FEATURES).to_parquet(tmp_path / "data" / "val.parquet")
+    assert not read_dataset_pairs(tmp_path, "val").has_maps()
     rows["pair_id"] = ["p0", "p0"]
     Dataset.from_dict(rows, features=FEATURES).to_parquet(tmp_path / "data" / "validation.parquet")
     with pytest.raises(ValueError, match="1 pair_ids occur twice or more, as 'p0'"):
@@ -197,7 +201,15 @@ def test_all_that_programs_make_of_a_list_is_read(tmp_path, suffix, content) -> 
         ),
         (".jsonl", [PAIR | {"pair_id": 1.0}], r"pair_id must be a name, not 1\.0"),
         (".jsonl", [PAIR | {"references": ["a", " "]}], r"references hold an empty sentence"),
-        (".csv", "before,after,references\nA/1.png,B/1.png\n", r"line 2: 2 cells for the 3 columns"),
+        (".jsonl", [PAIR | {"references": ["a", " . "]}], r"references hold ' \. ', which has no letter or digit"),
+        (".csv", "before,after,references\nA/1.png,B/1.png", r"line 2: 2 cells for the 3 columns .* may be cut off"),
+        (".csv", "pair_id,before,after\na,A/1.png\n", r"line 2: no after: 2 cells for the 3 columns of the header"),
+        (".jsonl", [PAIR | {"pair_id": {}, "uid": "u"}], r"line 1: pair_id must be a name, not "),
+        (
+            ".jsonl",
+            [PAIR | {"references": {}, "captions": ["a"]}],
+            r"line 1: references must be one sentence or a list",
+        ),
         (".csv", CSV.encode("utf-16-le"), r"holds null characters"),
         (".jsonl", json.dumps([PAIR]), r"line 1: an object .* without a list around them"),
         (".jsonl", json.dumps([PAIR], indent=1), r"line 1: no JSON .* without a list around them"),
@@ -253,6 +265,28 @@ def test_what_says_nothing_hides_nothing_and_equals_may_stand_twice(tmp_path, ro
 def test_what_looks_wrong_or_is_not_used_is_told(tmp_path, rows, told) -> None:
     path = written(tmp_path, rows)
     assert read_pairs(path).notes == tuple(f"{path}: {note}" for note in told)
+
+
+def test_empty_cells_that_a_program_left_out_at_the_end_of_rows_are_told(tmp_path) -> None:
+    text = "before,after,references,changed\nA/1.png,B/1.png\nA/2.png,B/2.png,a house\nA/1.png,B/2.png,a road,1\n"
+    path = written(tmp_path, text, ".csv")
+    found = read_pairs(path)
+    assert [(pair.references, pair.changed) for pair in found.pairs] == [
+        (None, None), (("a house",), None), (("a road",), True)
+    ]  # fmt: skip
+    assert found.notes[0] == (
+        f"{path}: 2 rows with fewer cells than the header has columns (line 2, line 3); what is left out at their "
+        "ends is taken as empty."
+    )
+    written(tmp_path, CSV + '"A/2.png","B/2.png"', ".csv")
+    assert len(read_pairs(path).pairs) == 2, "a last line that is whole may be without its end"
+
+
+def test_maps_that_are_not_asked_for_need_not_be_there(tmp_path) -> None:
+    found = read_pairs(written(tmp_path, [PAIR | {"semantic_before": "s/1.png", "semantic_after": "s/2.png"}]))
+    assert [path.name for _, path in found.missing_files()] == ["1.png", "2.png"] and found.has_maps()
+    assert found.missing_files(with_maps=False) == []
+    assert not read_pairs(written(tmp_path, [PAIR])).has_maps()
 
 
 def test_paths_of_other_systems_and_of_the_home_folder(tmp_path, monkeypatch) -> None:
