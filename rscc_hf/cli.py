@@ -290,11 +290,12 @@ def _read_list(source: str, split: str | None, coverage: Coverage, output: Path 
     from rscc_hf.captioning_run import skipped_path
     from rscc_hf.pairs import read_dataset_pairs, read_pairs
 
+    outputs = () if output is None else (output, skipped_path(output))
     if split is not None:
         with quiet_reading():
-            listed = read_dataset_pairs(source, split, semantic_coverage=str(coverage))
+            listed = read_dataset_pairs(source, split, semantic_coverage=str(coverage), outputs=outputs)
     else:
-        listed = read_pairs(source, outputs=() if output is None else (output, skipped_path(output)))
+        listed = read_pairs(source, outputs=outputs)
     if listed.unmatched:
         tell(f"{count(len(listed.unmatched), 'file')} without a partner, left out:")
         tell_some([f"  {printable(name)}" for name in listed.unmatched])
@@ -346,8 +347,8 @@ def _caption_many(
 ) -> None:
     from rscc_hf.captioning_run import caption_to_file
 
-    try:
     again = "the same command without --overwrite" if options["overwrite"] else "the same command"
+    try:
         with quiet_models(), progress_bar("Captioning", "pairs") as on_progress:
             summary = caption_to_file(load, listed, output, settings=settings, on_progress=on_progress, **options)
     except KeyboardInterrupt:

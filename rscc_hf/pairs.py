@@ -48,9 +48,21 @@ def read_pairs(source: str | os.PathLike[str], *, outputs: Iterable[str | os.Pat
 
 
 def read_dataset_pairs(
-    path_or_id: str | os.PathLike[str], split: str, *, semantic_coverage: str = "full", revision: str | None = None
+    path_or_id: str | os.PathLike[str],
+    split: str,
+    *,
+    semantic_coverage: str = "full",
+    revision: str | None = None,
+    outputs: Iterable[str | os.PathLike[str]] = (),
 ) -> PairList:
     """Reads the pairs of a data set in the schema of `rscc_hf.data.schema`; see `rscc_hf.data.loading.load_pairs`.
+
+    Args:
+        path_or_id: As for `load_pairs`, like the next three.
+        split: Name of the split.
+        semantic_coverage: "full" or "changed".
+        revision: Branch, tag or commit of a Hub data set.
+        outputs: Files of the run itself, which may lie in the folder and are not told.
 
     Raises:
         ValueError: As `load_pairs`: the data set, the split, a shard or a column is not there, a column or a row is
@@ -60,7 +72,10 @@ def read_dataset_pairs(
 
     from rscc_hf.data.loading import load_pairs, local_files
 
-    dataset = load_pairs(os.fspath(path_or_id), split, semantic_coverage=semantic_coverage, revision=revision)
+    own = [Path(output) for output in outputs]
+    dataset = load_pairs(
+        os.fspath(path_or_id), split, semantic_coverage=semantic_coverage, revision=revision, outputs=own
+    )
     images = [name for name in dataset.column_names if isinstance(dataset.features[name], Image)]
     for name in images:
         dataset = dataset.cast_column(name, Image(decode=False))  # the processor decodes, and names what it cannot
@@ -68,6 +83,6 @@ def read_dataset_pairs(
     notes = contradictions(zip(ids, dataset["captions"], dataset["changed"], strict=True))
     files = {Path(one["filename"]) for one in getattr(dataset, "cache_files", None) or ()}
     if revision is None:
-        files |= set(local_files(os.fspath(path_or_id), split))
+        files |= set(local_files(os.fspath(path_or_id), split, outputs=own))
     sources = [path for path in (Path(path_or_id), *sorted(files)) if path.is_file()]
     return PairList(DatasetPairs(dataset), notes=tuple(notes), sources=tuple(sources))

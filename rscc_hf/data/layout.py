@@ -86,8 +86,13 @@ def is_parquet(name: str) -> bool:
     return name.lower().endswith(".parquet")
 
 
-def read_layout(folder: Path) -> Layout:
-    """Finds the splits of a folder; no file but README.md and those of `save_to_disk` that tell of it is opened."""
+def read_layout(folder: Path, *, outputs: Iterable[Path] = ()) -> Layout:
+    """Finds the splits of a folder; no file but README.md and those of `save_to_disk` that tell of it is opened.
+
+    Args:
+        folder: The folder.
+        outputs: Files that the run itself writes: they are not told where they are not read.
+    """
     layout = Layout(folder, is_saved=any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")))
     places: dict[str, dict[Path, list[Path]]] = defaultdict(dict)
     unread: list[Path] = []
@@ -116,6 +121,8 @@ def read_layout(folder: Path) -> Layout:
             in_place = place in (folder, folder / "data")
             layout.splits[split] = tuple(sorted(files, key=lambda file: (_index(file) if in_place else 0, file.name)))
     _note_places(layout, places)
+    own = {os.path.realpath(output) for output in outputs}  # never raises, as Path.resolve does where links go around
+    unread = [file for file in unread if os.path.realpath(file) not in own]
     if unread:
         names = some(_relative(unread, folder))
         layout.notes.append(

@@ -46,6 +46,7 @@ def load_pairs(
     streaming: bool = False,
     semantic_coverage: str = "full",
     revision: str | None = None,
+    outputs: Sequence[Path] = (),
 ) -> Dataset | IterableDataset:
     """Loads one split of a data set.
 
@@ -62,6 +63,7 @@ def load_pairs(
         semantic_coverage: "full": the maps as they are. "changed": outside `change_mask` they become white, as
             SECOND's own maps are. Such maps give away whether anything changed.
         revision: Branch, tag or commit of a Hub data set.
+        outputs: Files that the run itself writes, which may lie in the folder and are not told.
 
     Returns:
         The rows in the types of the schema, with `datasets.Image` columns. Optional columns may be missing, extra
@@ -81,7 +83,7 @@ def load_pairs(
     if local is None:
         dataset = _load_hub(str(path_or_id), split, streaming, revision, where)
     else:
-        files = _files(local, split)
+        files = _files(local, split, outputs)
         dataset = (
             _load_saved(local, split, streaming, where) if files is None else _load_parquet(files, streaming, where)
         )
@@ -111,8 +113,13 @@ def split_names(path_or_id: str | Path, *, revision: str | None = None) -> list[
     return layout.names
 
 
-def local_files(path_or_id: str | Path, split: str) -> list[Path]:
+def local_files(path_or_id: str | Path, split: str, *, outputs: Sequence[Path] = ()) -> list[Path]:
     """The files on this machine that a split is read from; none for an id on the Hub.
+
+    Args:
+        path_or_id: As for `load_pairs`, like the others.
+        split: Name of the split.
+        outputs: Files that the run itself writes.
 
     Raises:
         ValueError: The split is not there, or its files contradict each other.
@@ -120,7 +127,7 @@ def local_files(path_or_id: str | Path, split: str) -> list[Path]:
     local = _local(path_or_id, None)
     if local is None:
         return []
-    files = _files(local, split)
+    files = _files(local, split, outputs)
     return [Path(file["filename"]) for file in _saved(local, split).cache_files] if files is None else files
 
 
@@ -172,7 +179,7 @@ def _local(path_or_id: str | Path, revision: str | None) -> Path | None:
     return None
 
 
-def _files(path: Path, split: str) -> list[Path] | None:
+def _files(path: Path, split: str, outputs: Sequence[Path] = ()) -> list[Path] | None:
     """The parquet files of a split in order; None: `save_to_disk` wrote it."""
     if path.is_file():
         if not is_parquet(path.name):
@@ -183,7 +190,7 @@ def _files(path: Path, split: str) -> list[Path] | None:
         if name.count is not None and name.count > 1:
             _note(f"{path} is one of {name.count} shards: the pairs of the others are not read.")
         return [path]
-    layout = read_layout(path)
+    layout = read_layout(path, outputs=outputs)
     if split in layout.broken:
         raise ValueError(layout.broken[split])
     if split not in layout.splits:

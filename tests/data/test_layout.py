@@ -190,6 +190,18 @@ def test_a_split_that_only_the_card_knows(tmp_path):
         load_pairs(tmp_path, "test")
 
 
+def test_the_output_of_a_run_in_the_folder_is_not_told(tmp_path, caplog):
+    output, other = (tmp_path / "data" / name for name in ("out.jsonl", "other.jsonl"))
+    fill(tmp_path, "test.parquet", "data/out.jsonl", "data/other.jsonl")
+    (tmp_path / "link.jsonl").symlink_to(output)
+    read_dataset_pairs(tmp_path, "test", outputs=[tmp_path / "link.jsonl", tmp_path / "out.skipped.jsonl"])
+    (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("rscc_hf")]
+    assert told.startswith(f"{tmp_path} also holds data/other.jsonl, which is not read")
+    other.unlink()
+    assert read_layout(tmp_path, outputs=[output]).notes == []
+    assert "out.jsonl" in str(read_layout(tmp_path).notes)
+
+
 def test_one_file_that_is_called_after_another_split_is_told(tmp_path, caplog):
     fill(tmp_path, "train.parquet", "scenes.parquet", "test-00000-of-00002.parquet")
     assert split_names(tmp_path / "train.parquet") == split_names(tmp_path / "scenes.parquet") == ["train"]
