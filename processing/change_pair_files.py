@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import sys
 import zlib
@@ -15,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 _ORIENTATION = 0x0112  # the EXIF tag
 # Tags of TIFF
 _SUBFILE, _OLD_SUBFILE, _BITS, _PHOTOMETRIC, _PLANES = 254, 255, 258, 262, 284
+_CODESTREAM = b"\xff\x4f\xff\x51"  # how the image itself begins in a JPEG 2000 file
 # Pillow reads more, some of it by starting other programs or without an end on damaged files
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 # what Pillow's and numpy's readers raise on damaged files
@@ -34,12 +36,15 @@ class Pixels(NamedTuple):
         kind: The type of its numbers in the file, where the array has another; None: the array's.
         top: The largest number that its bits can hold, where it is not what the array's type says; else None.
         whole: False where only the upper eight of sixteen bits could be read.
+        guess: Whether `top` may be far above what is white: the file holds numbers of that many bits, and no more is
+            known.
     """
 
     array: np.ndarray
     kind: str | None = None
     top: int | None = None
     whole: bool = True
+    guess: bool = False
 
 
 def first_line(err: BaseException) -> str:
@@ -144,6 +149,7 @@ def pixels_of(image: Image.Image, num_channels: int, error: Error) -> Pixels:
     tiles = [(str(tile[0]), _raw_mode(tile)) for tile in getattr(image, "tile", None) or ()]
     raw = tiles[0][1] if tiles else ""
     tags: Any = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
+    depth: tuple[int, bool] | None = None  # of a JPEG 2000
     if tags is not None:
         apart = 16 in tuple(tags.get(_BITS, ())) and tags.get(_PLANES, 1) == 2
         if apart and not image.mode.startswith("I") and any(codec != "libtiff" for codec, _ in tiles):
@@ -156,6 +162,9 @@ def pixels_of(image: Image.Image, num_channels: int, error: Error) -> Pixels:
     try:
         high_bytes_only = ";16" in raw and image.mode not in ("I", "I;16", "I;16L", "I;16B", "I;16N")
         twin = _low_bytes(image) if high_bytes_only else None
+        if tiles and image.format == "PPM" and (deep := _deep_ppm(image)) is not None:
+            return deep
+        depth = _depth_of_jpeg2000(image) if tiles and image.format == "JPEG2000" else None
         image.load()
         array = _as_array(image, num_channels)
         if high_bytes_only:
@@ -170,6 +179,8 @@ def pixels_of(image: Image.Image, num_channels: int, error: Error) -> Pixels:
     if image.mode == "LAB":
         raise error("is in the LAB colour space: convert it to RGB")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if depth is not None:
+        return _pixels_of_jpeg2000(array, *depth, error)
     if raw == "I;12":
         return Pixels(array, "uint16 (12 bits)", top=4095)
     if image.mode != "I":
@@ -224,6 +235,92 @@ def _low_bytes(image: Image.Image) -> Image.Image | None:
     twin.tile = changed
     twin.load()
     return twin
+
+
+def _deep_ppm(image: Image.Image) -> Pixels | None:
+    """The numbers of a PPM or PGM of more than 8 bits, which Pillow cuts or stretches; None: it reads them rightly.
+
+    Raises:
+        ValueError: There are too few, or some above the one that the file calls its largest.
+    """
+    codec, _, start, arguments = image.tile[0]  # type: ignore[attr-defined]
+    top = arguments[-1] if codec in ("ppm", "ppm_plain") and isinstance(arguments, tuple) else 0
+    if top < 256:
+        return None
+    file: Any = getattr(image, "fp", None)
+    file.seek(start)
+    content = file.read()
+    bands = len(image.getbands())
+    count = image.height * image.width * bands
+    if codec == "ppm":
+        numbers = np.frombuffer(content[: 2 * count], dtype=">u2")
+    else:
+        numbers = np.array(re.sub(rb"#[^\r\n]*", b"", content).split()[:count], dtype=np.int64)
+    if len(numbers) < count:
+        raise ValueError(f"it has {len(numbers)} numbers of {count}")
+    if numbers.min() < 0 or numbers.max() > top:
+        raise ValueError(f"it has numbers outside of its range 0..{top}")
+    array = numbers.astype(np.uint16).reshape(image.height, image.width, bands)
+    kind = f"uint16 (up to {top})" if top < 65535 else None
+    return Pixels(array if bands > 1 else array[..., 0], kind, top)
+
+
+def _depth_of_jpeg2000(image: Image.Image) -> tuple[int, bool]:
+    """How many bits the numbers of a JPEG 2000 have at most, and whether they have a sign: Pillow does not say.
+
+    Raises:
+        ValueError: The file is damaged; or, for the same reason, `struct.error`.
+    """
+    file: Any = getattr(image, "fp", None)
+    place = file.tell()
+    file.seek(0)
+    if file.read(4) != _CODESTREAM:
+        file.seek(0)
+        while True:  # from box to box, each with its length, to the one of the image
+            start = file.tell()
+            length, kind = struct.unpack(">I4s", file.read(8))
+            if length == 1:
+                (length,) = struct.unpack(">Q", file.read(8))
+            if kind == b"jp2c":
+                break
+            if length < 8:
+                raise ValueError("it has no image")
+            file.seek(start + length)
+        file.seek(len(_CODESTREAM), os.SEEK_CUR)
+    (bands,) = struct.unpack(">36xH", file.read(38))
+    sizes = struct.unpack(f">{3 * bands}B", file.read(3 * bands))[::3]
+    file.seek(place)
+    return max(size & 0x7F for size in sizes) + 1, bool(sizes[0] & 0x80)
+
+
+def _pixels_of_jpeg2000(array: np.ndarray, bits: int, signed: bool, error: Error) -> Pixels:
+    """A JPEG 2000 in its own numbers, for Pillow moves those of one band to the top of 16 bits.
+
+    Args:
+        array: What Pillow makes of it: uint16, or uint8 where it knows no more bits.
+        bits: That the file has.
+        signed: Whether its numbers have a sign, which Pillow moves away.
+        error: Makes the error that says a reason.
+
+    Raises:
+        ValueError: Of `error`: Pillow cuts it, and makes black of the brightest.
+    """
+    if bits > 8 * array.dtype.itemsize:
+        raise error(
+            f"is a JPEG 2000 file of {bits} bits{' and several bands' if array.ndim > 2 else ''}, which Pillow cuts: "
+            "save it as a TIFF or PNG, or give it as a numpy array"
+        )
+    if array.dtype != np.uint16:
+        return Pixels(array)
+    if bits <= 8:
+        return Pixels((array >> 8).astype(np.uint8))
+    numbers = array >> (16 - bits)
+    if signed:
+        return Pixels((numbers.astype(np.int32) - 2 ** (bits - 1)).astype(np.int16))
+    if bits == 16:
+        return Pixels(numbers)
+    # satellites' files have more bits than their numbers need: Sentinel-2's 15 for reflectances of 10000
+    return Pixels(numbers, f"uint16 ({bits} bits)", top=2**bits - 1, guess=True)
 
 
 def _raw_mode(tile: Any) -> str:

@@ -104,7 +104,7 @@ class ImageSource:
             PairError: The image is missing, empty, truncated, too large, of a wrong type, range or shape.
         """
         value, opened = self._opened()
-        kind, whole, top = None, True, uint16_max
+        kind, whole, top, guess = None, True, uint16_max, False
         if isinstance(value, Image.Image):
             try:
                 self._check_size(value.height, value.width, max_pixels)
@@ -117,7 +117,7 @@ class ImageSource:
             array, layout = pixels.array, "last"
             kind, whole = pixels.kind, pixels.whole
             if pixels.top is not None and uint16_max == 65535:
-                top = pixels.top
+                top, guess = pixels.top, pixels.guess
         elif isinstance(value, torch.Tensor):
             array, layout = self._of_tensor(value), "first or last"
         else:
@@ -130,7 +130,7 @@ class ImageSource:
         if semantic:
             values = map_values(array, self.error, keep_float, kind)
         else:
-            values = image_values(array, self.error, value_range, top, keep_float, kind)
+            values = image_values(array, self.error, value_range, top, keep_float, kind, guess)
         if values.note:
             self.note(values.note)
         array = values.array

@@ -90,6 +90,7 @@ def image_values(
     uint16_max: int = UINT16_TOP,
     keep_float: bool = False,
     kind: str | None = None,
+    guess: bool = False,
 ) -> Values:
     """An image's values as uint8.
 
@@ -100,6 +101,7 @@ def image_values(
         uint16_max: What is white in 16 bits where `value_range` is None.
         keep_float: Floats pass as they are, unless `value_range` is given.
         kind: What to call the type where the array has another one than the file.
+        guess: Nobody set `uint16_max`: it is all that the file's bits can hold.
 
     Raises:
         ValueError: Of `error`: another type, values that are not finite, or a range that is not known.
@@ -134,7 +136,7 @@ def image_values(
             f"has values of type {kind} from {low:g} to {high:g}, and nothing says which of them is black and which "
             f"white: say it with {_REMEDY}, for example {_usual(low, high)}, or give uint8 values"
         )
-    assumed = value_range is None and array.dtype == np.uint16 and uint16_max == UINT16_TOP
+    assumed = value_range is None and array.dtype == np.uint16 and (guess or uint16_max == UINT16_TOP)
     note = _judge(array, kind, (low, high), span, assumed, error)
     return Values(_scaled(array, *span), kind, span, note)
 
@@ -224,8 +226,8 @@ def _judge(
     if most < low + width * (_ASSUMED_DARK if assumed else _STATED_DARK):
         if assumed:
             raise error(
-                f"has values of type {seen}, 99 % of them up to {most:g}: from {_shown(span)}, the range of 16 bits, "
-                f"it would be read almost black; say what is black and white with {_REMEDY}, for example "
+                f"has values of type {seen}, 99 % of them up to {most:g}: from {_shown(span)}, all that its bits "
+                f"hold, it would be read almost black; say what is black and white with {_REMEDY}, for example "
                 f"{_usual(extremes[0], most)}; {_shown(span)} keeps it dark"
             )
         return f"has values of type {seen}, almost black in {_shown(span)}, from which it was read; see {_REMEDY}"

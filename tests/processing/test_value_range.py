@@ -158,6 +158,83 @@ def test_sixteen_bit_colours_are_read_as_arrays_are(processor, tmp_path):
         processor([[write_tiff(tmp_path / "white.tif", [(FULL[..., 0], {PHOTOMETRIC: 0})]), FULL]])
 
 
+def _jpeg2000(array, bits, signed=False, **options):
+    """A JPEG 2000 of numbers of so many bits: Pillow writes 8 and 16, the head then says another number.
+
+    Args:
+        array: (H, W), or (H, W, 3) uint8, whose numbers then become others.
+        bits: From 9 to 16.
+        signed: Whether the numbers have a sign.
+        **options: Of Pillow; `no_jp2` for the mere codestream.
+    """
+    stream = io.BytesIO()
+    if array.ndim == 2:  # they are stored less the middle of their range
+        array = (array.astype(np.int64) + 2**15 - (0 if signed else 2 ** (bits - 1))).astype(np.uint16)
+    Image.fromarray(array).save(stream, "JPEG2000", **options)
+    content = bytearray(stream.getvalue())
+    size = bits - 1 | (0x80 if signed else 0)
+    place = content.index(b"\xff\x4f\xff\x51") + 42
+    for band in range(1 if array.ndim == 2 else 3):
+        content[place + 3 * band] = size
+    if b"ihdr" in content:
+        content[content.index(b"ihdr") + 14] = size
+    return bytes(content)
+
+
+@pytest.mark.parametrize("no_jp2", [False, True])
+@pytest.mark.parametrize("bits", [10, 12, 15, 16])
+def test_jpeg2000_is_read_in_its_own_numbers(processor, bits, no_jp2):
+    values = DRAW.integers(0, 2**bits, (SIZE, SIZE)).astype(np.uint16)
+    content = _jpeg2000(values, bits, no_jp2=no_jp2)
+    for span in ((0, 2**bits - 1), (100, 800)):
+        expected, _ = read(processor, values, value_range=span)
+        assert np.array_equal(read(processor, content, value_range=span)[0], expected)
+        if span[0] == 0:
+            assert np.array_equal(read(processor, content)[0], expected)
+    dark = _jpeg2000(values % 2 ** (bits - 3), bits, no_jp2=no_jp2)
+    with pytest.raises(PairError, match=rf"uint16.* from 0,{2**bits - 1}, all that its bits hold, .*value_range"):
+        processor([[dark, EIGHT]])
+    numbers = (values.astype(np.int32) - 2 ** (bits - 1)).astype(np.int16)
+    content = _jpeg2000(numbers, bits, signed=True, no_jp2=no_jp2)
+    expected, _ = read(processor, numbers, value_range=(-100, 300))
+    assert np.array_equal(read(processor, content, value_range=(-100, 300))[0], expected)
+    with pytest.raises(PairError, match="values of type int16 from -"):
+        processor([[content, EIGHT]])
+
+
+def test_jpeg2000_that_pillow_cuts_is_refused(processor, tmp_path):
+    for bits in (9, 12, 16):
+        (tmp_path / "a.jp2").write_bytes(_jpeg2000(EIGHT, bits))
+        for one in (tmp_path / "a.jp2", _jpeg2000(EIGHT, bits, no_jp2=True)):
+            with pytest.raises(PairError, match=f"JPEG 2000 file of {bits} bits and several bands, which Pillow cuts"):
+                processor([[one, EIGHT]])
+    with pytest.raises(PairError, match="JPEG 2000 file of 9 bits, which Pillow cuts"):  # it takes them for 8
+        processor([[_jpeg2000(EIGHT[..., 0].astype(np.uint16), 9), EIGHT]])
+    Image.fromarray(EIGHT).save(tmp_path / "eight.jp2")
+    assert np.array_equal(read(processor, tmp_path / "eight.jp2")[0][0], np.moveaxis(EIGHT, 2, 0))
+
+
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+@pytest.mark.parametrize("top", [300, 4095, 65535])
+def test_portable_maps_are_read_in_their_own_numbers(processor, kind, top):
+    values = DRAW.integers(0, top + 1, (SIZE, SIZE, 3)).astype(np.uint16)
+    values[0, 0] = top
+    values = values if kind in ("P3", "P6") else values[..., 0]
+    plain = "\n".join(map(str, values.reshape(-1))).encode() + b" # the end\n"
+    head = f"{kind}\n# a remark\n{SIZE} {SIZE}\n{top}\n".encode()
+    content = head + (plain if kind in ("P2", "P3") else values.astype(">u2").tobytes())
+    for span in ((0, top), (100, 250)):
+        expected, _ = read(processor, values, value_range=span)
+        assert np.array_equal(read(processor, content, value_range=span)[0], expected)
+        if span[0] == 0:
+            assert np.array_equal(read(processor, content)[0], expected)
+    with pytest.raises(PairError, match="is truncated or damaged"):
+        processor([[content[: len(head) + 100], EIGHT]])
+    if top < 65535:
+        with pytest.raises(PairError, match=r"damaged \(it has numbers outside of its range 0\.\.299\)"):
+            processor([[content.replace(f"{top}".encode(), b"299", 1), EIGHT]])
+
+
 @pytest.mark.parametrize(
     ("values", "options", "words"),
     [
