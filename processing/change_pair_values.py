@@ -65,8 +65,13 @@ def checked_range(value: Any) -> tuple[float, float] | None:
     return low, high
 
 
-def reading_settings(given: dict[str, Any]) -> dict[str, Any]:
+def reading_settings(given: dict[str, Any], call: bool = False) -> dict[str, Any]:
     """Settings of one construction or call, with `value_range` checked and before `uint16_max`, its older form.
+
+    Args:
+        given: The settings.
+        call: They are of a call, where all of them were given. A construction's may have been saved, and these have
+            `uint16_max` at its default beside any `value_range`.
 
     Raises:
         ValueError: Both are given and say different things, or one is no range.
@@ -74,11 +79,12 @@ def reading_settings(given: dict[str, Any]) -> dict[str, Any]:
     top = given.get("uint16_max")
     if top is not None and (isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1):
         raise ValueError(f"uint16_max is {top!r}: give the value that is white, or value_range.")
+    said = top is not None and (call or top != UINT16_TOP)
     if "value_range" not in given:
         # what is given for this call goes before what was saved with the processor
-        return given if top is None or top == UINT16_TOP else {**given, "value_range": None}
+        return {**given, "value_range": None} if said else given
     stated = checked_range(given["value_range"])
-    if stated is not None and top not in (None, UINT16_TOP) and stated != (0, top):
+    if stated is not None and said and stated != (0, top):
         raise ValueError(f"value_range is {stated} and uint16_max is {top}: give value_range alone.")
     return {**given, "value_range": stated} | ({} if stated is None else {"uint16_max": UINT16_TOP})
 

@@ -112,7 +112,7 @@ class CCExpertImageProcessor(PilBackend):
             raise TypeError(
                 f"{', '.join(unknown)}: no setting of this processor; there are {', '.join(sorted(_SETTINGS))}"
             )
-        kwargs = reading_settings(kwargs)
+        kwargs = reading_settings(kwargs, call=True)
         return super().preprocess(images, pair_ids, return_notes, **kwargs)
 
     def _preprocess_image_like_inputs(  # type: ignore[override]  # narrower: the settings are complete here

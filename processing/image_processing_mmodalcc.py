@@ -137,7 +137,7 @@ class MModalCCImageProcessor(PilBackend):
             raise TypeError(
                 f"{', '.join(unknown)}: no setting of this processor; there are {', '.join(sorted(_SETTINGS))}"
             )
-        kwargs = reading_settings(kwargs)
+        kwargs = reading_settings(kwargs, call=True)
         return super().preprocess(images, semantic_maps, pair_ids, return_notes, **kwargs)
 
     def _standardize_kwargs(  # type: ignore[override]

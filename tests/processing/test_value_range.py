@@ -351,6 +351,10 @@ def test_one_range_for_all_of_a_call(tmp_path):
     assert np.array_equal(read(older, EIGHT / 255)[0][0], np.moveaxis(EIGHT, 2, 0))  # as before: of 16 bits alone
     with pytest.raises(PairError, match="almost black"):
         read(newer, TWELVE, value_range=None)
+    for one in (older, newer):  # the default is as good as any other value where a call says it
+        assert np.array_equal(read(one, FULL, uint16_max=65535)[0][0], by_hand(FULL, 0, 65535))
+    with pytest.raises(ValueError, match=r"value_range is \(0, 4095\) and uint16_max is 65535: give"):
+        read(newer, TWELVE, value_range=(0, 4095), uint16_max=65535)
     newer.save_pretrained(tmp_path)
     loaded = MModalCCImageProcessor.from_pretrained(tmp_path)
     assert loaded.to_dict() == newer.to_dict()
