@@ -107,8 +107,8 @@ class ChangeCaptioningPipeline(Pipeline):
         """Captions pairs.
 
         Args:
-            images: A pair, a list of pairs, an array (batch, 2, C, H, W), a data set (torch's or `datasets`') or a
-                generator of pairs; see the class for what a pair can be.
+            images: A pair, a list of pairs (also a column of a table or an array of paths), an array (batch, 2, C, H,
+                W), a data set (torch's or `datasets`') or a generator of pairs; see the class for what a pair can be.
             semantic_maps: Where `images` is a pair or a list of pairs without dictionaries: its maps
                 `(before, after)`, or a list of such with None for a pair without. Else they are in the dictionaries.
             text: What is asked (CCExpert): one question or prompt for all pairs, or a list with one for each of a list
@@ -124,9 +124,10 @@ class ChangeCaptioningPipeline(Pipeline):
 
         Raises:
             ValueError: A pair cannot be used (the sentence names the pair and the file); maps or a question for a
-                model that takes none; no maps for one that needs them.
+                model that takes none; no maps for one that needs them; a table, or a row of one.
             TypeError: A setting has an unknown name.
         """
+        images = _without_labels(images)
         several = _as_list(images)
         if several is None and not _is_pair(images):  # a data set or a generator
             if semantic_maps is not None or not isinstance(text, str | None):
@@ -276,6 +277,33 @@ def _is_pair(value: Any) -> bool:
     return _is_image(value)  # half a pair, which `_request` refuses
 
 
+def _without_labels(images: Any) -> Any:
+    """What is asked for by its place: a column of pandas, whose `[]` means labels, and an array of paths as lists.
+
+    Raises:
+        ValueError: It is a table, or a row of one, whose order says nothing.
+    """
+    if isinstance(images, np.ndarray | Dataset):
+        return _listed(images)
+    kind = type(images).__name__
+    if hasattr(images, "columns"):
+        raise ValueError(
+            f"images is a {kind}: give a list of pairs, such as list(zip(table['before'], table['after'])), or of "
+            "dictionaries."
+        )
+    if not hasattr(images, "iloc"):
+        return images
+    if _KEYS & set(images.index):
+        raise ValueError(f"images is a {kind} that is a row of a table: give it as a dictionary (to_dict()).")
+    return list(images)
+
+
+def _listed(images: Any) -> Any:
+    """An array of paths or of images, (2,) for a pair or (pairs, 2), as lists; anything else as it is."""
+    is_list = isinstance(images, np.ndarray) and images.dtype.kind in "OUT" and images.ndim in (1, 2)
+    return images.tolist() if is_list else images
+
+
 def _as_list(images: Any) -> list[Any] | None:
     """The pairs of a list or of an array of pairs; None for anything else."""
     if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 5:
@@ -288,6 +316,7 @@ def _spread(given: Any, count: int, name: str) -> list[Any]:
     if given is None:
         return [None] * count
     single = isinstance(given, str | bytes | bytearray | memoryview | Mapping | set | frozenset | Image.Image)
+    single = single or hasattr(given, "columns")  # of a table, whose names they would be
     values = list(given) if isinstance(given, Iterable) and not single else None
     if values is None or len(values) != count:
         shown = f"{len(values)} values" if values is not None else f"a {type(given).__name__}"
@@ -353,6 +382,7 @@ def _two(images: Any, what: str, name: str | int) -> list[Any]:
     Raises:
         ValueError: There are not two.
     """
+    images = _listed(images)
     one = isinstance(images, str | bytes | bytearray | os.PathLike | Mapping) or not isinstance(
         images, Sequence | np.ndarray | torch.Tensor
     )

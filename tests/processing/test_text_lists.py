@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from toy_ccexpert import save_tiny_ccexpert
 
 from rscc_hf import ChangeCaptioner
@@ -50,6 +51,37 @@ def test_the_pipeline_asks_each_pair_its_question(pipe):
             pipe([PAIR] * 3, text=wrong)
     with pytest.raises(ValueError, match="inside of its dictionaries"):
         pipe(iter([PAIR] * 3), text=("a?", "b?", "c?"))
+
+
+def test_the_pipeline_reads_columns_and_arrays_by_their_places(pipe, tmp_path):
+    few = {"max_new_tokens": 4}
+    paths = [str(tmp_path / f"{number}.png") for number in range(6)]
+    for number, path in enumerate(paths):
+        Image.fromarray(IMAGE * np.uint8(number)).save(path)
+    pairs = [list(pair) for pair in zip(paths[:3], paths[3:], strict=True)]
+    expected = pipe(pairs, **few)
+    assert len({str(answer) for answer in expected}) > 1, "else an order shows nothing"
+    objects = np.empty((3, 2), dtype=object)
+    objects[:] = [[Image.open(path) for path in pair] for pair in pairs]
+    for form in (
+        pd.Series(pairs, index=[2, 0, 1]),
+        pd.Series(pairs, index=["x", "y", "z"]),
+        pd.DataFrame(pairs).to_numpy(),
+        np.array(pairs),
+        objects,
+        [np.array(pair) for pair in pairs],
+    ):
+        assert pipe(form, **few) == expected
+    for form in (pd.Series(pairs[0], index=[1, 0]), np.array(pairs[0])):
+        assert pipe(form, **few) == expected[0]
+    assert pipe(pd.Series([], dtype=object)) == []
+    table = pd.DataFrame(pairs, columns=["before", "after"])
+    with pytest.raises(ValueError, match=r"images is a DataFrame: give a list of pairs, such as list\(zip"):
+        pipe(table)
+    with pytest.raises(ValueError, match="images is a Series that is a row of a table: give it as a dictionary"):
+        pipe(table[["after", "before"]].iloc[0])
+    with pytest.raises(ValueError, match="text has a DataFrame for 2 pairs"):
+        pipe(pairs[:2], text=table)
 
 
 @pytest.mark.parametrize(
