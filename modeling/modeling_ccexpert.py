@@ -212,11 +212,12 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
 
         Args:
             path_or_id: folder or repository, in any of the key namings that transformers has written.
-            **kwargs: fields of `CCExpertConfig` (`vision_levels`, `num_integration_layers`, `integration`, ...); all
-                else goes to `from_pretrained` (`dtype`, `device_map`, `revision`, ...).
+            **kwargs: fields of `CCExpertConfig` (`vision_levels`, `num_integration_layers`, `integration`, ...), or
+                all of it as `config`; all else goes to `from_pretrained` (`dtype`, `device_map`, `revision`, ...).
 
         Raises:
-            ValueError: it is another kind of checkpoint, lacks weights, or has some that do not belong.
+            ValueError: it is another kind of checkpoint, lacks weights, or has some that do not belong; `config` is
+                given and fields beside it.
         """
         return load_llava(cls, path_or_id, "llava_onevision", kwargs)
 
