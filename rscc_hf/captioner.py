@@ -25,7 +25,7 @@ from rscc_hf.captioner_inputs import (
     of_one_length,
     one_question_each,
     present,
-    reading_settings,
+    range_settings,
 )
 from rscc_hf.checkpoint import load_checkpoint
 
@@ -308,7 +308,7 @@ class ChangeCaptioner:
         if text is not None and not self.takes_questions:
             raise ValueError(f"{self.name} answers no questions; leave text out.")
         questions = one_question_each(text, count)
-        reading = reading_settings(self.processor, value_range, self.name)
+        reading = range_settings(self.processor, value_range, self.name)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
         if on_error not in ("raise", "skip"):

@@ -159,7 +159,7 @@ def names_of(pair_ids: Any, count: int) -> Sequence[str] | None:
     return [str(name) for name in names]
 
 
-def reading_settings(processor: Any, value_range: Any, name: str) -> dict[str, Any]:
+def range_settings(processor: Any, value_range: Any, name: str) -> dict[str, Any]:
     """Settings of a processor's images for one call.
 
     Args:
