@@ -111,8 +111,8 @@ def release_process_group(models: Iterable[torch.nn.Module]) -> None:
     """
     for model in models:
         if isinstance(model, DistributedDataParallel):
-            model.logger = None  # it holds the reducer too
-            model.reducer = None
+            for name in ("logger", "reducer"):  # the logger holds the reducer too
+                model.__dict__.pop(name, None)
 
 
 def _configure_fsdp(accelerator: Accelerator, recipe: LoopRecipe) -> None:
