@@ -19,12 +19,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import cached_file
 
 from rscc_hf.modeling.checkpoint_code import refuse_adapters
 from rscc_hf.precision import quick_dtype, try_dtype
+from rscc_hf.reading import is_unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,9 @@ def load_checkpoint(
             name, dtype=chosen_dtype, use_safetensors=True, output_loading_info=True, **common
         )
         processor = AutoProcessor.from_pretrained(name, **common)
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:
+        if not is_unreadable(error):
+            raise
         raise ValueError(_loading_error(name, error)) from error
     # transformers fills what a file lacks with random numbers and goes on: such a model must not answer.
     missing = sorted(info["missing_keys"])

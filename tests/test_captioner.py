@@ -253,6 +253,13 @@ def test_what_is_no_checkpoint_is_told_in_a_sentence(tiny_checkpoints, tmp_path)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="copy cannot be loaded"):
         load(folder)
+    shutil.copyfile(good / "model.safetensors", folder / "model.safetensors")
+    # for which tokenizers raises a bare Exception, and the Hub's client one of its own
+    damages = {"tokenizer.json": '{"model": {}}', "config.json": '{"model_type": "resnet", "depths": 1}'}
+    for name, content in damages.items():
+        (folder / name).write_text(content)
+        with pytest.raises(ValueError, match="copy cannot be loaded"):
+            load(folder)
 
 
 def test_a_hub_that_is_out_of_reach_is_told_at_once(monkeypatch) -> None:

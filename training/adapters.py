@@ -32,8 +32,8 @@ from rscc_hf.modeling.modeling_ccexpert import CCExpertForConditionalGeneration
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
 from rscc_hf.training.adapter_base import RECORD, AdapterBase, find_base, read_base, write_base
 from rscc_hf.training.ccexpert_recipe import CCExpertRecipe
-from rscc_hf.training.ccexpert_start import Start, check_processor, load_model, read_config, reading, resolve_commit
-from rscc_hf.training.recipe import RecipeError
+from rscc_hf.training.ccexpert_start import Start, check_processor, load_model, read_config, resolve_commit
+from rscc_hf.training.recipe import RecipeError, reading
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,10 @@
 """What a stage of CCExpert starts from: a checkpoint of ours, or of the LLaVA family, with its processor."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file, is_flash_attn_2_available
 
@@ -18,7 +15,7 @@ from rscc_hf.processing.chat_templates_ccexpert import IMAGE_TOKEN, prepare_toke
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
 from rscc_hf.training.ccexpert_recipe import MODULE_SETTINGS, CCExpertRecipe
 from rscc_hf.training.output import LAST
-from rscc_hf.training.recipe import RecipeError
+from rscc_hf.training.recipe import RecipeError, reading
 
 _LLAVA = {"llava_onevision": "chatml", "llava": "vicuna"}
 """LLaVA's model types, and how a conversation is written for each."""
@@ -180,7 +177,8 @@ def check_processor(processor: CCExpertProcessor, start: Start) -> None:
     """Whether a processor makes what a model reads.
 
     Raises:
-        RecipeError: Its tokenizer has more words than the model, or they count the tokens of an image differently.
+        RecipeError: Its tokenizer has more words than the model, they count the tokens of an image differently, or it
+            cannot write its prompt.
     """
     config = start.config
     facts = [("num_image_tokens", processor.num_image_tokens, config.tokens_per_image)]
@@ -197,6 +195,8 @@ def check_processor(processor: CCExpertProcessor, start: Start) -> None:
                 f"the processor in {start.path} does not belong to the model there: {name} is {found} in one and "
                 f"{wanted} in the other; put the model's own there."
             )
+    with reading(f"the chat template in {start.path}"):
+        processor(text=[None], return_tensors=None)
 
 
 def load_model(
@@ -296,32 +296,3 @@ def read_config(path: str, commit: str | None) -> Any:
     if getattr(source, "quantization_config", None) is not None:
         raise RecipeError(f"init_from {path} was saved quantised: name the model that it was made of.")
     return source
-
-
-@contextmanager
-def reading(what: str) -> Iterator[None]:
-    """One sentence for whatever goes wrong when files are read: one is missing, cut off, or of something else.
-
-    Args:
-        what: Whose files they are.
-
-    Raises:
-        RecipeError: In place of the error.
-    """
-    try:
-        yield
-    except RecipeError:
-        raise
-    # from RuntimeError on: what transformers and peft make of damaged settings, and of such of other versions
-    except (
-        OSError,
-        ValueError,
-        ImportError,
-        SafetensorError,
-        RuntimeError,
-        TypeError,
-        LookupError,
-        AttributeError,
-    ) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise RecipeError(f"{what} cannot be read ({reason[:300]}).") from error

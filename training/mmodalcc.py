@@ -27,7 +27,7 @@ from rscc_hf.training.loop import OnEvaluation, OnStep, TrainingResult, train
 from rscc_hf.training.mmodalcc_recipe import MModalCCRecipe
 from rscc_hf.training.pair_images import MAPS, PixelReader, Pixels, PixelSource
 from rscc_hf.training.pair_task import PairTask, learning
-from rscc_hf.training.recipe import RecipeError, named, parse_recipe
+from rscc_hf.training.recipe import RecipeError, parse_recipe, reading
 from rscc_hf.training.samples import BatchMaker, CaptionFilter, ChosenSamples, FlattenedSamples
 from rscc_hf.training.script import run_script
 from rscc_hf.training.task import Part
@@ -153,9 +153,8 @@ class MModalCCTask(PairTask):
         recipe = self.recipe
         if recipe.tokenizer is None:
             return build_word_tokenizer(self._vocabulary_captions(), recipe.vocabulary_min_frequency)
-        with named(
-            "tokenizer", recipe.tokenizer, "name a folder or an id on the Hub; `rscc data vocabulary` makes one"
-        ):
+        remedy = "name a folder or an id on the Hub; `rscc data vocabulary` makes one"
+        with reading(f"tokenizer {recipe.tokenizer}", remedy):
             tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
         for name in ("pad_token", "bos_token", "eos_token"):
             if getattr(tokenizer, name) is None:
@@ -196,8 +195,9 @@ class MModalCCTask(PairTask):
         model.set_attn_implementation(recipe.attn_implementation)
         for stream in ("rgb", "semantic"):
             key = f"backbone_weights_{stream}"
-            with named(key, getattr(recipe, key)):
-                load_backbone_weights(model, **{stream: getattr(recipe, key)})
+            where = getattr(recipe, key)
+            with reading(f"{key} {where}", "name a ResNet, as a folder or an id on the Hub that can be reached"):
+                load_backbone_weights(model, **{stream: where})
         frozen = [stage for stage in recipe.frozen_stages if stage != "none"]
         if frozen:
             model.freeze_backbone(frozen, freeze_statistics=recipe.freeze_statistics)

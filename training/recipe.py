@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import yaml
-from safetensors import SafetensorError
 from transformers import HfArgumentParser
 
+from rscc_hf.reading import is_unreadable, reason_of
 from rscc_hf.training.flags import idle_flag, names_of_flags
 from rscc_hf.training.recipe_values import checked, is_infinite, load_yaml
 
@@ -43,20 +43,25 @@ class TrainingError(RuntimeError):
 
 
 @contextmanager
-def named(
-    key: str, where: str | None, remedy: str = "name a folder, or an id on the Hub that can be reached"
-) -> Iterator[None]:
-    """Names the key of the recipe where what it stands for cannot be read.
+def reading(what: str, remedy: str = "") -> Iterator[None]:
+    """One sentence for whatever goes wrong when files are read: one is missing, cut off, or of something else.
+
+    Args:
+        what: Whose files they are.
+        remedy: What to do about it, without a full stop.
 
     Raises:
-        RecipeError: In place of an error of the system or of the Hub.
+        RecipeError: In place of the error.
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:  # the Hub's errors are of the first kind
-        words = getattr(error, "strerror", None) or str(error)
-        reason = " ".join(words.split("\n")[0].split()).rstrip(".")
-        raise RecipeError(f"{key} {where} cannot be read ({reason}): {remedy}.") from error
+    except RecipeError:
+        raise
+    except Exception as error:
+        if not is_unreadable(error):
+            raise
+        sentence = f"{what} cannot be read ({reason_of(error)[:300]})"
+        raise RecipeError(f"{sentence}: {remedy}." if remedy else f"{sentence}.") from error
 
 
 def option(default: Any, help: str) -> Any:

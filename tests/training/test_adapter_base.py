@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,11 @@ def test_damaged_files_are_one_sentence(run, tmp_path, capsys):
 
 def test_the_digest_is_of_values_not_of_files(starts, tmp_path):
     here = weights_digest(str(starts / "ccexpert"), None)
+    single = {
+        name: sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode() + tensor.numpy().tobytes()).hexdigest()
+        for name, tensor in load_file(starts / "ccexpert" / "model.safetensors").items()
+    }
+    assert here == sha256(json.dumps(single, sort_keys=True).encode()).hexdigest()  # which records of old runs hold
     AutoModel.from_pretrained(starts / "ccexpert").save_pretrained(tmp_path / "again", max_shard_size="20KB")
     assert weights_digest(str(tmp_path / "again"), None) == here
     AutoModel.from_pretrained(starts / "ccexpert").bfloat16().save_pretrained(tmp_path / "rounded")

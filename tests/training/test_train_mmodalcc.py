@@ -361,6 +361,27 @@ def test_mistakes_are_one_sentence(pairs, tmp_path):
     assert str(caught.value.code).startswith("mmodalcc.py: --learnin_rate: no such flag; did you mean learning_rate")
 
 
+@pytest.mark.parametrize(
+    ("key", "name", "content"),
+    [
+        ("tokenizer", "tokenizer.json", '{"model": {}}'),
+        ("tokenizer", "tokenizer.json", "{"),
+        ("backbone_weights_rgb", "config.json", "[]"),
+        ("backbone_weights_rgb", "config.json", '{"model_type": "resnet", "depths": "many"}'),
+        ("backbone_weights_rgb", "config.json", '{"model_type": "resnet", "layer_type": "of tomorrow"}'),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence_with_the_key(pairs, tmp_path, key, name, content):
+    """Also where a library raises a bare `Exception`, or whatever falls over an odd value."""
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    (folder / name).write_text(content)
+    with pytest.raises(RecipeError, match=rf"^{key} .*damaged cannot be read \(.+\): name a ") as caught:
+        train_mmodalcc(toy_pairs_recipe(pairs, tmp_path / "run", **{key: str(folder)}))
+    assert "\n" not in str(caught.value)
+
+
 def kill_and_continue(data, folder, changes, kills):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rscc_hf.training.mmodalcc"])
