@@ -18,6 +18,7 @@ from rscc_hf.training.ccexpert_recipe import PARTS, CCExpertRecipe
 from rscc_hf.training.ccexpert_samples import PromptedBatchMaker, PromptedCaptionFilter, prompted_samples, segment_mask
 from rscc_hf.training.ccexpert_start import find_start, load_start
 from rscc_hf.training.change_mask import change_mask_loss
+from rscc_hf.training.identity import prompt_digest
 from rscc_hf.training.loop import OnEvaluation, OnStep, TrainingResult, train
 from rscc_hf.training.pair_images import PixelReader, Pixels, PixelSource
 from rscc_hf.training.pair_task import PairTask, learning
@@ -117,6 +118,16 @@ class CCExpertTask(PairTask):
             adapters.save_adapters(self.model, folder, state, self.base)
         self.processor.save_pretrained(folder)
         self.write_summary(folder)
+
+    def identity(self) -> dict[str, str]:
+        """See `PairTask`: also of the prompt as it is written and, with LoRA, of all weights below the adapters.
+
+        (Without LoRA samples of the weights will do: a checkpoint holds all of them.)
+        """
+        identity = {**super().identity(), "prompt_ids": prompt_digest(self.processor)}
+        if self.base is not None:
+            identity["init_from_weights"] = self.base.weights
+        return identity
 
     def sources(self) -> dict[str, tuple[str | None, str | None]]:
         """See `PairTask`."""

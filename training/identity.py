@@ -13,11 +13,15 @@ from rscc_hf.training.checkpoints import CheckpointError
 
 logger = logging.getLogger(__name__)
 
+_CAPTION = "two houses appear"  # any would do
+
 _WORDS = {
     "train_data": "train_data holds other pairs than that",
     "validation_data": "validation_data holds other pairs than that",
     "tokenizer": "The tokenizer has other words or settings than that",
+    "prompt_ids": "init_from writes the prompt in other words than that",
     "init_from": "init_from is another model than that",
+    "init_from_weights": "init_from has other weights than that",
     "backbone_weights_rgb": "backbone_weights_rgb are other weights than those",
     "backbone_weights_semantic": "backbone_weights_semantic are other weights than those",
 }
@@ -31,6 +35,12 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
         settings.pop(name, None)
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     return _digest([settings, sorted(tokenizer.get_vocab().items()), sorted(special.items())])
+
+
+def prompt_digest(processor: Any) -> str:
+    """The digest of a conversation as a CCExpert's processor writes it, and of what of it is learnt."""
+    rows = processor(captions=[_CAPTION], padding=False, return_tensors=None)
+    return _digest([[int(number) for number in rows[name][0]] for name in ("input_ids", "labels")])
 
 
 def sources_identity(sources: dict[str, tuple[str | None, str | None]]) -> dict[str, str]:

@@ -1,6 +1,9 @@
 """LoRA: what learns, what is saved, and that load and merge give the trained model's answers."""
 
 import importlib.util
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +11,10 @@ from toy_ccexpert_stages import save_start, stage_recipe
 from toy_pairs import write_pairs
 
 from rscc_hf import CCExpertForConditionalGeneration
+from rscc_hf.training.adapter_base import weights_digest
 from rscc_hf.training.adapters import load_adapters, main, merge_adapters
 from rscc_hf.training.ccexpert import part_of, train_ccexpert
+from rscc_hf.training.checkpoints import CheckpointError
 from rscc_hf.training.recipe import RecipeError
 
 
@@ -85,6 +90,32 @@ def test_a_resumed_run_with_adapters_is_bit_for_bit_the_uninterrupted_one(pairs,
         train_ccexpert(stage_recipe(pairs, start, tmp_path / "parts", **changes), on_step=stop)
     parts = train_ccexpert(stage_recipe(pairs, start, tmp_path / "parts", **changes)).task.model.state_dict()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_run_goes_on_with_the_very_prompt_and_the_very_weights_below_its_adapters(pairs, start, tmp_path):
+    own = Path(shutil.copytree(start, tmp_path / "start"))
+    recipe = stage_recipe(pairs, str(own), tmp_path / "run", lora_rank=2, save_unit="steps", max_steps=2)
+
+    def stop(step, total, loss):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_ccexpert(recipe, on_step=stop)
+    state = tmp_path / "run" / "checkpoints" / "step-00000001" / "state.json"
+    content = json.loads(state.read_text())
+    assert content["identity"]["init_from_weights"] == weights_digest(start, None)
+
+    template = own / "chat_template.jinja"
+    written = template.read_text()
+    template.write_text(f"Hello. {written}")
+    with pytest.raises(CheckpointError, match=r"init_from writes the prompt in other words than that of .*step-0+1's"):
+        train_ccexpert(recipe)
+    template.write_text(written + "{# a remark writes nothing #}")
+    content["identity"]["init_from_weights"] = "0" * 64  # as if samples of them were the same
+    state.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"init_from has other weights than that of .*\(000000000000 then, "):
+        train_ccexpert(recipe)
 
 
 def test_mistakes_are_one_sentence(pairs, start, trained, tmp_path):
