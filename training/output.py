@@ -38,6 +38,7 @@ from rscc_hf.training.recipe import (
 )
 from rscc_hf.training.run_files import LAST, LOG, TRACKER
 from rscc_hf.training.task import Task
+from rscc_hf.training.workers import portable
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +68,7 @@ class RunFolder:
             except (ValueError, OSError, TrainingError) as error:
                 outcome = [None, error]
         if self.accelerator.num_processes > 1:
-            kind = type(outcome[1])
-            if outcome[1] is not None and not kind.__module__.startswith(("rscc_hf.", "builtins")):
-                outcome[1] = ValueError(str(outcome[1]))  # a foreign one may not travel
+            outcome[1] = None if outcome[1] is None else portable(outcome[1])
             broadcast_object_list(outcome)
         if outcome[1] is not None:
             raise outcome[1]

@@ -71,15 +71,18 @@ class _Made(Dataset):
         try:
             return self.make(self.keys[number])
         except (ValueError, OSError) as error:
-            return _Failure(_portable(error))
+            return _Failure(portable(error))
 
 
-def _portable(error: Exception) -> Exception:
-    """The error, or, where it cannot be made again from its pickle, its words."""
+def portable(error: Exception) -> Exception:
+    """The error, or, where another process could not make it again from its pickle, its words."""
     try:
+        pickle.dumps(error)
         copy.copy(error)  # makes it anew as unpickling does
-    except TypeError:  # its class takes other arguments than it keeps
-        return ValueError(str(error))
+    # its class takes other arguments than it keeps, or what it keeps does not travel
+    except (TypeError, ValueError, AttributeError, LookupError, pickle.PicklingError):
+        kind = TrainingError if isinstance(error, TrainingError) else ValueError
+        return kind(str(error))
     return error
 
 

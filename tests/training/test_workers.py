@@ -3,6 +3,7 @@
 import os
 import pickle
 from multiprocessing import get_start_method, set_start_method
+from threading import Lock
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from rscc_hf.processing.change_pair_images import PairError
 from rscc_hf.training.mmodalcc import MModalCCTask
 from rscc_hf.training.processes import open_accelerator
 from rscc_hf.training.recipe import TrainingError
-from rscc_hf.training.workers import prepared
+from rscc_hf.training.workers import portable, prepared
 
 
 class Awkward(ValueError):
@@ -45,6 +46,28 @@ def test_errors_come_back_as_they_are(workers, key, error, words):
     assert words in str(caught.value) and "\n" not in str(caught.value)
     if error is PairError:
         assert (caught.value.pair, caught.value.file) == (2, "x.png")
+
+
+class Holding(TrainingError):
+    """Has on it what no other process can have."""
+
+    def __init__(self, words):
+        super().__init__(words)
+        self.lock = Lock()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (PairError("pair 2 is black.", pair=2, file="x.png"), PairError),
+        (FileNotFoundError(2, "No such file", "x.png"), FileNotFoundError),
+        (Awkward("one", "two"), ValueError),
+        (Holding("no memory: buy some."), TrainingError),
+    ],
+)
+def test_errors_go_to_other_processes_as_they_are_or_in_words(error, kind):
+    arrived = pickle.loads(pickle.dumps(portable(error)))  # noqa: S301 (our own)
+    assert type(arrived) is kind and str(arrived) == str(error)
 
 
 def test_a_worker_that_dies_is_one_sentence():
