@@ -164,7 +164,7 @@ class MModalCCTask(PairTask):
     def _vocabulary_captions(self) -> Iterable[str]:
         recipe = self.recipe
         assert recipe.train_data is not None
-        revision = None if Path(recipe.train_data).expanduser().exists() else recipe.data_revision
+        revision = self.data_revision_of(recipe.train_data)
         splits = recipe.vocabulary_splits
         for split in split_names(recipe.train_data, revision=revision) if splits == ["all"] else splits:
             yield from captions_of(load_pairs(recipe.train_data, split, streaming=recipe.streaming, revision=revision))

@@ -165,7 +165,7 @@ class PairTask(Task):
         recipe = self.recipe
         digests = {}
         if recipe.streaming:
-            revision = recipe.data_revision if self.is_local["train_data"] is False else None
+            revision = self.data_revision_of(str(recipe.train_data))
             digests["train_data"] = stream_digest(str(recipe.train_data), recipe.train_split, revision=revision)
         else:
             digests["train_data"] = self._digest(recipe.train_data, recipe.train_split)
@@ -175,8 +175,11 @@ class PairTask(Task):
         return digests
 
     def _digest(self, where: str | None, split: str) -> str:
-        revision = None if Path(str(where)).expanduser().exists() else self.recipe.data_revision
-        return data_digest(load_pairs(str(where), split, revision=revision))
+        return data_digest(load_pairs(str(where), split, revision=self.data_revision_of(str(where))))
+
+    def data_revision_of(self, where: str) -> str | None:
+        """`data_revision` for what is on the Hub; None for what lies on this machine."""
+        return None if Path(where).expanduser().exists() else self.recipe.data_revision
 
     def close(self) -> None:
         """See `Task`."""
@@ -207,8 +210,7 @@ class PairTask(Task):
     def _load(self, where: str | None, split: str, streaming: bool, key: str) -> Any:
         if where is None:
             raise RecipeError(f"{key} is not given: name a folder or Hub id of pairs.")
-        local = Path(where).expanduser().exists()
-        revision = None if local else self.recipe.data_revision
+        revision = self.data_revision_of(where)
         return load_pairs(where, split, streaming=streaming, revision=revision, **self.load_options)
 
     def _pixels(self, dataset: Dataset, where: str, training: bool) -> PixelSource:
