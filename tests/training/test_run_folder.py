@@ -2,13 +2,12 @@
 
 import json
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from toy_task import ToyRecipe, ToyTask, toy_recipe
+from toy_runs import Steady, Stop, contents, keeping, log_of, stop_at
+from toy_task import ToyTask, toy_recipe
 
 from rscc_hf.files import digest_file
 from rscc_hf.training import checkpoints, run_files, stopwatch
@@ -16,49 +15,6 @@ from rscc_hf.training.loop import train
 from rscc_hf.training.output import RunFolder
 from rscc_hf.training.recipe import RecipeError, TrainingError
 from rscc_hf.training.script import run_script
-
-
-class Stop(Exception):
-    """Stands for the death of a process."""
-
-
-def stop_at(step):
-    def on_step(done, total, loss):
-        if done == step:
-            raise Stop
-
-    return on_step
-
-
-@dataclass
-class KeepingRecipe(ToyRecipe):
-    """Keeps the last weights, as CCExpert's recipes do."""
-
-    @property
-    def keeps_last(self):
-        return True
-
-
-def keeping(*args, **changes):
-    return KeepingRecipe(**toy_recipe(*args, **changes).__dict__)
-
-
-class Steady(ToyTask):
-    """Validation never improves after the first one."""
-
-    def validate(self, accelerator):
-        return {"bleu_4": 1.0}
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Digests of all files, by their names."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): digest_file(path) for path in files}
-
-
-def log_of(folder: Path) -> list[dict]:
-    lines = (folder / "training_log.jsonl").read_text().splitlines()
-    return [{**json.loads(line), "seconds": 0} for line in lines]
 
 
 @pytest.mark.parametrize("first", [6, 8])
