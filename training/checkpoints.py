@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,21 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used or written; one sentence that names it and the remedy."""
 
 
+class Digests:
+    """SHA-256 of files, reckoned anew only for a file that has changed since; hard links of one file count as one."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], str] = {}
+
+    def __call__(self, path: Path) -> str:
+        """As `digest_file`."""
+        seen = path.stat()
+        stamp = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
+        if stamp not in self._known:
+            self._known[stamp] = digest_file(path)
+        return self._known[stamp]
+
+
 def write_checkpoint(
     folder: Path,
     step: int,
@@ -51,7 +66,8 @@ def write_checkpoint(
     optimizer_state: dict[str, Any],
     state: dict[str, Any],
     recipe: str,
-    best: Mapping[str, tuple[Path, str]] | None = None,
+    best: Mapping[str, Path] | None = None,
+    digest: Callable[[Path], str] = digest_file,
 ) -> Path:
     """Writes `folder/step-XXXXXXXX` beside its final name, flushes it to disk, and renames it.
 
@@ -64,7 +80,8 @@ def write_checkpoint(
         optimizer_state: State dicts of optimiser, schedule and scaler: tensors and plain values only.
         state: What JSON can hold: the position of the loop.
         recipe: The resolved recipe as YAML.
-        best: Files of the best model so far by their names, each with its digest.
+        best: Files of the best model so far by their names, as they lie now.
+        digest: Reckons the digests of these.
 
     Raises:
         CheckpointError: It cannot be written: no room, or no right to.
@@ -82,9 +99,10 @@ def write_checkpoint(
         torch.save(optimizer_state, partial / OPTIMIZER)
         (partial / RECIPE).write_text(recipe, encoding="utf-8")
         files = {path.name: _described(path, digest_file(path)) for path in sorted(partial.iterdir())}
-        for name, (source, digest) in (best or {}).items():
-            place_file(source, partial / BEST / name)
-            files[f"{BEST}/{name}"] = _described(partial / BEST / name, digest)
+        for name, source in (best or {}).items():
+            placed = partial / BEST / name
+            place_file(source, placed)
+            files[f"{BEST}/{name}"] = _described(placed, digest(placed))
         (partial / STATE).write_text(json.dumps({**state, "files": files}, indent=1), encoding="utf-8")
         flush_all(partial)
         replaced = folder / f"{_REPLACED}{final.name}"
@@ -184,20 +202,29 @@ def remove_all(folder: Path) -> None:
         folder.rmdir()
 
 
-def newest_complete(folder: Path) -> Path | None:
-    """The checkpoint of the highest step that has all its files as they were written; None: there is none."""
+def newest_complete(folder: Path, digest: Callable[[Path], str] = digest_file) -> Path | None:
+    """The checkpoint of the highest step that has all its files as they were written; None: there is none.
+
+    Where the best model is damaged in each of them, the newest that lacks nothing else: training can go on from it.
+    """
+    second = None
     for path in reversed(steps_in(folder).values()):
         try:
-            verify(path)
+            damaged = damaged_best(path, verify(path), digest)
         except CheckpointError as error:
             logger.warning("Ignored: %s", error)
-        else:
+            continue
+        if damaged is None:
             return path
-    return None
+        logger.warning(
+            "%s is damaged: %s is not what was written; it is used only where no other is whole.", path, damaged
+        )
+        second = second or path
+    return second
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The JSON part of a checkpoint, after a look at the sizes of its files.
+    """The JSON part of a checkpoint, after a look at the sizes of its files, but for the best model's.
 
     Raises:
         CheckpointError: Something is missing or cut off.
@@ -216,25 +243,37 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         if name not in state:
             raise CheckpointError(f"{checkpoint} is no checkpoint of this loop: {STATE} has no {name}.")
     for name, size in sizes.items():
-        path = checkpoint / name
-        if not path.is_file() or path.stat().st_size != size:
+        if not name.startswith(f"{BEST}/") and not _has_size(checkpoint / name, size):
             raise CheckpointError(f"{checkpoint} is no complete checkpoint: {name} is missing or cut off.")
     return state
 
 
 def verify(checkpoint: Path) -> dict[str, Any]:
-    """As `read_state`, after a look at the contents of all files (of those written before digests were kept: none).
+    """As `read_state`, after a look at the contents of the files (of those written before digests were kept: none).
+
+    The best model, which a run can do without, is left to `damaged_best`.
 
     Raises:
         CheckpointError: Something is missing, cut off or not as it was written.
     """
     state = read_state(checkpoint)
     for name, described in state["files"].items():
-        if isinstance(described, dict) and digest_file(checkpoint / name) != described["sha256"]:
+        if name.startswith(f"{BEST}/") or not isinstance(described, dict):
+            continue
+        if digest_file(checkpoint / name) != described["sha256"]:
             raise CheckpointError(
                 f"{checkpoint} is damaged: {name} is not what was written; delete the checkpoint, or bring it back."
             )
     return state
+
+
+def damaged_best(checkpoint: Path, state: dict[str, Any], digest: Callable[[Path], str] = digest_file) -> str | None:
+    """The first file of a checkpoint's best model that is missing or not as it was written; None: there is none."""
+    for path, sha256 in best_files(checkpoint, state).values():
+        name = path.relative_to(checkpoint).as_posix()
+        if not _has_size(path, _size(state["files"][name])) or digest(path) != sha256:
+            return name
+    return None
 
 
 def best_files(checkpoint: Path, state: dict[str, Any]) -> dict[str, tuple[Path, str]]:
@@ -244,7 +283,10 @@ def best_files(checkpoint: Path, state: dict[str, Any]) -> dict[str, tuple[Path,
 
 
 def write_ending(checkpoint: Path, ending: dict[str, Any]) -> None:
-    """Notes the state in which a run ended, after all else was written."""
+    """Notes the state in which a run ended, after all else was written; makes no checkpoint where there is none."""
+    if not checkpoint.is_dir():
+        logger.warning("%s was deleted meanwhile: the run cannot be continued from its end.", checkpoint)
+        return
     write_text(checkpoint / ENDING, json.dumps(ending, indent=1))
 
 
@@ -293,6 +335,10 @@ def _described(path: Path, digest: str) -> dict[str, Any]:
 def _size(described: Any) -> int:
     """The size of a file as `state.json` has it; before digests were kept it had that alone."""
     return int(described["size"] if isinstance(described, dict) else described)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def _left(folder: Path, prefix: str) -> list[Path]:

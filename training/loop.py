@@ -212,7 +212,7 @@ class _Loop:
         state = self.state
         if state.best_step is not None and not folder.holds_model():
             logger.warning("The best model so far did not come with %s: the best is sought anew.", self.checkpoint)
-            state.best = state.best_step = None
+            state.best = state.best_step = state.evaluated_step = None
         self._train()
         if recipe.save_unit != "never" and self.checkpointed_step != state.step:
             self._checkpoint()  # before an evaluation that a longer run would not make here
@@ -395,7 +395,8 @@ class _Loop:
             self.accelerator.scaler.load_state_dict(states["scaler"])
         self.state = LoopState(**{name: saved[name] for name in asdict(self.state)})
         self.position = self.source.position_from(saved["positions"])
-        self.checkpointed_step = self.state.step
+        if self.folder.is_own(checkpoint, self.state.step):
+            self.checkpointed_step = self.state.step
         if self.accelerator.is_main_process:
             logger.info("continuing %s at step %d", checkpoint, self.state.step)
 

@@ -36,7 +36,7 @@ from rscc_hf.training.recipe import (
     trajectory_difference,
     with_later_keys,
 )
-from rscc_hf.training.run_files import LAST, LOG, TRACKER
+from rscc_hf.training.run_files import CHECKPOINTS, LAST, LOG, TRACKER
 from rscc_hf.training.task import Task
 from rscc_hf.training.workers import portable
 
@@ -53,8 +53,11 @@ class RunFolder:
     def __init__(self, recipe: LoopRecipe, accelerator: Accelerator):
         self.recipe, self.accelerator = recipe, accelerator
         self.path = Path(recipe.output_dir)
-        self.checkpoints = self.path / "checkpoints"
+        self.checkpoints = self.path / CHECKPOINTS
         self.record = run_files.Record()
+        self._digest = checkpoints.Digests()
+        self._best_lost = False  # what lies at the top is not the best model that the checkpoint knows of
+        self._old_events: list[str] = []  # the tracker's files before this run's
         self._log: Any = None
         self._held = ExitStack()
         self._made = self._begun = False
@@ -78,8 +81,9 @@ class RunFolder:
         """Takes hold of the folder, and finds the checkpoint to continue; None: a new run. Changes nothing.
 
         Raises:
-            RecipeError: The folder cannot be made or written, is read by the recipe, holds a run that the recipe would
-                neither continue nor delete, or one that it would continue with a key that led to other weights.
+            RecipeError: The folder cannot be made or written, is read by the recipe, holds what is the user's where
+                the run will write, or a run that the recipe would neither continue nor delete, or one that it would
+                continue with a key that led to other weights.
             CheckpointError: The checkpoint to continue is incomplete or damaged.
             ValueError: Another run holds the folder.
         """
@@ -98,9 +102,11 @@ class RunFolder:
         except OSError as error:
             reason = error.strerror or error
             raise RecipeError(f"output_dir {self.path} cannot be written ({reason}): name another folder.") from error
+        self.record = run_files.read_record(self.path)
+        run_files.check_places(self.path, self.record, self.recipe)
         if self.checkpoints.is_dir():
             checkpoints.recover(self.checkpoints)
-        self.record = run_files.read_record(self.path)
+        self._old_events = run_files.tracker_files(self.path)
         self._finish_model()
         checkpoint = self._checkpoint_to_continue()
         if checkpoint is not None:
@@ -123,10 +129,9 @@ class RunFolder:
     def _checkpoint_to_continue(self) -> Path | None:
         resume, path = self.recipe.resume, self.path
         steps = checkpoints.steps_in(self.checkpoints)
-        held = f"checkpoint {list(steps.values())[-1].name}" if steps else "model" if self.record.model else None
-        foreign = run_files.foreign_weights(path, self.record)
-        if foreign is not None:
-            raise RecipeError(f"{path} holds {foreign}, which no training run wrote: choose another output_dir.")
+        has_model = run_files.is_there(path, self.record.model) or run_files.is_there(path / LAST, self.record.last)
+        held = f"checkpoint {list(steps.values())[-1].name}" if steps else "model" if has_model else None
+        run_files.refuse_foreign(path, self.record, self.recipe)
         if resume == "never":
             if held is not None and not self.recipe.overwrite:
                 raise RecipeError(
@@ -135,7 +140,7 @@ class RunFolder:
                 )
             return None
         if resume == "auto":
-            newest = checkpoints.newest_complete(self.checkpoints)
+            newest = checkpoints.newest_complete(self.checkpoints, self._digest)
             if newest is None and held is not None:
                 which = "its checkpoints are all incomplete or damaged" if steps else "it kept no checkpoint"
                 raise RecipeError(
@@ -145,7 +150,7 @@ class RunFolder:
             return newest
         chosen = Path(resume)
         checkpoints.verify(chosen)
-        own = self._is_own(chosen)
+        own = self._is_beside_own(chosen)
         if not own and held is not None and (steps or self.record.start != str(chosen.resolve())):
             raise RecipeError(
                 f"{path} already holds a run (its {held}), and {chosen} is of another: continue the one there with "
@@ -166,8 +171,13 @@ class RunFolder:
                 "continue with the same value, or start a new run in another output_dir."
             )
 
-    def _is_own(self, checkpoint: Path) -> bool:
+    def _is_beside_own(self, checkpoint: Path) -> bool:
+        """Whether it lies among the checkpoints of the folder, as one of these or as a copy that the user made."""
         return checkpoint.resolve().parent == self.checkpoints.resolve()
+
+    def is_own(self, checkpoint: Path, step: int) -> bool:
+        """Whether it is the folder's checkpoint of that step, and no copy."""
+        return self._is_beside_own(checkpoint) and checkpoint.resolve().name == checkpoints.name_of(step)
 
     def begin(self, checkpoint: Path | None, state: dict[str, Any] | None, ended: bool) -> None:
         """Makes the folder ready to be written, now that all was found to be right; starts the tracker.
@@ -180,40 +190,43 @@ class RunFolder:
         Raises:
             RecipeError: The tracker cannot be started.
         """
-        self.in_main(lambda: self._begin(checkpoint, state, ended))
         if self.recipe.tracker != "none" and not ended:
             self.in_main(self._start_tracker)
             if not self.accelerator.is_main_process:
                 self._start_tracker()  # it only notes that there is one
+        self.in_main(lambda: self._begin(checkpoint, state, ended))  # last: nothing is deleted for a run that fails
 
     def _begin(self, checkpoint: Path | None, state: dict[str, Any] | None, ended: bool) -> None:
         self._begun = True
         if checkpoint is None or state is None:
             if self.recipe.overwrite:
-                run_files.remove_run(self.path)
+                run_files.remove_run(self.path, self._old_events)
             run_files.remove_last(self.path, self.record)
-            run_files.remove_traces(self.path)
+            run_files.remove_traces(self.path, self._old_events)
             self.record = run_files.Record()
         elif not ended:
-            if self._is_own(checkpoint):
+            if self._is_beside_own(checkpoint):
                 dropped = checkpoints.drop_after(self.checkpoints, state["step"])
                 if dropped:
                     logger.warning("deleted, as the run goes on from %s: %s", checkpoint.name, ", ".join(dropped))
-                (checkpoint / checkpoints.ENDING).unlink(missing_ok=True)
+                (self.checkpoints / checkpoints.name_of(state["step"]) / checkpoints.ENDING).unlink(missing_ok=True)
             else:
                 self.record.start = str(checkpoint.resolve())
             run_files.remove_last(self.path, self.record)
             self.record.last = {}
             self._rewind(checkpoint, state)
             self._bring_best(checkpoint, state)
-        write_text(self.path / checkpoints.RECIPE, recipe_to_yaml(self.recipe))
         self.record.write(self.path)
+        run_files.write_recipe(self.path, self.recipe)
 
     def _start_tracker(self) -> None:
         settings = {name: _flat(value) for name, value in asdict(self.recipe).items()}
         try:
             self.accelerator.init_trackers(TRACKER, config=settings)
         except Exception as error:  # each tracker has errors of its own
+            if self.accelerator.is_main_process:
+                new = set(run_files.tracker_files(self.path)).difference(self._old_events)
+                run_files.remove_files(self.path, new)
             raise RecipeError(
                 f"tracker {self.recipe.tracker} cannot be started ({type(error).__name__}: "
                 f"{' '.join(str(error).split())}): mend that, or set tracker to none."
@@ -221,18 +234,8 @@ class RunFolder:
 
     def _rewind(self, checkpoint: Path, state: dict[str, Any]) -> None:
         """Leaves of the log what the checkpoint knows; what comes after it will be written again."""
-        log = (self.path if self._is_own(checkpoint) else checkpoint.resolve().parents[1]) / LOG
-        evaluated = {entry["step"] for entry in state["history"]}
-        kept = []
-        for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
-            try:
-                entry = json.loads(line)
-                known = entry["step"] <= state["step"] and ("loss" in entry or entry["step"] in evaluated)
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue  # the last line of a killed process
-            if known:
-                kept.append(line + "\n")
-        write_text(self.path / LOG, "".join(kept))
+        log = (self.path if self._is_beside_own(checkpoint) else checkpoint.resolve().parents[1]) / LOG
+        write_text(self.path / LOG, run_files.known_lines(log, state))
 
     def _bring_best(self, checkpoint: Path, state: dict[str, Any]) -> None:
         """Puts the best model of the checkpoint at the top, where another one, or none, may lie by now."""
@@ -242,7 +245,12 @@ class RunFolder:
             model = self.record.model
             self.record.model = {name: digest or digest_file(self.path / name) for name, digest in model.items()}
             return
-        if digests == self.record.model:
+        damaged = checkpoints.damaged_best(checkpoint, state, self._digest)
+        if damaged is not None:
+            logger.warning("%s: %s is missing or not what was written.", checkpoint, damaged)
+            self._best_lost = True
+            return
+        if digests == self.record.model and run_files.is_whole(self.path, digests):
             return
         for name, (source, _) in files.items():
             checkpoints.place_file(source, self.path / name)
@@ -250,8 +258,10 @@ class RunFolder:
 
     def owns_end(self, checkpoint: Path) -> bool:
         """Whether what the run left at its end, with this checkpoint the newest, still lies in the folder."""
-        newest = list(checkpoints.steps_in(self.checkpoints).values())[-1:]
-        return bool(self.record.model) and self._is_own(checkpoint) and [checkpoint.name] == [p.name for p in newest]
+        newest = next(reversed(checkpoints.steps_in(self.checkpoints)), None)
+        whole = run_files.is_whole(self.path, self.record.model)
+        whole = whole and (not self.record.last or run_files.is_whole(self.path / LAST, self.record.last))
+        return whole and newest is not None and self.is_own(checkpoint, newest)
 
     def end(self, state: dict[str, Any]) -> None:
         """Notes with the newest checkpoint in which state the run ended, after all else was written."""
@@ -278,16 +288,19 @@ class RunFolder:
         """
 
         def write() -> None:
-            best = {name: (self.path / name, digest) for name, digest in self.record.model.items() if digest}
+            best = {name: self.path / name for name in self.record.model} if with_best else {}
+            if best and not run_files.is_whole(self.path, best):
+                logger.warning("The best model in %s was deleted: the checkpoint goes without it.", self.path)
+                best = {}
             text = recipe_to_yaml(self.recipe)
-            checkpoints.write_checkpoint(self.checkpoints, step, model, states, state, text, best if with_best else {})
+            checkpoints.write_checkpoint(self.checkpoints, step, model, states, state, text, best, digest=self._digest)
             checkpoints.prune(self.checkpoints, self.recipe.keep_checkpoints)
 
         self.in_main(write)
 
     def holds_model(self) -> bool:
-        """Whether a model lies at the top, in every process."""
-        return self.in_main(lambda: bool(run_files.read_record(self.path).model))
+        """Whether the run's best model, with all its files, lies at the top, in every process."""
+        return self.in_main(lambda: not self._best_lost and run_files.is_whole(self.path, self.record.model))
 
     def save_model(self, task: Task, weights: dict[str, torch.Tensor] | None = None) -> None:
         """Puts the model at the top of the folder, file by file; a file is replaced at once or not at all.
@@ -321,7 +334,7 @@ class RunFolder:
             else:
                 task.save_weights(partial, weights)
             files = sorted(path for path in partial.rglob("*") if path.is_file())
-            digests = {path.relative_to(partial).as_posix(): digest_file(path) for path in files}
+            digests = {path.relative_to(partial).as_posix(): self._digest(path) for path in files}
             (partial / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
             checkpoints.flush_all(partial)
         except (OSError, SafetensorError) as error:
@@ -339,6 +352,9 @@ class RunFolder:
             whole = self.path / name
             if not whole.is_dir():
                 continue
+            if not (whole / _DIGESTS).is_file():  # all was moved, and the process killed while it removed the rest
+                shutil.rmtree(whole)
+                continue
             digests = json.loads((whole / _DIGESTS).read_text(encoding="utf-8"))
             for inner in digests:
                 if (whole / inner).is_file():  # else it was moved before the process was killed
@@ -355,7 +371,7 @@ class RunFolder:
 
     def _note_model(self, digests: dict[str, str]) -> None:
         run_files.remove_files(self.path, self.record.model.keys() - digests)
-        self.record.model = digests
+        self.record.model, self._best_lost = digests, False
         self.record.write(self.path)
 
     def log(self, entry: dict[str, Any]) -> None:
