@@ -26,6 +26,7 @@ from transformers.utils import cached_file
 from rscc_hf.modeling.checkpoint_code import refuse_adapters
 from rscc_hf.precision import quick_dtype, try_dtype
 from rscc_hf.reading import is_unreadable
+from rscc_hf.text import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -232,8 +233,9 @@ def _check_there_is(name: str, revision: str | None) -> None:
             f"{name} has no revision {revision} on the Hub; give one of its branches, tags or commits."
         ) from error
     except (HTTPError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"there is no folder {name}, and the Hub cannot be asked for it ({reason}).") from error
+        raise ValueError(
+            f"there is no folder {name}, and the Hub cannot be asked for it ({first_line(error)})."
+        ) from error
 
 
 def _loading_error(name: str, error: Exception) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rscc_hf.terminal import count
+from rscc_hf.text import JsonObject
 
 Cells = list[tuple[str, Any]]
 Row = tuple[int, Cells, str | None]
@@ -25,10 +26,6 @@ Row = tuple[int, Cells, str | None]
 DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
 # Excel's own word on the separator, before the header
 _SEP = re.compile(r'"?sep=(.)"?[ \t]*(\r\n|\n|\r)', re.IGNORECASE)
-
-
-class _Object(Cells):
-    """The pairs of a JSON object: a dict would keep the last of two equal keys."""
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -68,12 +65,12 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_Object)
+            row = json.loads(line, object_pairs_hook=JsonObject)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: no JSON ({error}){hint}.") from error
-        if not isinstance(row, _Object):
+        if not isinstance(row, JsonObject):
             raise ValueError(f"{path}, line {number}: an object with before and after is needed{hint}.")
-        yield number, row, None
+        yield number, row.fields, None
 
 
 def _csv_rows(path: Path, delimiters: str) -> Iterator[Row]:

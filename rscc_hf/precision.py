@@ -21,6 +21,8 @@ import psutil
 import torch
 from torch.nn import functional
 
+from rscc_hf.text import first_line
+
 _EMULATED = 1.25  # slower by more than this: no accident of the clock
 _ROUNDS = 6
 _ENOUGH_SECONDS = 0.03  # for one operation in both formats; two rounds are run in any case
@@ -140,8 +142,7 @@ def measure(device: torch.device, dtype: torch.dtype) -> Trial:
             product = _clock(lambda: functional.linear(rows, matrix), device, dtype)
             convolution = _clock(lambda: functional.conv2d(maps, kernels, padding=1), device, dtype)
         except (RuntimeError, TypeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return Trial(str(device), dtype, (0.0, 0.0), (0.0, 0.0), native, reason)
+            return Trial(str(device), dtype, (0.0, 0.0), (0.0, 0.0), native, first_line(error))
     return Trial(str(device), dtype, product, convolution, native)
 
 

@@ -50,6 +50,7 @@ from rscc_hf.conversion.shards import (
 from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
 from rscc_hf.modeling.loading_ccexpert import may_be_left_out, our_name, translate_config
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
+from rscc_hf.text import first_line
 
 MODEL_TYPE = "llava_onevision"
 _NEW = "integration."
@@ -171,8 +172,9 @@ def _download(repo_id: str, revision: str | None) -> Path:
     except RepositoryNotFoundError as error:
         raise ValueError(f"there is neither a folder {repo_id} nor a public model of that name on the Hub.") from error
     except (HTTPError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"there is no folder {repo_id}, and the Hub cannot be asked for it ({reason}).") from error
+        raise ValueError(
+            f"there is no folder {repo_id}, and the Hub cannot be asked for it ({first_line(error)})."
+        ) from error
 
 
 def _check(name: str, folder: Path, weights: Mapping[str, torch.Tensor], fields: Mapping[str, Any]) -> list[str]:

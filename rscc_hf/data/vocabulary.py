@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rscc_hf.data.loading import captions_of, load_pairs, split_names
 from rscc_hf.files import Written, new_folder, refuse_input_as_output
+from rscc_hf.text import first_line
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unk>"
 SPECIALS = (PAD, START, END, UNKNOWN)
@@ -166,7 +167,7 @@ def build_unigram_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrai
         characters = len(set("".join(lines)))
         raise ValueError(
             f"no unigram of {vocab_size} pieces can be trained on {len(lines)} captions with {characters} different "
-            f"characters: change vocab_size ({str(err).splitlines()[0]})"
+            f"characters: change vocab_size ({first_line(err)})"
         ) from err
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     pieces = [(trained.id_to_piece(number), trained.get_score(number)) for number in range(trained.get_piece_size())]

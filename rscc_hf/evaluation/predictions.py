@@ -14,6 +14,7 @@ from typing import Any
 
 from rscc_hf.data.captions import is_no_change
 from rscc_hf.data.captions import pair_key as pair_key
+from rscc_hf.text import JsonObject, RepeatedField
 
 ID_FIELDS = ("pair_id", "uid")
 PREDICTION_FIELDS = ("prediction", "pred")
@@ -68,21 +69,10 @@ def _pick(row: dict[str, Any], names: Sequence[str], where: str, *, needed: bool
     return present[0], row[present[0]]
 
 
-class _RepeatedField(Exception):
-    """A JSON object has a field twice, of which `json` would keep the last."""
-
-
-def _unrepeated(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(fields)
-    if len(row) < len(fields):
-        raise _RepeatedField(Counter(name for name, _ in fields).most_common(1)[0][0])
-    return row
-
-
 def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8"), object_pairs_hook=_unrepeated)
-    except _RepeatedField as error:
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=JsonObject.unrepeated)
+    except RepeatedField as error:
         raise PredictionsError(f"{where} has the field `{error}` twice; keep one of them.") from error
     except UnicodeDecodeError as error:
         raise PredictionsError(f"{where} is not UTF-8 text.") from error

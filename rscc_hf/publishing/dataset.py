@@ -27,6 +27,7 @@ from rscc_hf.publishing.leaks import leak_in_text
 from rscc_hf.publishing.model import OnStage
 from rscc_hf.publishing.upload import PushPlan, full_repo_id, plan_push, upload
 from rscc_hf.terminal import count
+from rscc_hf.text import first_line
 
 SHARD_BYTES = 500_000_000
 _TRIAL = Path(__file__).with_name("dataset_trial.py")
@@ -196,8 +197,7 @@ def _opened(path: Path, name: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        reason = (str(error).splitlines() or ["no reason"])[0].rstrip(".")
-        raise PushError(f"{name} is no parquet file ({reason}); write the data set again.") from error
+        raise PushError(f"{name} is no parquet file ({first_line(error)}); write the data set again.") from error
 
 
 def _written_anew(folder: Path, work: Path, shard_bytes: int) -> dict[str, dict[str, Path]]:
