@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from rscc_hf.data.captions import is_no_change
+from rscc_hf.data.captions import has_words, is_no_change
 from rscc_hf.files import some
 from rscc_hf.terminal import count
 
@@ -136,7 +136,7 @@ class DatasetPairs(Sequence[PairItem]):
             semantic_before=row.get("semantic_before"),
             semantic_after=row.get("semantic_after"),
             names=((before or {}).get("path") or "", (after or {}).get("path") or ""),
-            references=tuple(row["captions"]) if row["captions"] else None,
+            references=usable_references(row["captions"]),
             changed=row["changed"],
         )
 
@@ -188,6 +188,31 @@ def contradictions(said: Iterable[tuple[str, Sequence[str] | None, bool | None]]
             f"change ({some(other)}); what the list says is kept."
         )
     return found
+
+
+def usable_references(captions: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The captions of a data set's pair that can be references: those with a letter or digit; None: there are none."""
+    return tuple(text for text in captions or () if has_words(text)) or None
+
+
+def without_references(said: Iterable[tuple[str, Sequence[str] | None]]) -> list[str]:
+    """A sentence about pairs without references among others that have some; none where no pair has any.
+
+    Args:
+        said: Name and references of every pair.
+    """
+    lacking, total = [], 0
+    for pair_id, references in said:
+        total += 1
+        if not references:
+            lacking.append(pair_id)
+    if len(lacking) in (0, total):
+        return []
+    have = "has" if len(lacking) == 1 else "have"
+    return [
+        f"{len(lacking)} of {total} pairs {have} no references ({some(lacking)}); `rscc evaluate` refuses a file of "
+        "captions where some lack them."
+    ]
 
 
 def same_files(pairs: Sequence[PairItem]) -> list[str]:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rscc_hf.pair_items import DatasetPairs, PairItem, PairList, contradictions
+from rscc_hf.files import some
+from rscc_hf.pair_items import (
+    DatasetPairs,
+    PairItem,
+    PairList,
+    contradictions,
+    usable_references,
+    without_references,
+)
 from rscc_hf.pairs_folder import IMAGE_SUFFIXES, LAYOUTS, read_folder
 from rscc_hf.pairs_list import COLUMNS, read_list
+from rscc_hf.terminal import count
 
 __all__ = [
     "COLUMNS",
@@ -80,9 +89,26 @@ def read_dataset_pairs(
     for name in images:
         dataset = dataset.cast_column(name, Image(decode=False))  # the processor decodes, and names what it cannot
     ids = list(dataset["pair_id"])
-    notes = contradictions(zip(ids, dataset["captions"], dataset["changed"], strict=True))
+    captions = list(dataset["captions"])
+    references = [usable_references(texts) for texts in captions]
+    notes = [
+        *contradictions(zip(ids, references, dataset["changed"], strict=True)),
+        *without_references(zip(ids, references, strict=True)),
+        *_wordless(ids, captions, references),
+    ]
     files = {Path(one["filename"]) for one in getattr(dataset, "cache_files", None) or ()}
     if revision is None:
         files |= set(local_files(os.fspath(path_or_id), split, outputs=own))
     sources = [path for path in (Path(path_or_id), *sorted(files)) if path.is_file()]
     return PairList(DatasetPairs(dataset), notes=tuple(notes), sources=tuple(sources))
+
+
+def _wordless(
+    pair_ids: Sequence[str], captions: Sequence[Sequence[str] | None], references: Sequence[Sequence[str] | None]
+) -> list[str]:
+    """A sentence about captions that are no references."""
+    fewer = [len(texts or ()) - len(kept or ()) for texts, kept in zip(captions, references, strict=True)]
+    if not any(fewer):
+        return []
+    names = some([name for name, missing in zip(pair_ids, fewer, strict=True) if missing])
+    return [f"{count(sum(fewer), 'caption')} without a letter or digit ({names}), left out of the references."]

@@ -10,7 +10,16 @@ from typing import Any
 
 from rscc_hf.data.captions import has_words, pair_key
 from rscc_hf.files import some
-from rscc_hf.pair_items import IMAGES, MAPS, PairItem, PairList, as_text, contradictions, same_files
+from rscc_hf.pair_items import (
+    IMAGES,
+    MAPS,
+    PairItem,
+    PairList,
+    as_text,
+    contradictions,
+    same_files,
+    without_references,
+)
 from rscc_hf.pairs_rows import Cells, read_rows
 from rscc_hf.terminal import count
 
@@ -56,6 +65,7 @@ def read_list(path: Path) -> PairList:
     notes = [
         *reader.notes(),
         *contradictions((pair.pair_id, pair.references, pair.changed) for pair in pairs),
+        *without_references((pair.pair_id, pair.references) for pair in pairs),
         *same_files(pairs),
     ]
     return PairList(tuple(pairs), notes=tuple(f"{path}: {note}" for note in notes), sources=(path,))
@@ -162,8 +172,7 @@ def _one(name: str, given: list[tuple[str, Any]], read: Callable[[Any, str, str]
 def _says_nothing(value: Any) -> bool:
     if isinstance(value, str):
         return not value.strip()
-    # the exact type: an empty JSON object, whose pairs are a list too, is a value of the wrong kind
-    return value is None or value != value or (type(value) is list and not value)
+    return value is None or value != value or value == []
 
 
 def _pair_id(value: Any, name: str, where: str) -> str:

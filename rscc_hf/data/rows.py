@@ -7,6 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rscc_hf.data.captions import pair_key
+from rscc_hf.text import first_line
+
 LOOKED_AT = ("pair_id", "captions", "changed")
 """The columns that are read."""
 
@@ -48,18 +51,20 @@ def check_rows(parts: Iterable[pa.Table | pa.RecordBatch], where: str) -> int:
         ValueError: A pair has no id, or one that another pair has; a caption is null; `changed` is a number other than
             0 and 1. One sentence with the count and the first few.
     """
-    nameless, repeated, null_captions, numbers = Trouble(), Trouble(), Trouble(), Trouble()
-    seen: set[str] = set()
+    nameless, repeated, alike, null_captions, numbers = Trouble(), Trouble(), Trouble(), Trouble(), Trouble()
+    seen: dict[str, str] = {}
     rows = 0
     for part in parts:
         ids = [None if value is None else str(value) for value in part.column("pair_id").to_pylist()]
         for row, name in enumerate(ids, start=rows):
             if name is None or not name.strip():
                 nameless.add(str(row))
-            elif name in seen:
+            elif (first := seen.get(key := pair_key(name))) is None:
+                seen[key] = name
+            elif first == name:
                 repeated.add(repr(name))
             else:
-                seen.add(name)
+                alike.add(f"{first!r} and {name!r}")
         captions = part.column("captions")
         if not pa.types.is_null(captions.type) and pc.list_flatten(captions).null_count:
             for name, texts in zip(ids, captions.to_pylist(), strict=True):
@@ -79,6 +84,11 @@ def check_rows(parts: Iterable[pa.Table | pa.RecordBatch], where: str) -> int:
     if repeated.count:
         raise ValueError(
             f"{where}: {repeated.count} pair_ids occur twice or more, as {repeated}; give every pair its own name."
+        )
+    if alike.count:
+        raise ValueError(
+            f"{where}: {alike.count} pair_ids differ from another one in spaces or the Unicode form of a letter only, "
+            f"as {alike}; give every pair its own name."
         )
     if null_captions.count:
         raise ValueError(
@@ -138,5 +148,4 @@ def cannot_be_read(path: Path, error: BaseException) -> str:
     """That a parquet file is damaged, in one sentence."""
     if path.is_file() and path.stat().st_size == 0:
         return f"{path} is empty (0 bytes); fetch or write it again."
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-    return f"{path} cannot be read as parquet ({reason}); fetch or write it again."
+    return f"{path} cannot be read as parquet ({first_line(error)}); fetch or write it again."

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from rscc_hf.data.captions import pair_key
 from rscc_hf.data.loading import captions_of, load_pairs
 from rscc_hf.data.rows import check_rows
 from rscc_hf.data.schema import FEATURES, check_schema
@@ -118,6 +119,11 @@ WRONG = {
     "no ids at all": ({"pair_id": NULLS}, "3 of 3 rows have no pair_id"),
     "ids twice": ({"pair_id": pa.array(["a", "b", "a"])}, "1 pair_ids occur twice or more, as 'a'"),
     "numbers twice": ({"pair_id": pa.array([7, 8, 7])}, "1 pair_ids occur twice or more, as '7'"),
+    "ids in two forms": (
+        {"pair_id": pa.array(["caf\u00e9", "cafe\u0301", "b"])},
+        r"1 pair_ids differ from another one in spaces or the Unicode form of a letter only, as '.*' and '.*'; give",
+    ),
+    "ids that differ in spaces": ({"pair_id": pa.array(["a b", "a  b", "a b "])}, "2 pair_ids differ from another"),
     "ids as fractions": ({"pair_id": pa.array([1.0, 2.0, 3.0])}, "pair_id is of type double; strings"),
     "source as numbers": ({"source": pa.array([1, 2, 3])}, "source is of type int64; strings"),
     "images as pixels": ({"image_before": pa.array([[[1, 2], [3, 4]]] * COUNT)}, "image_before is of type list<"),
@@ -211,12 +217,23 @@ def test_ids_pass_where_each_is_there_and_once(ids):
     part = pa.table(
         {"pair_id": pa.array(ids, pa.string()), "captions": pa.nulls(len(ids)), "changed": pa.nulls(len(ids))}
     )
-    right = all(name is not None and name.strip() for name in ids) and len(set(ids)) == len(ids)
+    right = all(name is not None and name.strip() for name in ids) and len(set(map(pair_key, ids))) == len(ids)
     if right:
         assert check_rows([part.slice(0, 3), part.slice(3)], "here") == len(ids)
     else:
-        with pytest.raises(ValueError, match=r"here: \d+ (of \d+ rows have no pair_id|pair_ids occur twice)"):
+        with pytest.raises(ValueError, match=r"here: \d+ (of \d+ rows have no pair_id|pair_ids (occur twice|differ))"):
             check_rows([part.slice(0, 3), part.slice(3)], "here")
+
+
+def test_captions_without_words_are_no_references_and_told(tmp_path):
+    captions = pa.array([["", "a house", ". "], ["..."], ["a tree"]])
+    folder = write(tmp_path, captions=captions, changed=NULLS)
+    assert load_pairs(folder, "test")["captions"][:] == captions.to_pylist(), "training decides for itself"
+    listed = read_dataset_pairs(folder, "test")
+    assert [pair.references for pair in listed.pairs] == [("a house",), None, ("a tree",)]
+    first, second = sorted(listed.notes)
+    assert first.startswith("1 of 3 pairs has no references (b)")
+    assert second == "3 captions without a letter or digit (a, b), left out of the references."
 
 
 def test_features_of_the_schema_pass_as_they_are():

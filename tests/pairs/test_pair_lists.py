@@ -260,6 +260,8 @@ def test_what_says_nothing_hides_nothing_and_equals_may_stand_twice(tmp_path, ro
         ([PAIR | {"changed": True, "references": ["there is no difference", "a house"]}], []),
         ([PAIR | {"changed": False, "references": ["there is no difference", "a house"]}], []),
         ([PAIR | {"references": ["there is no difference"]}], []),
+        ([PAIR | {"references": ["a house"]}, PAIR | {"pair_id": 2, "after": "B/2.png", "references": None}],
+         ["1 of 2 pairs has no references (2); `rscc evaluate` refuses a file of captions where some lack them."]),
     ],
 )  # fmt: skip
 def test_what_looks_wrong_or_is_not_used_is_told(tmp_path, rows, told) -> None:
