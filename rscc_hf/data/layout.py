@@ -2,32 +2,39 @@
 
 The files of a split lie in one place: in the folder or its `data/`, named `test.parquet`, `test-0.parquet` and
 `test-1.parquet`, or `test-00000-of-00002.parquet` (as `datasets` and the Hub name them; a digest may follow); or under
-any names in a folder `test/` or `data/test/`. Or the folder was written by `save_to_disk`. Hidden files do not count,
-links do.
+any names in a folder `test/` or `data/test/`. A number alone is no shard of what is no known split:
+`levir-2022.parquet` is `levir-2022`. Or the folder was written by `save_to_disk`. Hidden files do not count, links do.
 """
 
+import itertools
 import json
 import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 from rscc_hf.files import some
+from rscc_hf.text import first_line
 
-KNOWN_SPLITS = frozenset(("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval"))
+KNOWN_SPLITS = frozenset(
+    ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")
+)
 """Names that say which split a file is, and not merely how it is called."""
 
 _SHARD = re.compile(r"(?P<split>.+?)-(?P<index>\d+)-of-(?P<count>\d+)(?P<digest>-\w+)?")
 _NUMBERED = re.compile(r"(?P<split>.+?)-(?P<index>\d+)")
+_ON_THE_HUB = re.compile(r"hf://datasets/[^@]*@[^/]*/")
+_NUMBERS_AND_SIGNS = re.compile(r"[-._ 0-9]+")  # what parts words in the Hub's patterns
 _ORDER = {"train": 0, "validation": 1, "val": 1, "test": 2}
 # Other files that hold rows, but not here.
 _UNREAD = (".jsonl", ".ndjson", ".csv", ".tsv", ".arrow", ".feather", ".pq", ".parq", ".orc")
 _CARD = "README.md"
+_OF_SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes of several splits, and of one
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def read_layout(folder: Path, *, outputs: Iterable[Path] = ()) -> Layout:
         folder: The folder.
         outputs: Files that the run itself writes: they are not told where they are not read.
     """
-    layout = Layout(folder, is_saved=any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")))
+    layout = Layout(folder, is_saved=any((folder / name).is_file() for name in _OF_SAVED))
     places: dict[str, dict[Path, list[Path]]] = defaultdict(dict)
     unread: list[Path] = []
     for flat in (folder, folder / "data"):
@@ -109,6 +116,7 @@ def read_layout(folder: Path, *, outputs: Iterable[Path] = ()) -> Layout:
             if inner == folder / "data":
                 continue
             _take_folder(inner, places, unread)
+    _name_in_full(places, (folder, folder / "data"))
     if layout.is_saved:
         _read_saved(layout, places)
         return layout
@@ -169,6 +177,46 @@ def _all(shards: Mapping[int, Sequence[str]]) -> list[str]:
     return [name for _, names in sorted(shards.items()) for name in names]
 
 
+def names_problem(split: str, files: Iterable[str]) -> str | None:
+    """What is wrong with files that the Hub's patterns take for one split: by their names they are several.
+
+    There `test-hard.parquet` is `test` as well. A name says something where it holds the name of a split; of folders
+    the last that does counts. Numbers, as those of shards, make no difference.
+
+    Args:
+        split: The split.
+        files: Names of its files with folders, or addresses on the Hub.
+
+    Returns:
+        The end of a sentence that begins with what holds them; None: nothing is wrong.
+    """
+    said: dict[str, str] = {}
+    for file in sorted(files):
+        path = PurePosixPath(_ON_THE_HUB.sub("", file))
+        for part in (*(folder.name for folder in path.parents), name_of(path).split):
+            words = _NUMBERS_AND_SIGNS.sub(" ", part).split()
+            if KNOWN_SPLITS & {word.lower() for word in words}:
+                said.setdefault(" ".join(words), path.as_posix())
+                break
+    if len(said) < 2:
+        return None
+    return f"holds {some(list(said.values()))}, all of which would be its {split}"
+
+
+def _name_in_full(places: dict[str, dict[Path, list[Path]]], flats: Iterable[Path]) -> None:
+    """Makes a single numbered file of no known split a split of its own: `sentinel-2.parquet` lacks no shards."""
+    for split, flat in itertools.product([name for name in places if name not in KNOWN_SPLITS], flats):
+        files = places[split].get(flat, [])
+        numbered = [file for file in files if (name := name_of(file)).split == split and name.index and not name.count]
+        if len(numbered) == 1:
+            files.remove(numbered[0])
+            places[numbered[0].stem].setdefault(flat, []).append(numbered[0])
+        if not files:
+            places[split].pop(flat, None)
+        if not places[split]:
+            del places[split]
+
+
 def _problem(root: Path, split: str, places: Mapping[Path, Sequence[Path]]) -> str | None:
     """Why the files of a split cannot be read."""
     if len(places) > 1:
@@ -189,7 +237,8 @@ def _kinds_problem(split: str, files: Sequence[str]) -> str | None:
     kinds: dict[str, list[str]] = defaultdict(list)
     for file in sorted(files):
         name = name_of(file)
-        kinds["whole" if name.index is None else "numbered" if name.count is None else "shards"].append(file)
+        whole = name.index is None or name.split != split  # `levir-2022.parquet` as a split of that name
+        kinds["whole" if whole else "numbered" if name.count is None else "shards"].append(file)
     if len(kinds) > 1 or len(kinds["whole"]) > 1:
         return f"holds {split} in more than one way, as {some(sorted(files))}; keep one of them"
     numbers = sorted(_index(Path(file)) for file in kinds["numbered"])
@@ -257,60 +306,92 @@ def _read_saved(layout: Layout, places: Mapping[str, Mapping[Path, Sequence[Path
     """The splits of a folder of `save_to_disk`."""
     root = layout.root
     parquet = [file for there in places.values() for files in there.values() for file in files]
-    described = root / ("dataset_dict.json" if (root / "dataset_dict.json").is_file() else "state.json")
-    try:
-        content = json.loads(described.read_text(encoding="utf-8"))
-        names = list(content["splits"]) if "splits" in content else [str(content.get("_split") or "train")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{described} cannot be read ({_first_line(error)}); save the data set again.") from error
+    marks = [root / name for name in _OF_SAVED if (root / name).is_file()]
+    names = list(dict.fromkeys(name for mark in marks for name in _saved_splits(mark)))
+    described = marks[0]
+    if len(marks) > 1:
+        problem = f"{root} holds two data sets of save_to_disk ({' and '.join(_OF_SAVED)}); keep one."
+        layout.broken = dict.fromkeys([*names, *places], problem)
+        return
     if parquet:
         told = some(_relative(parquet, root))
         problem = f"{root} holds a data set of save_to_disk ({described.name}) and parquet files ({told}); keep one."
         layout.broken = dict.fromkeys([*names, *places], problem)
         return
     layout.splits = dict.fromkeys(names, ())
-    if described.name == "dataset_dict.json":
-        others = [folder.name for folder in _listed(root)[1] if (folder / "state.json").is_file()]
-        unlisted = sorted(set(others) - set(names))
-        if unlisted:
-            layout.notes.append(f"{root} also holds {some(unlisted)}, not named in {described.name} and not read.")
+    named = set(names) if described.name == "dataset_dict.json" else set()
+    unlisted = sorted({folder.name for folder in _listed(root)[1] if (folder / "state.json").is_file()} - named)
+    if unlisted:
+        layout.notes.append(f"{root} also holds {some(unlisted)}, not named in {described.name} and not read.")
+
+
+def _saved_splits(described: Path) -> list[str]:
+    """The names of the splits that a JSON file of `save_to_disk` tells of."""
+    try:
+        content = json.loads(described.read_text(encoding="utf-8"))
+        return list(content["splits"]) if "splits" in content else [str(content.get("_split") or "train")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{described} cannot be read ({first_line(error)}); save the data set again.") from error
 
 
 def _compare_card(layout: Layout) -> None:
     """Notes where the front matter of a README.md, which the Hub follows, names other files for a split."""
-    for split, patterns in _declared(layout.root / _CARD).items():
+    for split, patterns in declared_splits(layout.root / _CARD).items():
         if split not in layout.splits:
             layout.declared[split] = ", ".join(patterns)
             continue
-        there: set[str] = set()
-        for pattern in patterns:
-            if not pattern.startswith("/") and ".." not in pattern.split("/"):
-                there |= set(_relative(layout.root.glob(pattern), layout.root))
         read = set(_relative(layout.splits[split], layout.root))
-        if there != read:
+        try:
+            there = {file for pattern in patterns for file in _matches(layout.root, pattern)}
+        except (ValueError, IndexError, NotImplementedError, OSError):  # what pathlib cannot look for
+            meant = "is a pattern that is not understood here"
+        else:
+            if there == read:
+                continue
             meant = f"means {some(sorted(there))}" if there else "is not there"
-            layout.notes.append(
-                f"{layout.root}: {_CARD} says that {split} is {', '.join(patterns)}, which {meant}; what is read is "
-                f"{some(sorted(read))}."
-            )
+        layout.notes.append(
+            f"{layout.root}: {_CARD} says that {split} is {', '.join(patterns) or 'nothing'}, which {meant}; what is "
+            f"read is {some(sorted(read))}."
+        )
 
 
-def _declared(card: Path) -> dict[str, list[str]]:
-    """The patterns of files of each split, as a data set's card declares them; only where it has one configuration."""
+def _matches(root: Path, pattern: str) -> list[str]:
+    if pattern.startswith("/") or ".." in pattern.split("/"):
+        return []
+    return _relative(root.glob(pattern), root)
+
+
+def declared_splits(card: Path, config: str | None = None) -> dict[str, list[str]]:
+    """The patterns of files of each split, as a data set's card declares them.
+
+    Args:
+        card: Its README.md.
+        config: The configuration that is meant; None: the only one.
+
+    Returns:
+        Nothing where the card cannot be read, or declares no such thing.
+    """
     try:
         found = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL)
         content: Any = yaml.safe_load(found[1]) if found else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     configs = content.get("configs") if isinstance(content, dict) else None
-    if not isinstance(configs, list) or len(configs) != 1 or not isinstance(configs[0], dict):
+    chosen = [
+        one
+        for one in (configs if isinstance(configs, list) else [])
+        if isinstance(one, dict) and config in (None, one.get("config_name", "default"))
+    ]
+    if len(chosen) != 1:
         return {}
-    files = configs[0].get("data_files")
+    files = chosen[0].get("data_files")
     if isinstance(files, str):
         files = [{"split": "train", "path": files}]
     declared: dict[str, list[str]] = {}
     for entry in files if isinstance(files, list) else []:
-        if isinstance(entry, dict) and isinstance(entry.get("split"), str):
+        if isinstance(entry, str):
+            declared.setdefault("train", []).append(entry)
+        elif isinstance(entry, dict) and isinstance(entry.get("split"), str):
             path = entry.get("path")
             declared[entry["split"]] = [str(one) for one in (path if isinstance(path, list) else [path])]
     return declared
@@ -318,7 +399,3 @@ def _declared(card: Path) -> dict[str, list[str]]:
 
 def _relative(files: Iterable[Path], root: Path) -> list[str]:
     return [file.relative_to(root).as_posix() for file in files]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -4,7 +4,7 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,25 @@ from datasets import (
     load_from_disk,
 )
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from PIL import Image as PILImage
 
 from rscc_hf.data.digest import files_digest, names_digest
-from rscc_hf.data.layout import KNOWN_SPLITS, Layout, is_parquet, name_of, read_layout, shards_problem
+from rscc_hf.data.layout import (
+    KNOWN_SPLITS,
+    Layout,
+    declared_splits,
+    is_parquet,
+    name_of,
+    names_problem,
+    read_layout,
+    shards_problem,
+)
 from rscc_hf.data.palette import restrict_to_changes
 from rscc_hf.data.rows import LOOKED_AT, check_rows, read_looked_at, read_schema
 from rscc_hf.data.schema import FEATURES, check_schema
+from rscc_hf.text import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -155,10 +166,12 @@ def stream_digest(path_or_id: str | Path, split: str, *, revision: str | None = 
     Local files count by their bytes, those on the Hub by their addresses with the commit.
 
     Raises:
-        ValueError: The data set or the split is not there.
+        ValueError: The data set or the split is not there, or its files contradict each other.
     """
     if _local(path_or_id, revision) is None:
-        found = _hub_builder(str(path_or_id), revision).config.data_files or {}
+        builder = _hub_builder(str(path_or_id), revision)
+        _check_hub_files(str(path_or_id), builder, {split})
+        found = builder.config.data_files or {}
         return names_digest([str(file) for name, files in found.items() if name == split for file in files])
     return files_digest(local_files(path_or_id, split))
 
@@ -223,7 +236,7 @@ def _load_parquet(files: Sequence[Path], streaming: bool, where: str) -> Dataset
             "parquet", data_files={"pairs": paths}, split="pairs", streaming=streaming, features=features
         )
     except (DatasetsError, OSError, ValueError, RuntimeError) as err:
-        raise ValueError(f"{where}: the parquet files cannot be read: {_first_line(err.__cause__ or err)}") from err
+        raise ValueError(f"{where}: the parquet files cannot be read: {first_line(err.__cause__ or err)}") from err
 
 
 def _features_of(files: Sequence[Path], where: str) -> Features:
@@ -253,7 +266,7 @@ def _saved(path: Path, split: str) -> Dataset:
         return load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as err:
         raise ValueError(
-            f"{folder} cannot be read as a data set of save_to_disk ({_first_line(err)}); save it again."
+            f"{folder} cannot be read as a data set of save_to_disk ({first_line(err)}); save it again."
         ) from err
 
 
@@ -287,13 +300,36 @@ def _hub_builder(name: str, revision: str | None) -> DatasetBuilder:
         raise ValueError(_not_found(name, err)) from err
 
 
+def _check_hub_files(name: str, builder: DatasetBuilder, wanted: Collection[str]) -> None:
+    """Raises where the files that the Hub takes for a wanted split are not all of it, or are not of it alone."""
+    for split, files in (builder.config.data_files or {}).items():
+        if not {split, "all"} & set(wanted):
+            continue
+        addresses = [str(file) for file in files]
+        if (wrong := shards_problem(addresses)) is not None:
+            raise ValueError(f"{name} {wrong}.")
+        wrong = names_problem(split, addresses)
+        if wrong is not None and split not in _declared_on_hub(name, builder, addresses):
+            raise ValueError(
+                f"{name} {wrong}; name the files of each split in its README.md (configs, data_files), or fetch it "
+                "(`hf download`) and give the folder."
+            )
+
+
+def _declared_on_hub(name: str, builder: DatasetBuilder, addresses: Sequence[str]) -> Collection[str]:
+    """The splits whose files the card of a data set names, so that nothing is guessed from names."""
+    commit = addresses[0].split("@", 1)[-1].split("/", 1)[0]
+    try:
+        card = hf_hub_download(name, "README.md", repo_type="dataset", revision=commit)
+    except _HUB_ERRORS:
+        return ()
+    return declared_splits(Path(card), builder.config.name)
+
+
 def _load_hub(name: str, split: str, streaming: bool, revision: str | None, where: str) -> Dataset | IterableDataset:
     builder = _hub_builder(name, revision)
     wanted = set(re.findall(r"[\w.-]+", re.sub(r"\[.*?\]", "", split)))  # test, test[:10], train+test, all
-    for part, files in (builder.config.data_files or {}).items():
-        wrong = shards_problem([str(file) for file in files])
-        if wrong is not None and wanted & {part, "all"}:
-            raise ValueError(f"{name} {wrong}.")
+    _check_hub_files(name, builder, wanted)
     try:
         if streaming:
             dataset = builder.as_streaming_dataset(split=split)
@@ -366,8 +402,4 @@ def _no_split(where: str | Path, split: str, names: Sequence[str]) -> str:
 
 
 def _not_found(name: str | Path, err: BaseException) -> str:
-    return f"{name} is neither a folder on this machine nor a data set that the Hub gives us ({_first_line(err)})"
-
-
-def _first_line(err: BaseException) -> str:
-    return (str(err).splitlines() or [type(err).__name__])[0].rstrip(".")
+    return f"{name} is neither a folder on this machine nor a data set that the Hub gives us ({first_line(err)})"

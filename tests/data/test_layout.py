@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rscc_hf.data.layout import is_parquet, name_of, read_layout, shards_problem
+from rscc_hf.data.layout import declared_splits, is_parquet, name_of, names_problem, read_layout, shards_problem
 from rscc_hf.data.loading import load_pairs, split_names
 from rscc_hf.pairs import read_dataset_pairs
 
@@ -171,6 +171,10 @@ CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n 
         ),
         ("[data/test-hard.parquet]", "means data/test-hard.parquet; what is read is data/test-0"),
         ("gone.parquet", "gone.parquet, which is not there"),
+        # from Python 3.13 on the first is one
+        ("data/test**", "is data/test.., which (is a pattern that is not understood here|means .*); what is read is"),
+        ("''", "is nothing, which is a pattern that is not understood here; what is read is data/test-0"),
+        (".", "is a pattern that is not understood here"),
     ],
 )
 def test_a_card_that_names_other_files_is_told(tmp_path, caplog, path, message):
@@ -226,9 +230,81 @@ def test_saved_folders(tmp_path, caplog):
     with pytest.raises(ValueError, match="cannot be read as a data set of save_to_disk") as caught:
         load_pairs(tmp_path / "saved", "test")
     assert "\n" not in str(caught.value)
+    rows.save_to_disk(tmp_path / "alone")
+    rows.save_to_disk(tmp_path / "alone" / "test")
+    assert read_layout(tmp_path / "alone").notes == [
+        f"{tmp_path / 'alone'} also holds test, not named in state.json and not read."
+    ]
     (tmp_path / "saved" / "dataset_dict.json").write_text("{")
     with pytest.raises(ValueError, match=r"dataset_dict\.json cannot be read"):
         split_names(tmp_path / "saved")
+
+
+def test_two_saved_data_sets_in_one_folder_are_refused(tmp_path):
+    rows = Dataset.from_list(table("a").to_pylist())
+    DatasetDict(train=rows, test=rows).save_to_disk(tmp_path)
+    rows.save_to_disk(tmp_path)
+    message = re.escape("holds two data sets of save_to_disk (dataset_dict.json and state.json); keep one.")
+    for way in (lambda: load_pairs(tmp_path, "train"), lambda: load_pairs(tmp_path, "test", streaming=True)):
+        with pytest.raises(ValueError, match=message):
+            way()
+    with pytest.raises(ValueError, match=message):
+        split_names(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["sentinel-2.parquet"], ["sentinel-2"]),
+        (["levir-2022.parquet", "train.parquet"], ["train", "levir-2022"]),
+        (["levir-2022.parquet", "levir.parquet"], ["levir", "levir-2022"]),
+        (["levir-2021.parquet", "data/levir-2022.parquet"], ["levir-2021", "levir-2022"]),
+        (["x-2.parquet", "x-2-3.parquet"], ["x-2", "x-2-3"]),
+        (["scenes-0.parquet"], ["scenes"]),
+        (["scenes-1.parquet", "scenes-2.parquet"], ["scenes"]),
+        (["scenes/part-7.parquet"], ["scenes"]),
+    ],
+)
+def test_a_number_alone_is_no_shard_of_what_is_no_known_split(tmp_path, files, names):
+    assert split_names(fill(tmp_path, *files)) == names
+    if len(names) == len(files):
+        read = [next(iter(load_pairs(tmp_path, name, streaming=True).decode(False)))["pair_id"] for name in names]
+        assert sorted(read) == sorted(files)
+
+
+SEVERAL = {  # files that the Hub takes for one split -> whether they say so
+    ("test.parquet", "test-hard.parquet"): False,
+    ("data/test-00000-of-00001.parquet", "data/levir-test-00000-of-00001.parquet"): False,
+    ("test/0.parquet", "test-hard/0.parquet"): False,
+    ("test.parquet", "evaluation.parquet"): False,
+    ("Train.parquet", "Test.parquet"): False,
+    ("test-00000-of-00002.parquet", "test-00001-of-00002.parquet"): True,
+    ("test_0.parquet", "test_1.parquet", "test-2.parquet"): True,
+    ("0-test.parquet", "1-test.parquet"): True,
+    ("test/a.parquet", "test/b.parquet", "test/test-hard.parquet"): True,
+    ("a.parquet", "b.parquet", "0000.parquet"): True,
+}
+
+
+@pytest.mark.parametrize("files", SEVERAL)
+@pytest.mark.parametrize("at", ["", "hf://datasets/org/levir-test@0a1b/"])
+def test_files_that_the_hub_takes_for_one_split(files, at):
+    problem = names_problem("test", [at + file for file in files])
+    if SEVERAL[files]:
+        assert problem is None
+    else:
+        assert problem == f"holds {', '.join(sorted(files))}, all of which would be its test"
+
+
+def test_splits_that_a_card_declares(tmp_path):
+    card = tmp_path / "README.md"
+    card.write_text(
+        "---\nconfigs:\n- config_name: one\n  data_files: [a.parquet, b.parquet]\n- config_name: two\n"
+        "  data_files:\n  - split: test\n    path: c.parquet\n---\n"
+    )
+    assert declared_splits(card) == {} == declared_splits(card, "default") == declared_splits(tmp_path / "gone")
+    assert declared_splits(card, "one") == {"train": ["a.parquet", "b.parquet"]}
+    assert declared_splits(card, "two") == {"test": ["c.parquet"]}
 
 
 def test_a_folder_without_pairs_says_what_is_there(tmp_path):
@@ -274,9 +350,9 @@ def test_every_split_has_its_files_and_every_file_one_split_or_a_word(tmp_path_f
         path = root / file
         if path in read:
             split = next(name for name, there in layout.splits.items() if path in there)
-            assert split in (name_of(path).split, Path(file).parent.name)
+            assert split in (name_of(path).split, path.stem, Path(file).parent.name)
         elif " more" not in told and (is_parquet(file) or not file.startswith("old/")):
-            assert file in told or {name_of(path).split, Path(file).parent.name} & set(layout.broken)
+            assert file in told or {name_of(path).split, path.stem, Path(file).parent.name} & set(layout.broken)
 
 
 @settings(max_examples=15, deadline=None)

@@ -20,6 +20,10 @@ for name, split, streaming in json.loads(sys.argv[1]):
         said[f"{name} {split} {streaming}"] = [[row["pair_id"], row["changed"], row["captions"]] for row in rows]
     except ValueError as error:
         said[f"{name} {split} {streaming}"] = str(error)
+try:
+    stream_digest("org/hard", "test")
+except ValueError as error:
+    said["hard digest"] = str(error)
 said["digests"] = [stream_digest("org/good", "test"), stream_digest("org/good", "train")]
 print(json.dumps(said))
 """
@@ -39,6 +43,7 @@ def test_pairs_of_the_hub(local_hub, run_python):
     card = (
         "---\nconfigs:\n- config_name: {}\n  data_files: a.parquet\n- config_name: two\n  data_files: b.parquet\n---\n"
     )
+    declared = b"---\nconfigs:\n- config_name: x\n  data_files:\n  - split: test\n    path: test*.parquet\n---\n"
     half = {"data/test-00000-of-00002.parquet": shard("ab"), "data/train-00000-of-00001.parquet": shard("c")}
     repos = {
         "good": {"data/test-00000-of-00001.parquet": shard("ab"), "data/train-00000-of-00001.parquet": shard("cde")},
@@ -47,17 +52,20 @@ def test_pairs_of_the_hub(local_hub, run_python):
         "twice": {"test.parquet": shard("aa")},
         "numbers": {"test.parquet": shard("ab", changed=1)},
         "null": {"test.parquet": shard(["a", None])},
+        "hard": {"test.parquet": shard("a"), "test-hard.parquet": shard("b"), "train.parquet": shard("c")},
+        "declared": {"README.md": declared, "test.parquet": shard("a"), "test-hard.parquet": shard("b")},
         "two": {"README.md": card.format("one").encode(), "a.parquet": shard("a"), "b.parquet": shard("b")},
     }
     for name, files in repos.items():
         local_hub.add_repo(f"org/{name}", "dataset", files)
     asked = [(name, "test", False) for name in repos]
-    asked += [(name, "test", True) for name in ("good", "text", "numbers")]
+    asked += [(name, "test", True) for name in ("good", "text", "numbers", "hard")]
     asked += [
         ("good", "train[:2]", False),
         ("good", "train[:2]", True),
         ("good", "val", True),
         ("half", "train", True),
+        ("hard", "train", False),
     ]
     done = run_python(LINES, json.dumps(asked))
     assert done.returncode == 0, done.stderr
@@ -65,6 +73,8 @@ def test_pairs_of_the_hub(local_hub, run_python):
     pairs = [["a", True, ["a"]], ["b", True, ["a"]]]
     assert said["good test False"] == said["good test True"] == said["numbers test False"] == pairs
     assert said["good train[:2] False"] == [["c", True, ["a"]], ["d", True, ["a"]]]
+    assert said["hard train False"] == [["c", True, ["a"]]]
+    assert sorted(said["declared test False"]) == pairs
     assert said["half train True"] == [["c", True, ["a"]]]
     for case, expected in {
         "half test False": "org/half lacks test-00001-of-00002.parquet: 1 of 2 shards",
@@ -73,6 +83,9 @@ def test_pairs_of_the_hub(local_hub, run_python):
         "twice test False": "org/twice (test): 1 pair_ids occur twice or more, as 'a'",
         "numbers test True": "org/numbers (test): changed holds numbers",
         "null test False": "org/null (test): 1 of 2 rows have no pair_id",
+        "hard test False": "org/hard holds test-hard.parquet, test.parquet, all of which would be its test; name the",
+        "hard test True": "org/hard holds test-hard.parquet, test.parquet, all of which",
+        "hard digest": "org/hard holds test-hard.parquet, test.parquet, all of which",
         "two test False": "org/two has more than one configuration ('one', 'two')",
         "good train[:2] True": "org/good: train[:2] cannot be streamed: name one of",
         "good val True": "org/good has no split 'val': there are",
