@@ -104,7 +104,7 @@ class NeededWords:
         A few words of padding are kept as well, where there are any, to make `n` a multiple.
         """
         batch, words = targets.shape
-        needed = targets.flip(1).cummax(1).values.flip(1).flatten()
+        needed = (targets.flip(1).cumsum(1).flip(1) > 0).flatten()  # cummax of bool is not on every device
         count = -(-int(needed.sum()) // _ROWS_MULTIPLE) * _ROWS_MULTIPLE or _ROWS_MULTIPLE
         rows = needed.long().argsort(descending=True, stable=True)[:count].sort().values
         pair = rows // (batch // pairs * words)
