@@ -32,8 +32,14 @@ def _learns(part: str) -> Callable[[Any], bool]:
     return lambda recipe: part in recipe.learning_parts
 
 
-def _on_the_hub(key: str) -> Callable[[Any], bool]:
-    return lambda recipe: getattr(recipe, key) is None or not Path(getattr(recipe, key)).expanduser().is_dir()
+def _on_the_hub(*where: str | None) -> bool:
+    """Whether one of these is no file or folder here; also where none is named, which is an error of its own."""
+    named = [name for name in where if name is not None]
+    return not named or any(not Path(name).expanduser().exists() for name in named)
+
+
+def _data_on_the_hub(recipe: Any) -> bool:
+    return _on_the_hub(recipe.train_data, recipe.validation_data if recipe.eval_unit != "never" else None)
 
 
 BELONGINGS = (
@@ -50,8 +56,10 @@ BELONGINGS = (
         "runs that write checkpoints, and save_unit is never",
         lambda it: it.save_unit != "never",
     ),
-    Belonging("data_revision", "data on the Hub, and train_data is a folder", _on_the_hub("train_data")),
-    Belonging("init_revision", "a model on the Hub, and init_from is a folder", _on_the_hub("init_from")),
+    Belonging("data_revision", "data on the Hub, and all data that is read is on this machine", _data_on_the_hub),
+    Belonging(
+        "init_revision", "a model on the Hub, and init_from is on this machine", lambda it: _on_the_hub(it.init_from)
+    ),
     Belonging("jitter_independent", "colour_jitter above 0", lambda it: it.colour_jitter > 0),
     Belonging(
         "captions_per_pair",

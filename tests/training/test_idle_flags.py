@@ -1,5 +1,6 @@
 """Flags without effect on the run that they are typed for."""
 
+import json
 from dataclasses import fields
 
 import pytest
@@ -50,6 +51,27 @@ def test_a_typed_flag_without_effect_is_an_error(kind, mode, flag) -> None:
     name = flag[2:].replace("=", " ").split()[0].replace("-", "_")
     with pytest.raises(RecipeError, match=rf"{name}"):
         parse_recipe(kind, ["--max_epochs", "1", *mode.split(), *flag.split()])
+
+
+def test_a_revision_counts_where_one_of_the_data_sets_is_on_the_hub(tmp_path) -> None:
+    here, there, file = str(tmp_path), "someone/pairs", str(tmp_path / "pairs.parquet")
+    (tmp_path / "pairs.parquet").write_bytes(b"")
+    for train, validation, more, fine in (
+        (there, None, [], True),
+        (here, there, [], True),
+        (there, here, [], True),
+        (here, here, [], False),
+        (file, None, [], False),
+        (here, there, ["--eval_unit", "never"], False),
+    ):
+        config = tmp_path / "recipe.yaml"
+        config.write_text(json.dumps({"max_epochs": 1, "train_data": train, "validation_data": validation}))
+        given = ["--config", str(config), "--data_revision", "main", *more]
+        if fine:
+            assert parse_recipe(M, given).data_revision == "main"
+        else:
+            with pytest.raises(RecipeError, match="all data that is read is on this machine"):
+                parse_recipe(M, given)
 
 
 def test_every_key_of_the_table_is_tried_and_is_a_key() -> None:
