@@ -112,8 +112,8 @@ def _kept(recipe: LoopRecipe) -> tuple[Path | None, dict[str, object]]:
     if recipe.resume == "never":
         return None, {}
     folder = Path(recipe.output_dir) / "checkpoints"
-    named = [Path(recipe.resume)] if recipe.resume != "auto" else sorted(folder.glob("*step-*"), reverse=True)
-    for path in named:
+    own = [*reversed(checkpoints.steps_in(folder).values()), *checkpoints.replaced_in(folder)]
+    for path in own if recipe.resume == "auto" else [Path(recipe.resume)]:
         try:
             return path, with_later_keys(checkpoints.read_state(path)["recipe"])
         except (checkpoints.CheckpointError, KeyError):

@@ -115,8 +115,8 @@ def write_checkpoint(
     except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch's writer, on a full disk
         shutil.rmtree(partial, ignore_errors=True)  # so that what was written until then fills no disk
         raise CheckpointError(
-            f"{final} cannot be written ({' '.join(str(error).split())}): make room or mend the folder's rights; the "
-            "same command then goes on from the newest checkpoint."
+            f"{final} cannot be written ({' '.join(str(error).split())}): make room or mend the folder's rights; "
+            "resume=auto then goes on from the newest checkpoint, where there is one."
         ) from error
     return final
 
@@ -134,6 +134,11 @@ def steps_in(folder: Path) -> dict[int, Path]:
         if match and path.name == name_of(int(match[1])) and path.is_dir() and not path.is_symlink():
             found[int(match[1])] = path
     return dict(sorted(found.items()))
+
+
+def replaced_in(folder: Path) -> list[Path]:
+    """Checkpoints whose place a new one of their step was about to take when the process was killed; see `recover`."""
+    return _left(folder, _REPLACED)
 
 
 def place_file(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -149,6 +150,21 @@ def test_a_run_keeps_what_it_began_with_on_any_machine(tmp_path, caplog, fake_tr
     # a new run is tried anew
     fresh = train(auto(tmp_path, resume="never", overwrite=True), ToyTask)
     assert chosen(fresh.recipe) != expected
+
+
+def test_a_copy_of_the_users_decides_nothing(tmp_path, fake_trial):
+    fake_trial(0.7)
+    train(auto(tmp_path), ToyTask)
+    newest = checkpoints.newest_complete(tmp_path / "checkpoints")
+    copy = newest.with_name(f"{newest.name}-good")
+    shutil.copytree(newest, copy)
+    state = checkpoints.read_state(copy)
+    state["recipe"]["mixed_precision"] = "no"
+    (copy / checkpoints.STATE).write_text(json.dumps(state))
+    assert chosen(settle(auto(tmp_path), ONE)) == ("bf16", "bfloat16")
+    newest.rename(newest.with_name(f".replaced-{newest.name}"))  # a process was killed while it wrote it again
+    fake_trial(15.0)
+    assert chosen(settle(auto(tmp_path), ONE)) == ("bf16", "bfloat16")
 
 
 def test_a_run_of_an_older_version_goes_on_in_bfloat16(tmp_path, fake_trial):
