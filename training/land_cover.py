@@ -137,6 +137,7 @@ class LandCoverTask(PairTask):
     """Trains the tower of a CCExpert; saves the whole CCExpert."""
 
     recipe: LandCoverRecipe
+    needs_captions = False
 
     def __init__(self, recipe: LandCoverRecipe, accelerator: Accelerator):
         super().__init__(recipe, accelerator)

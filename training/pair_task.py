@@ -45,6 +45,8 @@ class PairTask(Task):
     processor: Any
     maker: SampleMaker
     caption_filter: CaptionFilter
+    needs_captions = True
+    """Whether a pair, or a caption, that cannot be used is left out."""
 
     def __init__(self, recipe: PairRecipe, accelerator: Accelerator):
         self.recipe = recipe
@@ -222,14 +224,14 @@ class PairTask(Task):
         given = dataset["captions"]
         captions = [self.caption_filter(texts) for texts in given]
         there, kept = (sum(len(texts or ()) for texts in column) for column in (given, captions))
-        if kept < there:
+        if kept < there and self.needs_captions:
             logger.warning(
                 "%d of %d training captions are left out: blank, longer than max_caption_length (%d), or with marks "
                 "of the prompt",
                 there - kept, there, self.caption_filter.max_length,
             )  # fmt: skip
         unusable = sum(not texts for texts in captions)
-        if unusable:
+        if unusable and self.needs_captions:
             logger.warning("%d of %d training pairs have no usable caption: left out", unusable, len(captions))
         if recipe.unchanged_share < 1:
             first_look.check_changed(dataset["pair_id"], dataset["changed"], str(recipe.train_data))
