@@ -129,6 +129,12 @@ class CCExpertTask(PairTask):
             identity["init_from_weights"] = self.base.weights
         return identity
 
+    def saved_bytes(self) -> int:
+        """See `Task`; with LoRA only of what learns."""
+        if self.recipe.lora_rank is None:
+            return super().saved_bytes()
+        return sum(parameter.nbytes for parameter in learning(self.model.parameters()))
+
     def sources(self) -> dict[str, tuple[str | None, str | None]]:
         """See `PairTask`."""
         return {"init_from": find_start(self.recipe)[:2]}

@@ -66,7 +66,7 @@ def check_identity(checkpoint: Path, state: dict[str, Any], now: dict[str, str])
         now: What `Task.identity` gives.
 
     Raises:
-        CheckpointError: Something is another.
+        CheckpointError: Something is another, or is not there any more.
     """
     began: dict[str, str] = state.get("identity") or {}
     for key, digest in now.items():
@@ -75,6 +75,12 @@ def check_identity(checkpoint: Path, state: dict[str, Any], now: dict[str, str])
             raise CheckpointError(
                 f"{what} of {checkpoint}'s run ({began[key][:12]} then, {digest[:12]} now): continue with the "
                 "same, or start a new run in another output_dir."
+            )
+    for key in began:
+        if key not in now:
+            raise CheckpointError(
+                f"{checkpoint}'s run began with {key} {began[key][:12]}, and what {key} is now cannot be told: "
+                "continue with the same, or start a new run in another output_dir."
             )
     unknown = [key for key in now if key not in began]
     if unknown:

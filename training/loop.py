@@ -37,7 +37,7 @@ from rscc_hf.training.optimisation import (
 )
 from rscc_hf.training.output import RunFolder
 from rscc_hf.training.processes import open_accelerator
-from rscc_hf.training.recipe import LoopRecipe, RecipeError, TrainingError
+from rscc_hf.training.recipe import LoopRecipe, RecipeError, TrainingError, limit_passed
 from rscc_hf.training.safeguards import (
     first_not_finite,
     is_out_of_memory,
@@ -109,6 +109,7 @@ def train(
             output_dir.
         CheckpointError: The checkpoint to continue cannot be used, or is of other data or another start.
         TrainingError: The loss or the weights are no longer finite, or memory or disk are full.
+        KeyboardInterrupt: With words about how to go on.
         ValueError: Another run is writing output_dir.
     """
     threads = torch.get_num_threads()
@@ -128,6 +129,8 @@ def train(
                     loop.run()
                 finally:
                     task.close()
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(folder.after_interrupt()) from error
             finally:
                 folder.close()
             return TrainingResult(Path(recipe.output_dir), loop.state, task, recipe)
@@ -142,7 +145,8 @@ def train(
 def _shown(recipe: LoopRecipe, accelerator: Accelerator) -> AbstractContextManager[Work]:
     """Says how far the run is: the main process alone, and where the recipe wants it."""
     if recipe.progress_bar and accelerator.is_main_process:
-        return progress("preparing", unit="steps", say=logger.info)
+        heard = logger.isEnabledFor(logging.INFO) and logger.hasHandlers()  # not in a notebook, where nobody set it up
+        return progress("preparing", unit="steps", say=logger.info if heard else None)
     return nullcontext(Work("unseen"))
 
 
@@ -249,13 +253,11 @@ class _Loop:
     def _epoch(self) -> bool:
         """Trains to the end of the epoch (True) or of the run (False)."""
         windows: Iterator[Window] = iter(self.source.epoch(self.state.epoch, self.position))
-        while True:
+        while not self._finished():
             window = next(windows, Window([], self.position))
             targets, micro_batches = self.steps.count(window.batches)
             if micro_batches == 0:
                 return True
-            if self._finished():
-                return False
             step = self.state.step + 1
             rates = {f"learning_rate/{log_name(group)}": group["lr"] for group in self.optimizer.param_groups}
             loss = self.steps.take(step, window.batches, targets, micro_batches)
@@ -268,6 +270,18 @@ class _Loop:
             if self.on_step is not None and self.accelerator.is_main_process:
                 self.on_step(step, self.total_steps, loss)
             self._evaluate_or_save("steps", step)
+        return self._epoch_is_over(windows)
+
+    def _epoch_is_over(self, windows: Iterator[Window]) -> bool:
+        """Whether the epoch ends where the run does; what is read to tell is not needed, and may be damaged."""
+        if self.source.steps_per_epoch is not None:
+            return self.position == self.source.steps_per_epoch
+        try:
+            more = bool(next(windows, Window([], None)).batches)
+        except Exception as error:  # noqa: BLE001 (a stream and its data raise anything)
+            more = True
+            logger.warning("The data behind the last step cannot be read (%s).", " ".join(str(error).split()))
+        return not any(gather_object([more]))
 
     def _evaluate_or_save(self, unit: str, count: int) -> None:
         recipe = self.recipe
@@ -333,13 +347,14 @@ class _Loop:
     def _require_room(self) -> None:
         """Raises where the disk has no room for a model and, if any are written, a checkpoint."""
         if not self._finished():
-            require_room(self.folder.path, self.task.model, self.recipe.save_unit != "never")
+            require_room(self.folder.path, self.task, self.recipe.save_unit != "never", self.recipe.overwrite)
 
     def _checkpoint(self) -> None:
+        seconds = self.watch.seconds()
         with self.watch.paused():
-            self._write_checkpoint()
+            self._write_checkpoint(seconds)
 
-    def _write_checkpoint(self) -> None:
+    def _write_checkpoint(self, unlogged_seconds: float) -> None:
         self._require_finite()
         positions = gather_object([self.position])
         weights = self._shared_out()
@@ -355,7 +370,7 @@ class _Loop:
             **asdict(self.state),
             "positions": positions,
             "steps_per_epoch": self.source.steps_per_epoch,
-            "unlogged_seconds": self.watch.seconds(),
+            "unlogged_seconds": unlogged_seconds,
             "identity": self.identity,
             "recipe": asdict(self.recipe),
         }
@@ -371,6 +386,14 @@ class _Loop:
                 f"{self.source.steps_per_epoch} now; give the same data, or another output_dir."
             )
         old = saved["recipe"]
+        begun = saved["epoch"] + any(position is not None for position in saved["positions"])
+        passed = limit_passed(self.recipe, saved["step"], begun)
+        if passed is not None:
+            raise RecipeError(
+                f"{passed} is {getattr(self.recipe, passed)}, and {checkpoint} is past that (step {saved['step']}, "
+                f"epoch {begun}): raise it, continue an earlier checkpoint (resume), or start a new run in another "
+                "output_dir."
+            )
         was = warmup_length(self.recipe, self._total_steps(old.get("max_steps"), old.get("max_epochs")))
         now = warmup_length(self.recipe, self.total_steps)
         if was != now:  # only where the schedule is constant may the number of steps differ at all

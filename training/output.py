@@ -159,8 +159,9 @@ class RunFolder:
         return chosen
 
     def _check_recipe(self, checkpoint: Path) -> None:
-        old = with_later_keys(checkpoints.read_state(checkpoint)["recipe"])
-        key = trajectory_difference(old, self.recipe)
+        state = checkpoints.read_state(checkpoint)
+        old = with_later_keys(state["recipe"])
+        key = trajectory_difference(old, self.recipe, state.get("identity") or {})
         if key is not None:
             new = getattr(self.recipe, key, None)
             why = ""
@@ -341,7 +342,7 @@ class RunFolder:
             shutil.rmtree(partial, ignore_errors=True)  # so that it fills no disk
             raise TrainingError(
                 f"The model cannot be written to {self.path} ({' '.join(str(error).split())}): make room or mend the "
-                "folder's rights; the same command then goes on from the newest checkpoint."
+                f"folder's rights{self._how_to_go_on()}."
             ) from error
         partial.replace(self.path / complete)
         self._finish_model()
@@ -389,6 +390,20 @@ class RunFolder:
             elif name not in ("step", "improved"):
                 numbers[name if "/" in name else f"training/{name}"] = value
         self.accelerator.log(numbers, step=entry["step"])
+
+    def after_interrupt(self) -> str:
+        """How to go on after an interrupt, now."""
+        if not self._begun:
+            return "interrupted before training began: nothing was changed"
+        return f"interrupted{self._how_to_go_on() or '; no checkpoint was written, from which it could go on'}"
+
+    def _how_to_go_on(self) -> str:
+        newest = list(checkpoints.steps_in(self.checkpoints).values())[-1:]
+        if not newest:
+            return ""
+        command = "the same command" if self.recipe.resume == "auto" else "resume=auto"
+        without = " without overwrite" if self.recipe.overwrite else ""
+        return f"; {command}{without} goes on from {newest[0].name}"
 
     def close(self) -> None:
         """Closes the log and lets go of the folder; one that was made for a run that never began is removed."""

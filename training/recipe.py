@@ -9,7 +9,7 @@ import os
 import sys
 import typing
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -275,8 +275,11 @@ def recipe_to_yaml(recipe: LoopRecipe) -> str:
     return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
 
 
-def trajectory_difference(old: dict[str, Any], recipe: LoopRecipe) -> str | None:
+def trajectory_difference(old: dict[str, Any], recipe: LoopRecipe, identified: Collection[str] = ()) -> str | None:
     """The first key in which a checkpoint's recipe would have led to other weights; None: there is none.
+
+    What a checkpoint knows by the digest of its contents may lie elsewhere now: its keys are `identified`, and whether
+    the contents are the same is for `check_identity`.
 
     With a constant schedule a run may also be made longer or shorter. (Whether that changes a warm-up for a share of
     the steps is for the loop, which knows how many there are.)
@@ -290,7 +293,24 @@ def trajectory_difference(old: dict[str, Any], recipe: LoopRecipe) -> str | None
         free.add("muon_dtype")
     for name in [*new, *(name for name in old if name not in new)]:
         was = _expanded(old.get(name)) if name in recipe.path_keys else old.get(name)
+        if name in recipe.path_keys and name in identified and was is not None and new.get(name) is not None:
+            continue
         if name not in free and was != new.get(name):
+            return name
+    return None
+
+
+def limit_passed(recipe: LoopRecipe, steps: int, epochs: int) -> str | None:
+    """The limit of a recipe, max_steps or max_epochs, that a run has gone past; None: there is none.
+
+    Args:
+        recipe: As the run shall go on.
+        steps: Optimiser steps done.
+        epochs: Epochs begun.
+    """
+    for name, done in (("max_steps", steps), ("max_epochs", epochs)):
+        limit = getattr(recipe, name)
+        if limit is not None and done > limit:
             return name
     return None
 

@@ -26,8 +26,8 @@ def run_script(script: str, run: Callable[[], TrainingResult | None]) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         result = run()
-    except KeyboardInterrupt:
-        print(f"{script}: interrupted; the same command goes on from the newest checkpoint.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"{script}: {one_sentence(error) if error.args else 'interrupted'}.", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     except Exception as error:
         ours = isinstance(error, ValueError | OSError | ImportError) or type(error).__module__.startswith("rscc_hf.")

@@ -125,15 +125,24 @@ class StreamBatches:
             return
         pool = ThreadPoolExecutor(self.num_workers)
         pending: deque[tuple[Future[Batch], list[int]]] = deque()
+        ahead = self._micro_batches(epoch, position)
+        failure: Exception | None = None
+        more = True
         try:
-            for examples, after in self._micro_batches(epoch, position):
-                pending.append((pool.submit(self.make_batch, examples), after))
-                if len(pending) > 2 * self.num_workers:
+            while more or pending:
+                try:
+                    while more and len(pending) <= 2 * self.num_workers:
+                        examples, after = next(ahead)
+                        pending.append((pool.submit(self.make_batch, examples), after))
+                except StopIteration:
+                    more = False
+                except Exception as error:  # noqa: BLE001 (raised in its turn: behind the batches before it)
+                    more, failure = False, error
+                if pending:
                     future, done = pending.popleft()
                     yield future.result(), done
-            while pending:
-                future, done = pending.popleft()
-                yield future.result(), done
+            if failure is not None:
+                raise failure
         finally:
             pool.shutdown(cancel_futures=True)
 

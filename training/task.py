@@ -31,6 +31,11 @@ class Part:
     decays: bool = False
 
 
+def bytes_of(model: torch.nn.Module) -> int:
+    """Bytes of a model's parameters and buffers."""
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+
+
 class Task(ABC):
     """One kind of training. The loop calls nothing else of a script.
 
@@ -69,6 +74,10 @@ class Task(ABC):
             RecipeError: This kind of training was never tried so.
         """
         raise RecipeError(f"{type(self).__name__} runs on one process or by DDP: use no FSDP or DeepSpeed.")
+
+    def saved_bytes(self) -> int:
+        """Bytes of the weights that `save` writes; those of the whole model, unless a task writes less."""
+        return bytes_of(self.model)
 
     def identity(self) -> dict[str, str]:
         """What a run must not change when it goes on, as digests: keys of the recipe, and "tokenizer".

@@ -264,7 +264,7 @@ def test_what_the_machine_lacks_is_said_before_the_first_step(tmp_path, monkeypa
     steps = []
     recipe = toy_recipe(tmp_path / "full")
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000, total=10**12))
         with pytest.raises(RecipeError, match=r"full has 0\.0 GB left, and a model and a checkpoint of this run need"):
             train(recipe, ToyTask, on_step=lambda *now: steps.append(now))
     with monkeypatch.context() as patch:
@@ -357,7 +357,8 @@ def test_seconds_are_those_of_training_alone(tmp_path, monkeypatch):
         (FileExistsError(17, "File exists", "/x"), "try.py: /x: File exists.", ""),
         (OSError("Cannot reach the Hub.\nCheck your connection."), "try.py: Cannot reach the Hub. Check your", ""),
         (ImportError("No module named 'peft'"), "try.py: No module named 'peft'", ""),
-        (KeyboardInterrupt(), 130, "try.py: interrupted; the same command goes on from the newest checkpoint."),
+        (KeyboardInterrupt(), 130, "try.py: interrupted."),
+        (KeyboardInterrupt("interrupted; do this"), 130, "try.py: interrupted; do this."),
     ],
 )
 def test_a_script_ends_in_one_sentence(error, code, words, capsys):

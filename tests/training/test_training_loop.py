@@ -1,6 +1,9 @@
 """The loop on a toy model: normalisation, order, schedules, patience, resume."""
 
+import contextlib
 import json
+import logging
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,8 @@ import torch
 from toy_task import ToyModel, ToySamples, ToyTask, collate, sample, toy_recipe
 from two_processes import launch
 
-from rscc_hf.training import checkpoints
+from rscc_hf.progress import Work
+from rscc_hf.training import checkpoints, loop
 from rscc_hf.training.batches import IndexedBatches
 from rscc_hf.training.loop import TrainingError, train
 from rscc_hf.training.recipe import RecipeError
@@ -129,6 +133,44 @@ def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path, stream, work
     lines = [(tmp_path / name / "training_log.jsonl").read_text().splitlines() for name in ("whole", "parts")]
     entries = [[{**json.loads(line), "seconds": 0} for line in log] for log in lines]
     assert entries[0] == entries[1]
+
+
+@pytest.mark.parametrize(("broken", "workers"), [("sample", 0), ("row", 0), ("row", 2), ("file", 0), ("file", 2)])
+def test_what_lies_behind_the_last_step_may_be_damaged(tmp_path, caplog, broken, workers):
+    """A run ends as it would have, also where much is read ahead; with one step more the damage comes up."""
+
+    class Damaged(ToyTask):
+        def batches(self, *place):
+            source = super().batches(*place)
+            if broken == "sample":
+                sound = set(source.order(0)[:16].tolist())
+                make_sample = source.samples.batch
+                source.samples.batch = lambda keys: make_sample(require({index for _, index in keys}, sound, keys))
+                return source
+            sound = {example.row["index"] for example, _ in islice(source._examples(0, [0, 0]), 16)}
+            make, read = source.make_batch, source._examples
+
+            def examples(epoch, position):
+                for example, after in read(epoch, position):
+                    yield require({example.row["index"]}, sound, example), after
+
+            if broken == "row":
+                source.make_batch = lambda rows: make(require({each.row["index"] for each in rows}, sound, rows))
+            else:
+                source._examples = examples
+            return source
+
+    def require(indices, sound, what):
+        if not indices <= sound:
+            raise OSError("it is damaged")
+        return what
+
+    changes = {"max_epochs": None, "num_workers": workers, "shards": 0 if broken == "sample" else 2}
+    assert train(toy_recipe(tmp_path, max_steps=4, **changes), Damaged).state.evaluated_step == 4
+    said = "The data behind the last step cannot be read (it is damaged)" in caplog.text
+    assert said == (broken != "sample")  # which need not look
+    with pytest.raises(OSError, match="it is damaged"):
+        train(toy_recipe(tmp_path, max_steps=5, **changes), Damaged)
 
 
 def test_resumes_without_what_happened_in_a_half_written_checkpoint(tmp_path, monkeypatch):
@@ -293,6 +335,22 @@ def test_threads_of_the_caller_come_back(tmp_path):
     with pytest.raises(Stop):
         train(toy_recipe(tmp_path, torch_threads=before + 1), ToyTask, on_step=stop_at(1))
     assert torch.get_num_threads() == before
+
+
+def test_progress_is_said_where_it_is_heard(tmp_path, monkeypatch):
+    """To the log where somebody listens; else, in a notebook, to standard error, as `progress` does by itself."""
+    said = []
+
+    def progress(title, *, unit, say):
+        said.append(say)
+        return contextlib.nullcontext(Work(title))
+
+    monkeypatch.setattr(loop, "progress", progress)
+    for level, heard in ((logging.INFO, True), (logging.INFO, False), (logging.WARNING, True)):
+        monkeypatch.setattr(loop.logger, "hasHandlers", lambda heard=heard: heard)
+        monkeypatch.setattr(loop.logger, "isEnabledFor", lambda asked, level=level: asked >= level)
+        train(toy_recipe(tmp_path / f"{level}{heard}", max_epochs=1, progress_bar=True), ToyTask)
+    assert said == [loop.logger.info, None, None]
 
 
 @pytest.mark.slow
