@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import yaml
@@ -78,7 +78,7 @@ class Layout:
         return sorted({*self.splits, *self.broken}, key=lambda name: (_ORDER.get(name, 3), name))
 
 
-def name_of(file: str | Path) -> Name:
+def name_of(file: str | PurePath) -> Name:
     """What a parquet file's name says."""
     stem = Path(file).stem
     if found := _SHARD.fullmatch(stem):
