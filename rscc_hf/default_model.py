@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from rscc_hf.files import write_text
 
 ENVIRONMENT = "RSCC_MODEL"
 DEMO_MODEL = Path("demo_output") / "model"
+# A path need not be text in UTF-8; it is noted by its own bytes.
+_ERRORS = sys.getfilesystemencodeerrors()
 
 
 def _record() -> Path:
@@ -25,7 +28,7 @@ def remember_demo_model(model: str | os.PathLike[str]) -> None:
     Raises:
         OSError: The note cannot be written.
     """
-    write_text(_record(), f"{Path(model).resolve()}\n")
+    write_text(_record(), f"{Path(model).resolve()}\n", errors=_ERRORS)
 
 
 def find_demo_model() -> str | None:
@@ -42,7 +45,7 @@ def find_demo_model() -> str | None:
         return str(DEMO_MODEL)
     record = _record()
     if record.is_file():
-        folder = Path(record.read_text(encoding="utf-8").strip())
+        folder = Path(record.read_text(encoding="utf-8", errors=_ERRORS).removesuffix("\n"))
         if (folder / "config.json").is_file():
             return str(folder)
     return None

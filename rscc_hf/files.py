@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -11,40 +12,44 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 # How often, and how long after one another (seconds), a lock is tried that may just have been let go of.
 _TRIES, _PAUSE = 3, 0.05
-# What file managers leave in a folder that somebody looks at.
-_OF_SYSTEMS = {".DS_Store", "Thumbs.db", "desktop.ini"}
+# What file systems say that know no locks (Lustre, NFS and FUSE, as some are mounted).
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+LITTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))
+"""What file managers leave in every folder that they show."""
+_RUN = "run"  # names the lock in a folder beside which none can lie
 # Names that are told before "and N more".
 _NAMED = 3
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
     """Write a file as UTF-8; a reader sees the old one or the new one, and an error leaves nothing behind.
 
     Args:
         path: The file; an existing one is replaced. Missing folders are made.
         text: All of it.
+        errors: What becomes of signs that are no text, such as those of names of files; see `str.encode`.
 
     Raises:
         OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-        path.write_text(text, encoding="utf-8")  # a device or a pipe (/dev/null) is written, not replaced
+        path.write_text(text, encoding="utf-8", errors=errors)  # a device or a pipe (/dev/null) is not replaced
         return
     part = _beside(path, f"{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors=errors)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -62,11 +67,14 @@ class Written:
         what: What it is, for sentences: "data set of `rscc data synthesize`".
         why_not: Looks for the mark: the reason why a folder is no such thing (to follow its name), or None.
         names: Patterns (`fnmatch`, of paths below the folder, in which `*` stands for `/` as well) of its files.
+        checks: Of files that somebody else may write as well, such as a card: whether one is ours, by the pattern of
+            its name.
     """
 
     what: str
     why_not: Callable[[Path], str | None]
     names: tuple[str, ...]
+    checks: Mapping[str, Callable[[Path], bool]] = field(default_factory=dict)
 
     def foreign(self, folder: Path) -> list[str]:
         """Files, links and empty folders that this does not write, as paths below the folder."""
@@ -75,22 +83,27 @@ class Written:
             name = path.relative_to(folder).as_posix()
             if path.is_dir() and not path.is_symlink() and any(path.iterdir()):
                 continue  # its files speak for it
-            if path.name not in _OF_SYSTEMS and not any(fnmatchcase(name, pattern) for pattern in self.names):
+            if path.name in LITTER:
+                continue
+            if not any(fnmatchcase(name, pattern) for pattern in self.names):
                 found.append(name)
+            elif not all(is_ours(path) for pattern, is_ours in self.checks.items() if fnmatchcase(name, pattern)):
+                found.append(f"{name} (by somebody else)")
         return found
 
 
-def check_replaceable(target: Path, kind: Written | None, *, overwrite: bool) -> None:
+def check_replaceable(target: Path, kind: Written | None, *, overwrite: bool, in_place: bool = False) -> None:
     """The one policy of all commands that write a folder: whether `target` may become a new one.
 
-    It may where nothing lies, or an empty folder. One that holds something is replaced when that is asked for, what is
-    in it carries the mark of its writer, and nothing else is in it. Never replaced are the working folder, the home
-    folder, what holds one of them, a mount point, and a link.
+    It may where nothing lies, or an empty folder (or a link to one). One that holds something is replaced when that is
+    asked for, what is in it carries the mark of its writer, and nothing else is in it. Never replaced are the working
+    folder, the home folder, what holds one of them, a mount point, and a link.
 
     Args:
         target: The folder to make.
         kind: What may be replaced there; None: the caller has looked.
         overwrite: Whether that was asked for.
+        in_place: Whether an empty folder is filled, and not replaced: then it may be any.
 
     Raises:
         NotReplaced: It may not.
@@ -99,15 +112,18 @@ def check_replaceable(target: Path, kind: Written | None, *, overwrite: bool) ->
         return
     if target.exists() and not target.is_dir():
         raise NotReplaced(f"{target} is a file; name another folder to make.")
+    empty = _is_empty(target)
+    if empty and in_place:
+        return
     if holds_working_folder(target):
         raise NotReplaced(f"{target} is, or holds, the folder you work in; name another folder to make.")
-    if target.is_symlink():
+    if target.is_symlink() and not empty:
         raise NotReplaced(f"{target} is a link; name the folder itself, or another one.")
     if _home().is_relative_to(target.resolve()):
         raise NotReplaced(f"{target} is, or holds, your home folder; name another folder to make.")
-    if target.is_mount():
+    if os.path.ismount(target.resolve()):  # Path.is_mount of Python 3.11 raises on Windows
         raise NotReplaced(f"{target} is a mount point; name a folder below it.")
-    if not any(path.name not in _OF_SYSTEMS for path in target.iterdir()):
+    if empty:
         return
     if not overwrite:
         raise NotReplaced(f"{target} exists; choose another folder or --overwrite it.")
@@ -121,6 +137,12 @@ def check_replaceable(target: Path, kind: Written | None, *, overwrite: bool) ->
             f"{target} holds {some(foreign)} beside the {kind.what}, so it is not replaced; move that away, or "
             "choose another folder."
         )
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether there is a folder and nothing in it."""
+    own = {_beside(folder / _RUN, ending).name for ending in ("lock", "softlock")}
+    return folder.is_dir() and all(path.name in LITTER or path.name in own for path in folder.iterdir())
 
 
 def check_replaceable_file(path: Path, what: str, is_ours: Callable[[Path], bool]) -> None:
@@ -159,36 +181,62 @@ def new_folder(
         overwrite: Whether an existing one is replaced; see `check_replaceable`.
         kind: What may be replaced; None: the caller has looked.
         in_place: Write at `target` itself, for files that tell where they lie. What was there waits beside it until
-            the new one is whole, and comes back after an error; after a kill, at the next run.
+            the new one is whole, and comes back after an error; after a kill, at the next run. An empty folder stays.
 
     Raises:
         NotReplaced: `target` is there and stays.
         ValueError: Another run writes it.
     """
-    check_replaceable(target, kind, overwrite=overwrite)
-    with cleaning_up_when_terminated(), exclusive(target, "folder"):
-        if in_place:
-            with _in_place(target):
-                yield target
-            return
-        with tempfile.TemporaryDirectory(prefix=f".{target.name[:100]}.", dir=target.resolve().parent) as work:
+    check_replaceable(target, kind, overwrite=overwrite, in_place=in_place)
+    place = target.resolve()  # elsewhere where it is a link to an empty folder
+    if in_place and _is_empty(place) and not _beside(place, "replaced").exists():
+        # A lock cannot lie beside what hangs in a folder that is not the user's, such as a mount of a container.
+        inside = not os.access(place.parent, os.W_OK)
+        with cleaning_up_when_terminated(), exclusive(target, "folder", inside=inside), _filled(place):
+            yield target
+    elif in_place:
+        with cleaning_up_when_terminated(), exclusive(target, "folder"), _replaced(place):
+            yield target
+    else:
+        with (
+            cleaning_up_when_terminated(),
+            exclusive(target, "folder"),
+            tempfile.TemporaryDirectory(prefix=f".{place.name[:100]}.", dir=place.parent) as work,
+        ):
             new = Path(work) / "new"
             new.mkdir()
             yield new
             check_replaceable(target, kind, overwrite=overwrite)  # it may have been filled meanwhile
             old = Path(work) / "old"
             try:
-                if target.exists():
-                    target.rename(old)
-                new.rename(target)
+                if place.exists():
+                    place.rename(old)
+                new.rename(place)
             except BaseException:
-                if old.exists() and not target.exists():
-                    old.rename(target)
+                if old.exists() and not place.exists():
+                    old.rename(place)
                 raise
 
 
 @contextmanager
-def _in_place(target: Path) -> Iterator[None]:
+def _filled(folder: Path) -> Iterator[None]:
+    """Empties an empty folder again after an error."""
+    if not _is_empty(folder):
+        raise NotReplaced(f"{folder} was filled by another run meanwhile; choose another folder.")
+    before = set(folder.iterdir())
+    try:
+        yield
+    except BaseException:
+        for path in set(folder.iterdir()) - before:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _replaced(target: Path) -> Iterator[None]:
     """Puts what is there beside, and back after an error."""
     aside, gone = _beside(target, "replaced"), _beside(target, "gone")
     shutil.rmtree(gone, ignore_errors=True)
@@ -224,15 +272,17 @@ def digest_file(path: str | Path) -> str:
 
 
 @contextmanager
-def exclusive(path: str | Path, what: str = "output") -> Iterator[None]:
+def exclusive(path: str | Path, what: str = "output", *, inside: bool = False) -> Iterator[None]:
     """One run at a time writes a file or folder: a second one, in this process or another, is refused at once.
 
     A hidden lock lies beside `path` meanwhile. The system lets go of it when its holder ends, however that ends, so
-    nothing that a killed run leaves behind can block.
+    nothing that a killed run leaves behind can block. On a file system that knows no locks a file takes its place that
+    tells its holder: one of this machine is known to have ended, for one of another the sentence names the file.
 
     Args:
         path: The file or folder that is written; links are followed. It need not exist; missing parents are made.
         what: What it is, for the sentence: "output", "run folder".
+        inside: Whether the lock lies in the folder `path`, which exists, and not beside it.
 
     Raises:
         ValueError: Another run holds it.
@@ -241,9 +291,19 @@ def exclusive(path: str | Path, what: str = "output") -> Iterator[None]:
     path = Path(path)
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    place = _beside(target, "lock")
-    lock = FileLock(place)
-    if not _acquire(lock, place):
+    place = _beside(target / _RUN if inside else target, "lock")
+    lock = FileLock(place, fallback_to_soft=False)
+    held: bool | None = None
+    try:
+        held = _acquire(lock, place)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    if held is None:
+        with _exclusive_by_name(path, place, what):
+            yield
+        return
+    if not held:
         raise ValueError(
             f"{path} is being written by another run{_holder(place)}; wait for it or choose another {what}."
         )
@@ -262,7 +322,26 @@ def exclusive(path: str | Path, what: str = "output") -> Iterator[None]:
                 place.unlink(missing_ok=True)
 
 
-def _acquire(lock: FileLock, place: Path) -> bool:
+@contextmanager
+def _exclusive_by_name(path: Path, place: Path, what: str) -> Iterator[None]:
+    """`exclusive` where there are no locks: that a file is there tells of its holder."""
+    with suppress(OSError):
+        if not place.stat().st_size:  # of the attempt to lock it
+            place.unlink()
+    place = place.with_suffix(".softlock")  # of another name: what is left of attempts must not be taken for it
+    lock = SoftFileLock(place)
+    if not _acquire(lock, place):
+        raise ValueError(
+            f"{path} is being written by another run{_holder(place)}; wait for it (or remove {place}, if that run has "
+            f"ended), or choose another {what}."
+        )
+    try:
+        yield  # what the file says is for those who look whether its holder has ended
+    finally:
+        lock.release()  # removes it
+
+
+def _acquire(lock: BaseFileLock, place: Path) -> bool:
     """Whether the lock could be had; it may have been removed between opening and locking, hence a few tries."""
     for _ in range(_TRIES):
         try:
@@ -279,8 +358,11 @@ def _acquire(lock: FileLock, place: Path) -> bool:
 def _holder(place: Path) -> str:
     """` (process 12 on host)`, as far as the holder could say."""
     with suppress(OSError, UnicodeDecodeError):
-        if text := place.read_text(encoding="utf-8").strip():
-            return f" ({text})"
+        lines = place.read_text(encoding="utf-8").split("\n")
+        if len(lines) > 2:  # as filelock writes them
+            return f" (process {lines[0]} on {lines[1]})"
+        if lines[0]:
+            return f" ({lines[0]})"
     return ""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from rscc_hf.files import some
+from rscc_hf.files import LITTER, some
 from rscc_hf.pair_items import MAPS, PairItem, PairList, as_text
 from rscc_hf.terminal import count
 
@@ -21,8 +21,6 @@ MAP_LAYOUTS = (("semantic_before", "semantic_after"), ("sem/A", "sem/B"))
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".npy")
 )
-# What file managers leave in every folder they show
-_LITTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))
 
 
 def read_folder(folder: Path, *, outputs: Iterable[Path] = ()) -> PairList:
@@ -160,11 +158,11 @@ def _look_beside(folder: Path, used: tuple[str, ...], outputs: set[Path], unread
         for entry in sorted(os.scandir(folder / parent), key=lambda entry: entry.name):
             place = str(parent / entry.name)
             above = any(one == place or one.startswith(f"{place}/") for one in used)
-            if above or entry.name in _LITTER or (folder / place).resolve() in outputs:
+            if above or entry.name in LITTER or (folder / place).resolve() in outputs:
                 continue
             if entry.name.startswith("."):
                 # the lock of the run itself lies beside its output
-                if not any(entry.name == f".{output.name}.lock" for output in outputs):
+                if not any(entry.name in (f".{one.name}.lock", f".{one.name}.softlock") for one in outputs):
                     unread.hidden.append(as_text(place))
             else:
                 unread.beside.append(as_text(f"{place}/" if entry.is_dir() else place))
@@ -191,7 +189,7 @@ def _walk(root: Path, place: str, inside: str, above: tuple[tuple[int, int], ...
     for entry in sorted(os.scandir(root / place / inside), key=lambda entry: entry.name):
         name = f"{inside}{entry.name}"
         told = as_text(f"{place}/{name}")
-        if entry.name in _LITTER:
+        if entry.name in LITTER:
             continue
         if entry.name.startswith("."):
             unread.hidden.append(told)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rscc_hf.checkpoint import fingerprint_of
-from rscc_hf.files import refuse_input_as_output, write_text
+from rscc_hf.evaluation.report import why_no_report
+from rscc_hf.files import exclusive, refuse_input_as_output, write_text
 
 RESULTS = "results.jsonl"
-_SCORES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider_d", "s_m")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_report(path: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no JSON ({error}); give what `rscc evaluate --json` wrote.") from error
-    complaint = _complaint(report)
+    complaint = why_no_report(report)
     if complaint:
         raise ValueError(f"{path} {complaint}; give what `rscc evaluate --json` wrote.")
     return report
@@ -75,8 +75,8 @@ def add_evaluation(
         predictions: The captions that were scored; where given, that this checkpoint wrote them is checked.
 
     Raises:
-        ValueError: The report or the captions cannot be used, are the file that is written, or the captions are by
-            other weights.
+        ValueError: The report or the captions cannot be used, are the file that is written, the captions are by
+            other weights, or another run writes results there.
     """
     refuse_input_as_output(folder / RESULTS, [report, *([] if predictions is None else [predictions])])
     fingerprint = fingerprint_of(folder)
@@ -90,9 +90,10 @@ def add_evaluation(
         maps=None if settings is None else settings.pop("semantic_maps", None),
         settings=settings or None,
     )
-    kept = [old for old in read_evaluations(folder)[0] if _kind(old) != _kind(new)]
-    lines = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in [*kept, new]]
-    write_text(folder / RESULTS, "".join(lines))
+    with exclusive(folder / RESULTS, "checkpoint"):  # else one of two writers would lose what the other one adds
+        kept = [old for old in read_evaluations(folder)[0] if _kind(old) != _kind(new)]
+        lines = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in [*kept, new]]
+        write_text(folder / RESULTS, "".join(lines))
     return new
 
 
@@ -111,26 +112,13 @@ def read_evaluations(folder: Path) -> tuple[list[Evaluation], int]:
             one = Evaluation(**json.loads(line))
         except (TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}, line {number} is no evaluation ({error}); remove it.") from error
-        complaint = _complaint(one.report)
+        complaint = why_no_report(one.report)
         if complaint:
             raise ValueError(f"{path}, line {number}: its report {complaint}; remove it.")
         found.append(one)
     now = fingerprint_of(folder)
     current = [one for one in found if one.fingerprint == now]
     return current, len(found) - len(current)
-
-
-def _complaint(report: Any) -> str | None:
-    if not isinstance(report, dict) or not {"all", "protocol", "n", "accuracy"} <= report.keys():
-        return "is no report"
-    for part in ("all", "changed", "unchanged"):
-        scores = report.get(part)
-        if scores is None and part != "all":
-            continue
-        missing = [name for name in _SCORES if not isinstance((scores or {}).get(name), int | float)]
-        if missing:
-            return f"has no {missing[0]} in {part}"
-    return None
 
 
 def _settings(predictions: Path, folder: Path, fingerprint: str) -> dict[str, Any]:

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rscc_hf.cards.rendering import is_ours, own_text
 from rscc_hf.files import Written, digest_file, new_folder, refuse_input_as_output, write_text
 from rscc_hf.precision import quick_dtype
 
@@ -25,11 +27,6 @@ PROVENANCE = "conversion.json"
 _READ = {".json", ".safetensors", ".bin", ".txt", ".model"}
 _TRIAL = Path(__file__).with_name("output_trial.py")
 _OURS = ("mmodalcc", "ccexpert")  # model types
-# Modules that go along with a checkpoint, as save_pretrained copies them.
-_CODE = (
-    *("checkpoint_code", "configuration_*", "loading_*", "modeling_*", "change_pair_*", "chat_templates_*"),
-    *("image_processing_*", "pipeline_*", "processing_*", "prompt_writing_*", "token_rows_*"),
-)
 
 
 @dataclass(frozen=True)
@@ -53,12 +50,29 @@ def _why_no_checkpoint(folder: Path) -> str | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except OSError:
         return "is no checkpoint (no config.json)"
-    except ValueError:
-        return None  # of a checkpoint that was damaged
+    except (ValueError, RecursionError):
+        damaged = any(folder.glob("model*.safetensors"))  # else somebody else's config.json
+        return None if damaged else "is no checkpoint (config.json is no JSON, and there are no weights)"
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind is not None and kind not in _OURS:
-        return f"is a checkpoint of another kind (model_type {kind!r})"
-    return None
+    if kind is None:
+        return "is no checkpoint (config.json names no model_type)"
+    return None if kind in _OURS else f"is a checkpoint of another kind (model_type {kind!r})"
+
+
+def _code() -> tuple[str, ...]:
+    """Names of the modules that go along with a checkpoint, as `save_pretrained` copies them."""
+    specs = [find_spec(f"rscc_hf.{package}") for package in ("modeling", "processing")]  # without importing them
+    folders = [Path(place) for spec in specs if spec is not None for place in spec.submodule_search_locations or ()]
+    return tuple(sorted({path.name for folder in folders for path in folder.glob("*.py")} - {"__init__.py"}))
+
+
+def _is_own_card(path: Path) -> bool:
+    """Whether a card is all ours: somebody else's stays, and so does what a user added to ours."""
+    try:
+        card = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return is_ours(card) and not own_text(card)
 
 
 CHECKPOINT = Written(
@@ -66,11 +80,12 @@ CHECKPOINT = Written(
     _why_no_checkpoint,
     (
         *("config.json", "generation_config.json", "conversion.json", "README.md", "results.jsonl"),
-        *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+        *("model.safetensors", "model-[0-9]*-of-[0-9]*.safetensors", "model.safetensors.index.json"),
         *("preprocessor_config.json", "processor_config.json", "chat_template.jinja", "chat_template.json"),
-        *("tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
-        *("merges.txt", *(f"{name}.py" for name in _CODE)),
+        *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
+        *("added_tokens.json", "vocab.json", "merges.txt", *_code()),
     ),
+    {"README.md": _is_own_card},
 )
 """What converters write, and `rscc card` adds."""
 

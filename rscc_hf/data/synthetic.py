@@ -37,22 +37,28 @@ SOURCE = "synthetic"
 _EVENT_SHARES = (0.6, 0.3, 0.1)
 _SHARD = 1000  # pairs in one parquet file
 _BATCH = 20  # pairs that a worker makes at a time
-_MARK = "made by `rscc data synthesize`"
+MARK = "made by `rscc data synthesize`"
+"""What the card of such a data set says, by which it is known."""
+
+
+def _is_ours(card: Path) -> bool:
+    """Whether a card says that its data set was synthesised here."""
+    try:
+        return MARK in card.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
 
 
 def _why_not_ours(folder: Path) -> str | None:
-    """Why a folder is no data set of `synthesize` (see `files.Written`): its card says so, or `rscc card`'s does."""
-    try:
-        card = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        card = ""
-    return None if _MARK in card else f"is no data set {_MARK} (its README.md does not say so)"
+    """Why a folder is no data set of `synthesize` (see `files.Written`): its card would say so."""
+    return None if _is_ours(folder / "README.md") else f"is no data set {MARK} (its README.md does not say so)"
 
 
 DATASET = Written(
     "data set of `rscc data synthesize`",
     _why_not_ours,
     ("README.md", *(f"data/{split}-[0-9]*-of-[0-9]*.parquet" for split in ("train", "validation", "test"))),
+    {"README.md": _is_ours},
 )
 """What `synthesize` writes."""
 
@@ -238,7 +244,7 @@ def synthesize(
         The number of pairs of each split.
 
     Raises:
-        ValueError: `pairs`, `seed` or `workers` is out of range.
+        ValueError: `pairs`, `seed` or `workers` is out of range; or the path of `out` is no text in UTF-8.
         FileExistsError: `out` holds something and is not to be replaced.
     """
     import pyarrow.parquet
@@ -251,6 +257,12 @@ def synthesize(
         workers = _cores()
     if workers < 1:
         raise ValueError(f"workers is {workers}; give at least 1.")
+    try:
+        str(Path(out).resolve()).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{out}: the path is no text in UTF-8, which parquet needs; choose another folder."
+        ) from error
     schema = _features().arrow_schema
     with (
         new_folder(Path(out), overwrite=overwrite, kind=DATASET) as folder,
@@ -333,7 +345,7 @@ def _card(sizes: dict[str, int], seed: int, options: SceneOptions) -> str:
         "- change-captioning\n- synthetic\npretty_name: Synthetic change captioning scenes\nconfigs:\n"
         f"- config_name: default\n  data_files:\n{files}\n---\n\n"
         "# Synthetic change captioning scenes\n\n"
-        f"Procedural pairs of aerial views of one place, before and after, {_MARK}. Nothing "
+        f"Procedural pairs of aerial views of one place, before and after, {MARK}. Nothing "
         "in them is a photograph.\n\n"
         "Columns: `pair_id`, `image_before`, `image_after`, `semantic_before`, `semantic_after` (SECOND's palette, "
         "the whole scene), `change_mask` (0 or 255), `captions` (five), `changed`, `source`, `record` (JSON: what "

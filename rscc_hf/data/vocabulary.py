@@ -290,9 +290,9 @@ def write_vocabulary(
         **options: For `vocabulary_of`.
 
     Raises:
-        ValueError: As `vocabulary_of`; or `out` is not to be replaced, or is, holds or lies in the data set.
+        ValueError: As `vocabulary_of`; or `out` is not to be replaced, or is or holds the data set.
     """
-    refuse_input_as_output(out, [path_or_id])
+    refuse_input_as_output(out, [path_or_id], inside=True)  # readers of the data set pass over such a folder
     with new_folder(out, overwrite=overwrite, kind=VOCABULARY) as folder:
         tokenizer = vocabulary_of(path_or_id, splits, **options)
         tokenizer.save_pretrained(folder)

@@ -39,6 +39,15 @@ CONDITIONS = (
 )
 
 
+#: The stages of CCExpert that are scored, the last first, as on the page.
+SCORED = (
+    ("stage3", "stage III"),
+    ("stage2", "stage II"),
+    ("stage1", "stage I"),
+    ("stage0", "stage 0 (module off)"),
+)
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of the demo's table; every number is in per cent or a score times 100."""

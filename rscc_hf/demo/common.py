@@ -7,7 +7,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,19 +20,21 @@ from rich.table import Table
 from rscc_hf import __version__
 from rscc_hf.conversion.output import CHECKPOINT
 from rscc_hf.data.synthetic import DATASET, synthesize
-from rscc_hf.demo.answers import Row
+from rscc_hf.demo.answers import CONDITIONS, SCORED, Row
 from rscc_hf.demo.report import COLUMNS, NOTHING, cells_of
 from rscc_hf.files import Written, new_folder, write_text
 from rscc_hf.progress import Work, progress
+from rscc_hf.training import run_files
 from rscc_hf.training.recipe import LoopRecipe
 
 R = TypeVar("R")
+#: What the files of predictions are called after: MModalCC's conditions, CCExpert's stages.
+PREDICTED = (*(condition.key for condition in CONDITIONS), *(stage for stage, _ in SCORED))
 #: Pairs of all three splits together (80 / 10 / 10 per cent).
 PAIRS = 3750
 #: Test pairs on the page: the first of each kind in the order of the split, so that nobody picked them.
 GALLERY_CHANGED, GALLERY_UNCHANGED = 12, 4
-#: What a demo leaves in its folder; anything else there stops it.
-WRITTEN = ("data", "model", "stages", "predictions_*.jsonl", "results.json", "report.html")
+RESULTS = "results.json"
 NOTES = (
     "Best constant caption: the frequent reference that scores highest when said of every pair.",
     "One reference in five: each reference scored against the other four of its pair, as another person's description "
@@ -95,35 +97,52 @@ def score_tables(rows: list[Row]) -> list[Table]:
 
 
 def _why_no_demo(folder: Path) -> str | None:
-    """Why a folder is none of a demo (see `files.Written`)."""
-    known = any(path.match(pattern) for path in folder.iterdir() for pattern in WRITTEN)
-    return None if known else "is no folder of a demo"
+    """Why a folder is none of a demo (see `files.Written`): its results tell, which are there from the start."""
+    try:
+        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        results = None
+    known = isinstance(results, dict) and {"rows", "seconds"} <= results.keys()
+    return None if known else f"is no folder of a demo (no {RESULTS} of one)"
 
 
-# Of a training run (see training/output.py), and of the LLaVA-OneVision that stage 0 stands in for.
+# Of a training run, and of the LLaVA-OneVision that stage 0 stands in for.
 _RUN = (
     *CHECKPOINT.names,
-    *("recipe.yaml", "training_log.jsonl", "training_summary.json", "video_preprocessor_config.json", ".*"),
+    *("recipe.yaml", "training_log.jsonl", "training_summary.json", "video_preprocessor_config.json"),
     *("checkpoints/*", "last/*", "tracker/*"),
+    *(
+        run_files.RECORD,
+        f"{run_files.PARTIAL_MODEL}/*",
+        f"{run_files.COMPLETE_MODEL}/*",
+        f"{run_files.COMPLETE_LAST}/*",
+    ),
 )
+_PLACES = {"data": DATASET.checks, "model": CHECKPOINT.checks, "stages/*": CHECKPOINT.checks}
 DEMO = Written(
     "demo",
     _why_no_demo,
     (
-        *("predictions_*.jsonl", "results.json", "report.html", *(f"data/{name}" for name in DATASET.names)),
+        *(RESULTS, "report.html", *(f"predictions_{key}.jsonl" for key in PREDICTED)),
+        *(f"data/{name}" for name in DATASET.names),
         *(f"{folder}/{name}" for folder in ("model", "stages/*") for name in _RUN),
+        *(".*.part", "*/.*.part", ".*.lock", ".*.softlock", "stages/.*lock", ".data.*"),  # of a run that was killed
     ),
+    {f"{folder}/{name}": check for folder, checks in _PLACES.items() for name, check in checks.items()},
 )
 """What a demo writes."""
 
 
-def demo_folder(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
+@contextmanager
+def demo_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """An empty folder at `out`; what an earlier demo left there comes back after an error (`files.new_folder`).
 
     Raises:
         ValueError: `out` holds an earlier demo that is not to be replaced, or something that no demo wrote.
     """
-    return new_folder(out, overwrite=overwrite, kind=DEMO, in_place=True)
+    with new_folder(out, overwrite=overwrite, kind=DEMO, in_place=True) as folder:
+        write_results(folder, [], seconds={})  # by which a run that is killed is known, to be replaced
+        yield folder
 
 
 def train_on(work: Work, console: Console, train: Callable[..., R], recipe: Any, **options: Any) -> R:
@@ -211,4 +230,4 @@ def gallery_indices(test: Dataset) -> list[int]:
 def write_results(out: Path, rows: list[Row], **facts: Any) -> None:
     """`results.json`: the rows of the table and whatever else is told."""
     result = {"rows": [asdict(row) for row in rows], **facts}
-    write_text(out / "results.json", json.dumps(result, indent=1) + "\n")
+    write_text(out / RESULTS, json.dumps(result, indent=1) + "\n")

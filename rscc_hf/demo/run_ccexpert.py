@@ -15,7 +15,7 @@ from rich.console import Console
 
 from rscc_hf.captioner import ChangeCaptioner
 from rscc_hf.data.loading import captions_of, load_pairs
-from rscc_hf.demo.answers import Row, captions_of_split, reference_rows, score_row
+from rscc_hf.demo.answers import SCORED, Row, captions_of_split, reference_rows, score_row
 from rscc_hf.demo.common import (
     NOTES,
     PAIRS,
@@ -42,13 +42,6 @@ from rscc_hf.training.land_cover import LandCoverRecipe, train_land_cover
 from rscc_hf.training.recipe import read_recipe
 
 R = TypeVar("R", bound=CCExpertRecipe)
-#: What is scored, the last first, as on the page.
-SCORED = (
-    ("stage3", "stage III"),
-    ("stage2", "stage II"),
-    ("stage1", "stage I"),
-    ("stage0", "stage 0 (module off)"),
-)
 LIMITS = (
     "Stage 0: the small LLaVA-OneVision, asked about whole pairs before there is a module. It learnt mostly on images "
     "that are grey wherever nothing changed and so sees changes in whole ones too: its row shows what the stages "

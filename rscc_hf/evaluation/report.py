@@ -86,9 +86,24 @@ def check_report_output(path: Path, predictions: Path) -> None:
 def _is_report(path: Path) -> bool:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(content, dict) and {"all", "protocol", "n", "accuracy"} <= content.keys()
+    return why_no_report(content) is None
+
+
+def why_no_report(content: Any) -> str | None:
+    """Why JSON is no report that was written here, as the end of a sentence; None: it is one."""
+    if not isinstance(content, dict) or not {"all", "protocol", "n", "accuracy"} <= content.keys():
+        return "is no report"
+    for part in ("all", "changed", "unchanged"):
+        scores = content.get(part)
+        if scores is None and part != "all":
+            continue
+        numbers = scores if isinstance(scores, dict) else {}
+        missing = [name for name in SCORE_KEYS if not isinstance(numbers.get(name), int | float)]
+        if missing:
+            return f"has no {missing[0]} in {part}"
+    return None
 
 
 def _per_cent(value: float | None) -> str:

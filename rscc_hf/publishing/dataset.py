@@ -22,6 +22,7 @@ from rscc_hf.data.layout import Layout, read_layout
 from rscc_hf.data.loading import load_pairs, split_names
 from rscc_hf.data.rows import check_rows, read_looked_at
 from rscc_hf.data.schema import FEATURES, check_schema
+from rscc_hf.data.synthetic import MARK
 from rscc_hf.publishing.contents import PushError, check_files, choose_files, staged
 from rscc_hf.publishing.leaks import leak_in_text
 from rscc_hf.publishing.model import OnStage
@@ -32,7 +33,6 @@ from rscc_hf.text import first_line
 SHARD_BYTES = 500_000_000
 _TRIAL = Path(__file__).with_name("dataset_trial.py")
 _ROWS = 100  # written at a time
-_SYNTHESIZED = "made by `rscc data synthesize`"
 # Names of a split's shards, as `datasets` and the Hub know them.
 _SHARD = re.compile(r"(?:data/)?[\w.-]+?(?:-\d{5}-of-\d{5})?\.parquet")
 
@@ -317,7 +317,7 @@ def _facts(splits: Mapping[str, Mapping[str, Path]], card: str | None) -> Datase
 def card_stays(folder: Path) -> bool:
     """Whether the folder has a card that goes as it is, because somebody else wrote it."""
     existing = read_card(folder)
-    return existing is not None and not is_ours(existing) and _SYNTHESIZED not in existing
+    return existing is not None and not is_ours(existing) and MARK not in existing
 
 
 def _card(folder: Path, facts: DatasetFacts, repo_id: str, license: str | None, notes: list[str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from rscc_hf.cards.known import known_data
 from rscc_hf.cards.rendering import MARKER, hub_id
 from rscc_hf.cards.results import RESULTS, add_evaluation, read_evaluations
 from rscc_hf.checkpoint import fingerprint_of
+from rscc_hf.files import exclusive
 
 ALONE = "import sys; sys.modules['rscc_hf'] = None\n"  # any import of it fails
 
@@ -131,6 +132,16 @@ def test_a_repeated_evaluation_replaces_the_earlier_one(folder, tmp_path):
     assert "58.12" in card and "59.12" in card and "60.12" in card and "57.12" not in card
 
 
+def test_one_writer_at_a_time_adds_results(folder, tmp_path):
+    report = write_toy_report(tmp_path / "report.json")
+    with exclusive(folder / RESULTS), pytest.raises(ValueError, match=r"by another run .* choose another checkpoint"):
+        add_evaluation(folder, report, "toy", "test")
+    assert not (folder / RESULTS).exists()
+    before = set(folder.iterdir())
+    add_evaluation(folder, report, "toy", "test")
+    assert set(folder.iterdir()) - before == {folder / RESULTS}
+
+
 def test_who_wrote_the_captions_is_checked(folder, tmp_path):
     report = write_toy_report(tmp_path / "report.json")
     row = {"pair_id": "1", "prediction": "x", "model": f"elsewhere@{fingerprint_of(folder)}",
@@ -156,6 +167,7 @@ def test_who_wrote_the_captions_is_checked(folder, tmp_path):
         ("[]", "no report"),
         ("{", "no JSON"),
         ('{"all": {}, "protocol": "words", "n": 1, "accuracy": {}}', "bleu_1 in all"),
+        ('{"all": [], "protocol": "words", "n": 1, "accuracy": {}}', "bleu_1 in all"),
     ],
 )
 def test_what_is_no_report_is_refused(folder, tmp_path, content, said):

@@ -1,6 +1,7 @@
 """`rscc caption`, in process: one pair, many pairs, what is said where, and what is refused."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -373,6 +374,9 @@ def test_where_the_model_of_the_demo_is_looked_for(model, tmp_path, monkeypatch)
     shutil.rmtree(tmp_path / "demo_output")
     remember_demo_model(tmp_path / "deleted")
     assert find_demo_model() is None
+    odd = shutil.copytree(model, tmp_path / os.fsdecode(b"odd \xe9 ") / "model ")
+    remember_demo_model(odd)
+    assert find_demo_model() == str(odd)
 
 
 def test_a_range_of_values_is_asked_for_and_taken(model, tmp_path, write_image) -> None:

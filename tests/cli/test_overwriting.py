@@ -2,22 +2,25 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import watched
 from typer.testing import CliRunner, Result
 
+from rscc_hf.cards.rendering import MARKER
 from rscc_hf.cards.results import add_evaluation
 from rscc_hf.cli import app
 from rscc_hf.conversion.output import CHECKPOINT
 from rscc_hf.data.synthetic import DATASET
 from rscc_hf.data.vocabulary import SPECIALS, VOCABULARY
-from rscc_hf.demo.common import DEMO
+from rscc_hf.demo.common import DEMO, demo_folder
 from rscc_hf.files import Written, check_replaceable, new_folder, write_text
 
 # Every command that makes a folder: how it is called, what it may replace, and the mark of that. What it reads need
@@ -48,7 +51,11 @@ COMMANDS: dict[str, tuple[Callable[[Path], list[object]], Written, dict[str, str
         CHECKPOINT,
         {"config.json": '{"model_type": "ccexpert"}', "conversion.json": "{}"},
     ),
-    "demo": (lambda out: ["demo", "--output", out], DEMO, {"report.html": "old", "model/config.json": "{}"}),
+    "demo": (
+        lambda out: ["demo", "--output", out],
+        DEMO,
+        {"results.json": '{"rows": [], "seconds": {}}', "report.html": "old", "model/config.json": "{}"},
+    ),
 }
 each_command = pytest.mark.parametrize("command", COMMANDS)
 
@@ -124,7 +131,7 @@ def test_what_another_command_wrote_is_not_replaced(command: str, tmp_path: Path
 def test_places_that_are_never_replaced(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = COMMANDS[command][2]
     here = make(tmp_path / "here", mark)
-    (here / "inner").mkdir()
+    make(here / "inner", {"file": "an empty one would be filled by the demo"})
     monkeypatch.chdir(here / "inner")
     for out in (here, Path(".."), Path()):
         assert "the folder you work in" in refused(command, out, "--overwrite")
@@ -141,7 +148,7 @@ def test_places_that_are_never_replaced(command: str, tmp_path: Path, monkeypatc
         assert "is a link" in refused(command, out, "--overwrite")
         assert out.is_symlink()
     assert "is a file" in refused(command, make(tmp_path, {"file": "x"}) / "file", "--overwrite")
-    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "ours")
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path).name == "ours")
     assert "mount point" in refused(command, ours, "--overwrite")
 
 
@@ -160,12 +167,111 @@ def test_checkpoints_of_other_models_are_not_replaced(tmp_path: Path) -> None:
     assert "checkpoints/step-1/x, training_log.jsonl" in refused("mmodalcc", out, "--overwrite")
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ('{"port": 80}', "config.json names no model_type"),
+        ("[]", "config.json names no model_type"),
+        ("{port: 80}", "config.json is no JSON, and there are no weights"),
+    ],
+)
+def test_somebody_elses_config_is_no_checkpoint(config: str, said: str, tmp_path: Path) -> None:
+    assert said in refused("mmodalcc", make(tmp_path / "out", {"config.json": config}), "--overwrite")
+
+
+@pytest.mark.parametrize("name", ["modeling_mine.py", "tokenizer_mine.json", "model-of-my-own-of-it.safetensors"])
+def test_files_that_are_called_like_ours_stay(name: str, tmp_path: Path) -> None:
+    out = make(tmp_path / "out", {**COMMANDS["ccexpert"][2], name: "mine"})
+    assert f"holds {name} beside the checkpoint" in refused("ccexpert", out, "--overwrite")
+
+
+@pytest.mark.parametrize("place", ["", "model/", "stages/stage1/"])
+@pytest.mark.parametrize(("card", "stays"), [("my notes", True), (f"ours {MARKER} mine", True), (MARKER, False)])
+def test_a_card_with_words_of_the_user_stays(place: str, card: str, stays: bool, tmp_path: Path) -> None:
+    command = "demo" if place else "ccexpert"
+    out = make(tmp_path / "out", {**COMMANDS[command][2], f"{place}README.md": card})
+    if stays:
+        assert f"holds {place}README.md (by somebody else)" in refused(command, out, "--overwrite")
+    else:
+        check_replaceable(out, COMMANDS[command][1], overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"model/config.json": '{"model_type": "mmodalcc"}', "model/model.safetensors": "days"},
+        {"data/README.md": "Pairs, made by `rscc data synthesize`.", "data/data/train-0-of-1.parquet": "x"},
+        {"report.html": "mine"},
+        {"results.json": '{"mine": 1}'},
+    ],
+)
+def test_a_folder_is_of_a_demo_where_its_results_are(files: dict[str, str], tmp_path: Path) -> None:
+    assert "is no folder of a demo" in refused("demo", make(tmp_path / "out", files), "--overwrite")
+    out = make(tmp_path / "more", {**COMMANDS["demo"][2], "predictions_mine.jsonl": "mine"})
+    assert "holds predictions_mine.jsonl beside the demo" in refused("demo", out, "--overwrite")
+
+
+def test_what_a_killed_demo_left_is_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(RuntimeError), demo_folder(out, overwrite=False):
+        files = (".data.x1/new/data/train-00000-of-00001.parquet", ".model.lock", "model/.recipe.yaml.12.part")
+        kept = shutil.copytree(make(out, dict.fromkeys(files, "half")), tmp_path / "kept")
+        raise RuntimeError
+    assert not out.exists() and DEMO.foreign(kept) == []
+    check_replaceable(kept, DEMO, overwrite=True)
+
+
+def test_an_empty_folder_is_filled_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (tmp_path / "link").symlink_to(here)
+    (here / ".DS_Store").touch()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path).name == "here")
+    for number, place in enumerate((Path(), here, tmp_path / "link", Path("../link"))):
+        monkeypatch.setattr("rscc_hf.files.os.access", lambda path, mode, number=number: number < 2)
+        before = here.stat().st_ino
+        for error in (KeyboardInterrupt, None):
+            with suppress(KeyboardInterrupt), new_folder(place, in_place=True) as folder:
+                assert folder == place
+                with pytest.raises(ValueError, match="another run"), new_folder(here, in_place=True):
+                    raise AssertionError("two writers")
+                make(folder, {"file": "new", "deep/file": "new"})
+                if error is not None:
+                    raise error
+            names = {".DS_Store"} | ({"file", "deep"} if error is None else set())
+            assert {path.name for path in here.iterdir()} == names and here.stat().st_ino == before
+        with pytest.raises(ValueError, match=r"exists|work in"), new_folder(place, in_place=True):
+            raise AssertionError("it is filled")
+        (here / "file").unlink()
+        shutil.rmtree(here / "deep")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "link", "work"]
+
+
+def test_a_link_to_an_empty_folder_is_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "empty").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "empty")
+    with new_folder(tmp_path / "out") as folder:
+        assert folder.parent.parent == tmp_path / "disk", "the same disk: a rename is all that is left to do"
+        make(folder, {"new.txt": "new"})
+    assert (tmp_path / "out").is_symlink() and contents(tmp_path / "disk") == {"empty/new.txt": b"new"}
+    assert "is a link" in refused("synthesize", tmp_path / "out", "--overwrite")
+
+
 def test_a_data_set_is_replaced_whole(tmp_path: Path) -> None:
     out = make(tmp_path / "out", COMMANDS["synthesize"][2])
     result = run(*COMMANDS["synthesize"][0](out), "--overwrite")
     assert result.exit_code == 0, result.output
     assert (out / "data" / "train-00000-of-00001.parquet").read_bytes() != b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "work"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+@pytest.mark.parametrize("command", ["synthesize", "demo"])
+def test_a_path_that_parquet_cannot_take_is_told_before_the_work(command: str, tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"odd\xe9")
+    assert "no text in UTF-8, which parquet needs; choose another folder" in refused(command, out)
+    assert not out.exists()
 
 
 def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
@@ -216,6 +322,7 @@ def test_a_report_goes_over_an_earlier_report_only(tmp_path: Path, monkeypatch: 
     (tmp_path / "link.json").symlink_to(predictions)
     (tmp_path / "hard.json").hardlink_to(predictions)
     notes = make(tmp_path, {"notes.json": '{"mine": 1}'}) / "notes.json"
+    likeness = make(tmp_path, {"like.json": '{"all": {}, "protocol": 1, "n": 1, "accuracy": {}}'}) / "like.json"
     before = contents(tmp_path)
 
     def never(*_: object, **__: object) -> None:
@@ -227,6 +334,7 @@ def test_a_report_goes_over_an_earlier_report_only(tmp_path: Path, monkeypatch: 
         (tmp_path / "link.json", "is an input"),
         (tmp_path / "hard.json", "is an input"),
         (notes, "is no report of `rscc evaluate`, so it is not replaced"),
+        (likeness, "is no report of `rscc evaluate`, so it is not replaced"),
         (tmp_path, "is a folder"),
     ):
         result = run("evaluate", predictions, "--json", out)

@@ -43,6 +43,7 @@ def write(out: Path, text: str, *, overwrite: bool = False) -> None:
     with new_checkpoint(out, overwrite=overwrite) as folder:
         assert folder.parent.parent == out.parent  # the same disk: a rename is all that is left to do
         (folder / "config.json").write_text(text)
+        (folder / "model.safetensors").touch()  # beside damaged JSON they make it a checkpoint
 
 
 def test_it_appears_at_the_end(tmp_path: Path) -> None:

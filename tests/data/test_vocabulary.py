@@ -25,6 +25,7 @@ from rscc_hf.data.vocabulary import (
     vocabulary_of,
     word_tokenizer_from_word_map,
     words_of,
+    write_vocabulary,
 )
 
 GOLDEN = Path(__file__).resolve().parents[2] / "../shared/golden/mmodalcc"
@@ -256,3 +257,13 @@ def test_only_the_training_split_counts_unless_all_are_asked_for(folder):
     assert vocabulary_of(folder, kind="unigram", vocab_size=30)("a road")["input_ids"][0] == 1
     with pytest.raises(ValueError, match="kind"):
         vocabulary_of(folder, kind="bpe")
+
+
+def test_it_may_lie_in_the_folder_of_its_data_set(folder, caplog):
+    before = vocabulary_of(folder, "all").get_vocab()
+    write_vocabulary(folder, folder / "vocab", "all")
+    assert AutoTokenizer.from_pretrained(folder / "vocab").get_vocab() == before
+    assert vocabulary_of(folder, "all").get_vocab() == before and caplog.messages == []
+    for out in (folder, folder.parent):
+        with pytest.raises(ValueError, match="choose another output"):
+            write_vocabulary(folder, out, overwrite=True)

@@ -12,10 +12,11 @@ from rich.console import Console
 from transformers import AutoConfig
 
 from rscc_hf import CCExpertForConditionalGeneration, ChangeCaptioner
+from rscc_hf.demo.answers import SCORED
 from rscc_hf.demo.common import DEMO, DemoResult
 from rscc_hf.demo.gallery_ccexpert import heat_map
 from rscc_hf.demo.onevision import SmallOneVision, make_tokenizer, write_new, write_trained
-from rscc_hf.demo.run_ccexpert import SCORED, run_ccexpert
+from rscc_hf.demo.run_ccexpert import run_ccexpert
 from rscc_hf.files import check_replaceable
 
 SIZES = SmallOneVision(

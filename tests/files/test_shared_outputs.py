@@ -1,8 +1,10 @@
 """Outputs that two runs want, and outputs that are inputs."""
 
+import errno
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -82,6 +84,47 @@ def test_another_process_holds_it_until_it_is_killed(tmp_path):
     with exclusive(output):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_one_run_at_a_time_where_a_file_system_knows_no_locks(tmp_path, monkeypatch, code, recwarn):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    output, mark = tmp_path / "out", tmp_path / ".out.softlock"
+    for _ in range(2):
+        with exclusive(output):
+            message = (
+                rf"another run \(process {os.getpid()} on .+\); wait for it \(or remove .*softlock, if that run has"
+            )
+            with pytest.raises(ValueError, match=message), exclusive(output):
+                raise AssertionError("two writers")
+            assert mark.is_file()
+            write_text(output, "written")
+        assert list(tmp_path.iterdir()) == [output]
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mark.write_text(f"{ended.pid}\n{socket.gethostname()}\n")  # what a killed run of this machine leaves
+    with exclusive(output):
+        pass
+    mark.write_text("1\nanother-machine\n")
+    with pytest.raises(ValueError, match=r"process 1 on another-machine\)"), exclusive(output):
+        raise AssertionError("two writers")
+    assert sorted(tmp_path.iterdir()) == [mark, output] and not recwarn.list
+
+
+def test_another_error_of_a_lock_is_told(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_):
+        raise OSError(errno.EIO, "the disk is gone")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="the disk is gone"), exclusive(tmp_path / "out"):
+        raise AssertionError
 
 
 def test_never_two_at_once_however_often_it_is_let_go(tmp_path):
