@@ -10,6 +10,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from rscc_hf.modeling import MModalCCConfig, MModalCCForConditionalGeneration
+from rscc_hf.modeling.modeling_mmodalcc_encoder import laid_out
 
 Make = Callable[..., MModalCCForConditionalGeneration]
 Inputs = Callable[..., dict[str, torch.Tensor]]
@@ -54,7 +55,7 @@ def test_batch_statistics_are_those_of_one_date_and_one_stream(make_model: Make,
     expected = {name: copy.deepcopy(backbone) for name, backbone in model.backbones().items()}
     for name, values in zip(expected, inputs.values(), strict=True):
         for date in range(2):  # in the layout in which the model reads them: equal to the bit
-            expected[name](values[:, date].contiguous(memory_format=torch.channels_last))
+            expected[name](laid_out(values[:, date]))
     block = model.encoder.enhancement.blocks[0]
     calls: list[torch.Size] = []
     block.register_forward_pre_hook(lambda _, args: calls.append(args[0].shape))
