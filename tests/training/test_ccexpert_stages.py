@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from toy_ccexpert_stages import save_llava, save_start, stage_recipe, train_double
 from toy_pairs import SIDE, write_pairs
+from toy_runs import Stop, stop_at
 from transformers import LlavaOnevisionForConditionalGeneration
 from two_processes import launch
 
@@ -45,18 +46,6 @@ def distance(one, other) -> float:
 
 def state_of(result) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in result.task.model.state_dict().items()}
-
-
-class Stop(Exception):
-    """Stands for the death of a process."""
-
-
-def stop_at(step):
-    def on_step(done, total, loss):
-        if done == step:
-            raise Stop
-
-    return on_step
 
 
 @pytest.mark.parametrize(

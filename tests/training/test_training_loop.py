@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toy_runs import Stop, stop_at
 from toy_task import ToyModel, ToySamples, ToyTask, collate, sample, toy_recipe
 from two_processes import launch
 
@@ -34,18 +35,6 @@ def weights(result_or_folder) -> torch.Tensor:
 
 def distance(one, other) -> float:
     return float((weights(one) - weights(other)).abs().max())
-
-
-class Stop(Exception):
-    """Stands for the death of a process."""
-
-
-def stop_at(step):
-    def on_step(done, total, loss):
-        if done == step:
-            raise Stop
-
-    return on_step
 
 
 def interrupted(recipe, stops):
