@@ -6,7 +6,6 @@ VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 SETUP := pyproject.toml setup.cfg constraints.txt
-PACKAGES := rscc_hf modeling processing training
 
 # Setuptools' general advice about editable installations, which is none of the reader's business; errors stay.
 export PYTHONWARNINGS := ignore:Editable installation
