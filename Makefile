@@ -7,8 +7,6 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 SETUP := pyproject.toml setup.cfg constraints.txt
 
-# Setuptools' general advice about editable installations, which is none of the reader's business; errors stay.
-export PYTHONWARNINGS := ignore:Editable installation
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Errors only: what pip warns of are the machine's own settings of it.
 PIP := pip install -qq

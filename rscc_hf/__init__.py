@@ -7,6 +7,9 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+import rscc_hf.links  # noqa: F401  (before what the links lead to)
+
+# isort: split
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 # transformers before 5.18 hides this class at its top level where torchvision is absent, though it needs none
