@@ -126,7 +126,7 @@ def measure(work: Path, layers: int, parts: int, kind: str) -> dict[str, Any]:
     release, out = work / "release", work / "out"
     release.mkdir()
     sizes = write_release(release, layers, parts, kind)
-    command = [sys.executable, "-m", "rscc_hf.cli", "convert", "ccexpert", str(release), str(out)]
+    command = [sys.executable, "-m", "rscc_hf.commands.app", "convert", "ccexpert", str(release), str(out)]
     done = subprocess.run([sys.executable, "-c", METER, *command], stdout=subprocess.PIPE, text=True, check=True)
     used = json.loads(done.stdout)
     if used["status"]:

@@ -29,15 +29,15 @@ import torch
 from _machine import facts, write_result
 
 from rscc_hf.data.loading import captions_of, load_pairs
-from rscc_hf.data.synthetic import synthesize
 from rscc_hf.demo.onevision import SmallOneVision, make_tokenizer, write_new, write_trained
 from rscc_hf.demo.run_ccexpert import stage_recipe
 from rscc_hf.demo.run_mmodalcc import demo_recipe
-from rscc_hf.training.ccexpert import CCExpertTask, train_ccexpert
-from rscc_hf.training.ccexpert_recipe import CCExpertRecipe, Stage1Recipe, Stage2Recipe
-from rscc_hf.training.land_cover import LandCoverRecipe, LandCoverTask
-from rscc_hf.training.loop import train
-from rscc_hf.training.mmodalcc import MModalCCTask
+from rscc_hf.synthetic.dataset import synthesize
+from rscc_hf.training.aids.land_cover import LandCoverRecipe, LandCoverTask
+from rscc_hf.training.engine.loop import train
+from rscc_hf.training.systems.ccexpert.recipe import CCExpertRecipe, Stage1Recipe, Stage2Recipe
+from rscc_hf.training.systems.ccexpert.task import CCExpertTask, train_ccexpert
+from rscc_hf.training.systems.mmodalcc.task import MModalCCTask
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 BARS = {"mmodalcc": {"machine": 0.25, "avx2": 0.35}}

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rscc_hf.data.synthetic import SceneOptions, synthesize
+from rscc_hf.synthetic.dataset import SceneOptions, synthesize
 
 
 def measure(pairs: int, workers: int, size: int) -> tuple[float, int]:

@@ -29,7 +29,7 @@ from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
 from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
 
 if TYPE_CHECKING:
-    from rscc_hf.captioner import ChangeCaptioner
+    from rscc_hf.inference.captioner import ChangeCaptioner
 
 try:
     __version__ = version("rscc_hf")
@@ -57,7 +57,7 @@ PIPELINE_REGISTRY.register_pipeline(
 
 # imported on first use: they need more than a model does
 _LAZY = {
-    "ChangeCaptioner": "rscc_hf.captioner",
+    "ChangeCaptioner": "rscc_hf.inference.captioner",
 }
 
 

@@ -20,7 +20,7 @@ from rscc_hf import (
 )
 from rscc_hf.data.vocabulary import build_word_tokenizer
 
-sys.path.insert(0, str(Path(__file__).parent))  # for `toy_tokenizers`
+sys.path.insert(0, str(Path(__file__).parent))  # for `toys` and `watched`
 
 # A busy machine is no fault of the code: how long an example takes is never a reason to fail.
 settings.register_profile("any machine", deadline=None)

@@ -6,8 +6,8 @@
 `--help` lists every key. The same in a program: `train_ccexpert(Stage1Recipe(train_data=..., init_from=...))`.
 """
 
-from rscc_hf.training.ccexpert import run_stage
-from rscc_hf.training.ccexpert_recipe import Stage1Recipe
+from rscc_hf.training.systems.ccexpert.recipe import Stage1Recipe
+from rscc_hf.training.systems.ccexpert.task import run_stage
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -19,18 +19,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer
 
-from rscc_hf.cards import write_model_card
+from rscc_hf.checkpoint_folder import new_checkpoint
 from rscc_hf.conversion.ccexpert import carried, official_to_ours, rename_state_dict, translate_config
 from rscc_hf.conversion.checks import check_complete
-from rscc_hf.conversion.output import (
-    Source,
-    check_unchanged,
-    new_checkpoint,
-    run_a_pair,
-    source_of,
-    stamps,
-    write_provenance,
-)
+from rscc_hf.conversion.output import Source, check_unchanged, source_of, stamps, write_provenance
 from rscc_hf.conversion.shards import (
     MAX_FILE_BYTES,
     WeightFile,
@@ -43,9 +35,11 @@ from rscc_hf.conversion.shards import (
     write_index,
     write_safetensors,
 )
+from rscc_hf.hub.cards import write_model_card
 from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
 from rscc_hf.processing.chat_templates_ccexpert import RELEASE_PROMPT, prepare_tokenizer
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
+from rscc_hf.trial import run_a_pair
 
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.model"),

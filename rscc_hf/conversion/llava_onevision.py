@@ -17,7 +17,7 @@ from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFound
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
-from rscc_hf.cards import write_model_card
+from rscc_hf.checkpoint_folder import new_checkpoint
 from rscc_hf.conversion.ccexpert_release import (
     CONFIG_ERRORS,
     HEAD,
@@ -31,13 +31,7 @@ from rscc_hf.conversion.ccexpert_release import (
     why,
 )
 from rscc_hf.conversion.checks import check_complete, check_depth
-from rscc_hf.conversion.output import (
-    check_unchanged,
-    new_checkpoint,
-    run_a_pair,
-    stamps,
-    write_provenance,
-)
+from rscc_hf.conversion.output import check_unchanged, stamps, write_provenance
 from rscc_hf.conversion.shards import (
     MAX_FILE_BYTES,
     WeightFile,
@@ -47,10 +41,12 @@ from rscc_hf.conversion.shards import (
     find_weight_files,
     read_json,
 )
+from rscc_hf.hub.cards import write_model_card
 from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
 from rscc_hf.modeling.loading_ccexpert import may_be_left_out, our_name, translate_config
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
 from rscc_hf.text import first_line
+from rscc_hf.trial import run_a_pair
 
 MODEL_TYPE = "llava_onevision"
 _NEW = "integration."

@@ -19,22 +19,17 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from rscc_hf.cards import write_model_card
+from rscc_hf.checkpoint_folder import new_checkpoint
 from rscc_hf.conversion.mmodalcc import rename_state_dict
-from rscc_hf.conversion.output import (
-    check_unchanged,
-    new_checkpoint,
-    run_a_pair,
-    source_of,
-    stamps,
-    write_provenance,
-)
+from rscc_hf.conversion.output import check_unchanged, source_of, stamps, write_provenance
 from rscc_hf.conversion.pickle_reader import ReleasedFile, modules_of, open_released, state_dict_of
 from rscc_hf.conversion.pickle_reader_machine import Placeholder
 from rscc_hf.data.vocabulary import END, PAD, START, read_word_map, word_tokenizer_from_word_map
+from rscc_hf.hub.cards import write_model_card
 from rscc_hf.modeling import MModalCCConfig, MModalCCForConditionalGeneration
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
 from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
+from rscc_hf.trial import run_a_pair
 
 PARTS = ("encoder_image", "encoder_image2", "encoder_feat", "decoder")
 """Keys of the modules in a released file."""

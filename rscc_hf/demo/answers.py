@@ -14,10 +14,10 @@ from typing import Any
 
 from datasets import Dataset
 
-from rscc_hf.captioner import ChangeCaptioner
-from rscc_hf.data.caption_facts import judge
-from rscc_hf.data.synthetic import plain_sentence
 from rscc_hf.evaluation import ChangeCaptionScorer
+from rscc_hf.inference.captioner import ChangeCaptioner
+from rscc_hf.synthetic.caption_facts import judge
+from rscc_hf.synthetic.dataset import plain_sentence
 
 #: What is looked up in the record, in the order of the table.
 CONTENT = ("kind", "object", "place", "count")

@@ -18,14 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from rscc_hf import __version__
-from rscc_hf.conversion.output import CHECKPOINT
-from rscc_hf.data.synthetic import DATASET, synthesize
+from rscc_hf.checkpoint_folder import CHECKPOINT
 from rscc_hf.demo.answers import CONDITIONS, SCORED, Row
 from rscc_hf.demo.report import COLUMNS, NOTHING, cells_of
 from rscc_hf.files import Written, new_folder, write_text
 from rscc_hf.progress import Work, progress
-from rscc_hf.training import run_files
-from rscc_hf.training.recipe import LoopRecipe
+from rscc_hf.synthetic.dataset import DATASET, synthesize
+from rscc_hf.training.engine import run_files
+from rscc_hf.training.engine.recipe import LoopRecipe
 
 R = TypeVar("R")
 #: What the files of predictions are called after: MModalCC's conditions, CCExpert's stages.

@@ -9,8 +9,8 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from rscc_hf.captioner import ChangeCaptioner
 from rscc_hf.demo.report import data_uri, judged
+from rscc_hf.inference.captioner import ChangeCaptioner
 
 #: Opacity of the strongest change on an image.
 _OPACITY = 0.75

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from rscc_hf.captioner import ChangeCaptioner
 from rscc_hf.demo.report import data_uri, judged
+from rscc_hf.inference.captioner import ChangeCaptioner
 
 
 @dataclass(frozen=True)

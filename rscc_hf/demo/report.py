@@ -13,12 +13,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from rscc_hf.data.caption_facts import judge
 from rscc_hf.data.captions import is_no_change
 from rscc_hf.data.palette import CLASSES
-from rscc_hf.data.synthetic import plain_sentence
 from rscc_hf.demo.answers import CONTENT, Row
 from rscc_hf.files import write_text
+from rscc_hf.synthetic.caption_facts import judge
+from rscc_hf.synthetic.dataset import plain_sentence
 
 COLUMNS = (
     "BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D", "S*m",

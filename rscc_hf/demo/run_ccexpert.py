@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from datasets import Dataset
 from rich.console import Console
 
-from rscc_hf.captioner import ChangeCaptioner
 from rscc_hf.data.loading import captions_of, load_pairs
 from rscc_hf.demo.answers import SCORED, Row, captions_of_split, reference_rows, score_row
 from rscc_hf.demo.common import (
@@ -35,11 +34,12 @@ from rscc_hf.demo.gallery_ccexpert import closed_levels, gallery_entries
 from rscc_hf.demo.onevision import SmallOneVision, make_tokenizer, write_new, write_trained
 from rscc_hf.demo.report import Curve, read_log, write_report
 from rscc_hf.evaluation import ChangeCaptionScorer
+from rscc_hf.inference.captioner import ChangeCaptioner
 from rscc_hf.progress import Work
-from rscc_hf.training.ccexpert import train_ccexpert
-from rscc_hf.training.ccexpert_recipe import CCExpertRecipe, Stage1Recipe, Stage2Recipe, Stage3Recipe
-from rscc_hf.training.land_cover import LandCoverRecipe, train_land_cover
-from rscc_hf.training.recipe import read_recipe
+from rscc_hf.training.aids.land_cover import LandCoverRecipe, train_land_cover
+from rscc_hf.training.engine.recipe import read_recipe
+from rscc_hf.training.systems.ccexpert.recipe import CCExpertRecipe, Stage1Recipe, Stage2Recipe, Stage3Recipe
+from rscc_hf.training.systems.ccexpert.task import train_ccexpert
 
 R = TypeVar("R", bound=CCExpertRecipe)
 LIMITS = (

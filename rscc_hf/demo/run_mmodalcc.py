@@ -12,7 +12,6 @@ from typing import Any
 from datasets import Dataset
 from rich.console import Console
 
-from rscc_hf.captioner import ChangeCaptioner
 from rscc_hf.data.loading import load_pairs
 from rscc_hf.demo.answers import CONDITIONS, Row, captions_of_split, reference_rows, score_row
 from rscc_hf.demo.common import (
@@ -33,9 +32,11 @@ from rscc_hf.demo.common import (
 from rscc_hf.demo.gallery_mmodalcc import gallery_entry
 from rscc_hf.demo.report import read_log, write_report
 from rscc_hf.evaluation import ChangeCaptionScorer
+from rscc_hf.inference.captioner import ChangeCaptioner
 from rscc_hf.progress import Work
-from rscc_hf.training.mmodalcc import MModalCCRecipe, train_mmodalcc
-from rscc_hf.training.recipe import read_recipe
+from rscc_hf.training.engine.recipe import read_recipe
+from rscc_hf.training.systems.mmodalcc.recipe import MModalCCRecipe
+from rscc_hf.training.systems.mmodalcc.task import train_mmodalcc
 
 RECIPE = "mmodalcc_synthetic.yaml"
 NOTE_ON_MAPS = (

@@ -15,21 +15,16 @@ import torch
 import watched
 from safetensors.torch import load_file, save_file
 
-from rscc_hf.cards import write_model_card
-from rscc_hf.conversion.output import (
-    check_unchanged,
-    new_checkpoint,
-    run_a_pair,
-    source_of,
-    stamps,
-    write_provenance,
-)
+from rscc_hf.checkpoint_folder import new_checkpoint
+from rscc_hf.conversion.output import check_unchanged, source_of, stamps, write_provenance
 from rscc_hf.files import new_folder
+from rscc_hf.hub.cards import write_model_card
+from rscc_hf.trial import run_a_pair
 
 KILLED = """
 import sys, time
 from pathlib import Path
-from rscc_hf.conversion.output import new_checkpoint
+from rscc_hf.checkpoint_folder import new_checkpoint
 old, new = map(Path, sys.argv[1:])
 with new_checkpoint(old, overwrite=True) as one, new_checkpoint(new, overwrite=True) as two:
     for folder in (one, two):

@@ -12,13 +12,13 @@ import pytest
 import torch
 import watched
 from safetensors.torch import load_file, save_file
-from toy_ccexpert_release import SIDE, Weights, release_config, release_weights, write_release
-from toy_tokenizers import byte_level_tokenizer
+from toys.ccexpert_release import SIDE, Weights, release_config, release_weights, write_release
+from toys.word_tokenizers import byte_level_tokenizer
 from transformers import AutoModel, AutoProcessor
 from typer.testing import CliRunner, Result
 
 import rscc_hf  # noqa: F401 (registers the classes)
-from rscc_hf.cli import app
+from rscc_hf.commands.app import app
 from rscc_hf.conversion import ccexpert_release
 from rscc_hf.conversion.ccexpert import rename_state_dict, translate_config
 from rscc_hf.processing.chat_templates_ccexpert import RELEASE_PROMPT

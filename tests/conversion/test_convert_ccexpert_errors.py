@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_ccexpert_release import (
+from toys.ccexpert_release import (
     MODULE,
     TOWER,
     Weights,
@@ -23,7 +23,7 @@ from toy_ccexpert_release import (
 )
 from typer.testing import CliRunner
 
-from rscc_hf.cli import app
+from rscc_hf.commands.app import app
 
 WEIGHTS = release_weights()
 NORM = "model.layers.{}.input_layernorm.weight"

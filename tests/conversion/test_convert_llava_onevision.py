@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from toy_tokenizers import chatml_tokenizer
+from toys.word_tokenizers import chatml_tokenizer
 from transformers import (
     AutoModel,
     AutoProcessor,
@@ -20,7 +20,7 @@ from transformers import (
 from typer.testing import CliRunner, Result
 
 import rscc_hf  # noqa: F401 (registers the classes)
-from rscc_hf.cli import app
+from rscc_hf.commands.app import app
 from rscc_hf.conversion import llava_onevision
 from rscc_hf.processing.chat_templates_ccexpert import PAPER_PROMPT
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import watched
 from torch import nn
-from toy_mmodalcc_release import (
+from toys.mmodalcc_release import (
     DECODER_HEADS,
     DEPTHS,
     ENCODER_HEADS,
@@ -30,7 +30,7 @@ from toy_mmodalcc_release import (
 from typer.testing import CliRunner, Result
 
 from rscc_hf import MModalCCForConditionalGeneration, MModalCCProcessor
-from rscc_hf.cli import app
+from rscc_hf.commands.app import app
 from rscc_hf.conversion import mmodalcc_release
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared/golden/mmodalcc"
@@ -75,7 +75,7 @@ def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_the_golden_release_answers_as_its_authors_code_did(tmp_path: Path) -> None:
     (release,) = GOLDEN.glob("*.pth.tar")
     (words,) = GOLDEN.glob("WORDMAP*.json")
-    done = run("-m", "rscc_hf.cli", "convert", "mmodalcc", release, "--word-map", words, "out", cwd=tmp_path)
+    done = run("-m", "rscc_hf.commands.app", "convert", "mmodalcc", release, "--word-map", words, "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Loaded in a new process, it says" in done.stdout
     assert done.stderr.startswith("33 weights dropped, which the model never uses")

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from torch import nn
-from toy_hostile_checkpoints import CASES, FUNCTIONS, system
-from toy_mmodalcc_release import make, saved, write_word_map
+from toys.hostile_checkpoints import CASES, FUNCTIONS, system
+from toys.mmodalcc_release import make, saved, write_word_map
 from typer.testing import CliRunner
 from watched import run
 
-from rscc_hf.cli import app
+from rscc_hf.commands.app import app
 
 # What Python reports when something is unpickled, run or started.
 _ACTS = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen")
@@ -98,7 +98,7 @@ def test_there_are_enough_of_them_and_their_payloads_are_live(folder: Path, watc
 def test_in_a_process_of_its_own(case: str, folder: Path) -> None:
     build, reason = CASES[case]
     (folder / "release.pth.tar").write_bytes(build())
-    done = run([sys.executable, "-m", "rscc_hf.cli", *ARGUMENTS], capture_output=True, text=True, check=False)
+    done = run([sys.executable, "-m", "rscc_hf.commands.app", *ARGUMENTS], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1 and reason in done.stderr
     assert sorted(path.name for path in folder.iterdir()) == ["release.pth.tar", "words.json"]

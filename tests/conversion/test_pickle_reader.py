@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_mmodalcc_release import make, saved
+from toys.mmodalcc_release import make, saved
 
 from rscc_hf.conversion.mmodalcc_release import CLASSES
 from rscc_hf.conversion.pickle_reader import modules_of, open_released, state_dict_of

@@ -144,7 +144,7 @@ def test_turns_of_words_form_a_circle(caption):
 
 
 def test_every_phrase_of_the_synthetic_scenes_moves_with_its_place():
-    words = pytest.importorskip("rscc_hf.data.scenes.words")
+    words = pytest.importorskip("rscc_hf.synthetic.words")
     for place, spoken in words.PLACE_WORDS.items():
         for move in Move:
             quarter = move in (Move.ROTATE_90, Move.ROTATE_270)
@@ -159,8 +159,8 @@ def test_every_phrase_of_the_synthetic_scenes_moves_with_its_place():
 
 def test_moved_synthetic_captions_are_true_of_the_moved_record():
     """What the sentence says is judged against a record whose place has been moved with the image."""
-    facts = pytest.importorskip("rscc_hf.data.caption_facts")
-    synthetic = pytest.importorskip("rscc_hf.data.synthetic")
+    facts = pytest.importorskip("rscc_hf.synthetic.caption_facts")
+    synthetic = pytest.importorskip("rscc_hf.synthetic.dataset")
     judged = 0
     for index in range(12):
         pair = synthetic.generate_pair(index, 5, synthetic.SceneOptions())

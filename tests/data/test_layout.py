@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rscc_hf.data.layout import declared_splits, is_parquet, name_of, names_problem, read_layout, shards_problem
+from rscc_hf.data.lists.sources import read_dataset_pairs
 from rscc_hf.data.loading import load_pairs, split_names
-from rscc_hf.pairs import read_dataset_pairs
 
 
 def table(name):

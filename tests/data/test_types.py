@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rscc_hf.data.captions import pair_key
+from rscc_hf.data.lists.sources import read_dataset_pairs
 from rscc_hf.data.loading import captions_of, load_pairs
 from rscc_hf.data.rows import check_rows
 from rscc_hf.data.schema import FEATURES, check_schema
 from rscc_hf.data.vocabulary import vocabulary_of
-from rscc_hf.pairs import read_dataset_pairs
 
 COUNT = 3
 NULLS = pa.nulls(COUNT)

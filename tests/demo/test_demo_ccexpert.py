@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from page_reading import Page
 from PIL import Image
 from rich.console import Console
+from toys.page_reading import Page
 from transformers import AutoConfig
 
 from rscc_hf import CCExpertForConditionalGeneration, ChangeCaptioner

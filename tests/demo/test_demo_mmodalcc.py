@@ -4,8 +4,8 @@ import io
 import json
 
 import pytest
-from page_reading import Page
 from rich.console import Console
+from toys.page_reading import Page
 
 from rscc_hf import ChangeCaptioner
 from rscc_hf.demo.answers import CONDITIONS, content_shares

@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 import watched
-
-sys.path.insert(0, str(Path(__file__).parent))  # for `local_hub`
-
-from local_hub import LocalHub
+from toys.local_hub import LocalHub
 
 
 @pytest.fixture

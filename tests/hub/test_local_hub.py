@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from toy_repos import CLIENT_RESUMES
+from toys.repos import CLIENT_RESUMES
 
 WEIGHTS = bytes(range(256)) * 64
 

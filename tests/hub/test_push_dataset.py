@@ -16,11 +16,11 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 from typer.testing import CliRunner
 
-from rscc_hf.cli import app
+from rscc_hf.commands.app import app
 from rscc_hf.data.loading import load_pairs
 from rscc_hf.data.schema import FEATURES
-from rscc_hf.publishing import dataset as publishing
-from rscc_hf.publishing.dataset import push_dataset
+from rscc_hf.hub import dataset as publishing
+from rscc_hf.hub.push_dataset import push_dataset
 
 RSCC = Path(sys.executable).with_name("rscc")
 
@@ -30,7 +30,7 @@ def hub(local_hub, monkeypatch):
     """The small Hub for this process too; what is pushed is loaded in a new process by a test of its own only."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", local_hub.url)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr("rscc_hf.publishing.upload._FIRST_WAIT", 0.0)
+    monkeypatch.setattr("rscc_hf.hub.upload._FIRST_WAIT", 0.0)
     monkeypatch.setattr(publishing, "_check_loads", lambda folder, stage: None)
     return local_hub
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import watched
 from huggingface_hub import ModelCard
-from toy_ccexpert import save_tiny_ccexpert
+from toys.ccexpert import save_tiny_ccexpert
 from typer.testing import CliRunner
 
-from rscc_hf.cards.rendering import MARKER
-from rscc_hf.cli import app
-from rscc_hf.publishing.model import push_model
-from rscc_hf.publishing.upload import PushPlan
+from rscc_hf.card_text import MARKER
+from rscc_hf.commands.app import app
+from rscc_hf.hub.push_model import push_model
+from rscc_hf.hub.upload import PushPlan
 
 RSCC = Path(sys.executable).with_name("rscc")
 
@@ -27,7 +27,7 @@ def hub(local_hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", local_hub.url)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS", True)
-    monkeypatch.setattr("rscc_hf.publishing.upload._FIRST_WAIT", 0.0)
+    monkeypatch.setattr("rscc_hf.hub.upload._FIRST_WAIT", 0.0)
     return local_hub
 
 
@@ -140,7 +140,7 @@ def test_what_has_arrived_is_not_sent_again(hub, folder, monkeypatch):
     with (folder / "other.safetensors").open("r+b") as file:
         file.seek(-4, 2)
         file.write(b"abcd")
-    monkeypatch.setattr("rscc_hf.publishing.upload._ATTEMPTS", 1)
+    monkeypatch.setattr("rscc_hf.hub.upload._ATTEMPTS", 1)
     hub.fail("POST", "/commit/main", 503, times=50)
     line = push(folder, "org/m", fails=True)
     assert line.startswith("Error: the upload to org/m broke off (") and "the same command goes on" in line
@@ -301,8 +301,7 @@ def test_the_card_is_written_for_the_repository(hub, folder):
 
 
 def test_card_adds_scores(folder, tmp_path):
-    sys.path.insert(0, str(Path(__file__).parents[1] / "cards"))
-    from toy_report import write_toy_report
+    from toys.report import write_toy_report
 
     report = write_toy_report(tmp_path / "report.json")
     command = ["card", str(folder), "--results", str(report), "--dataset", "LEVIR-CC", "--split", "test"]

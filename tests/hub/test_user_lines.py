@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import watched
-from toy_repos import CLIENT_RESUMES, save_ccexpert_of_many_words, second_cc_mini, write_images
+from toys.repos import CLIENT_RESUMES, save_ccexpert_of_many_words, second_cc_mini, write_images
 from transformers import AutoModel, AutoProcessor
 
 # what the processes share: nothing of the package but what a line imports

@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate import infer_auto_device_map, init_empty_weights
 from torch import nn
-from toy_ccexpert import save_tiny_ccexpert
+from toys.ccexpert import save_tiny_ccexpert
 from transformers import AutoModel, AutoProcessor, BitsAndBytesConfig, QuantoConfig, pipeline
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module

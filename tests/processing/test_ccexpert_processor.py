@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_tokenizers import byte_level_tokenizer, chatml_tokenizer, sentencepiece_tokenizer, vicuna_tokenizer
+from toys.word_tokenizers import byte_level_tokenizer, chatml_tokenizer, sentencepiece_tokenizer, vicuna_tokenizer
 
 from rscc_hf.modeling import CCExpertConfig
 from rscc_hf.processing.change_pair_images import PairError

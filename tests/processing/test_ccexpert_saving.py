@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import watched
-from toy_tokenizers import chatml_tokenizer, vicuna_tokenizer
+from toys.word_tokenizers import chatml_tokenizer, vicuna_tokenizer
 from transformers import AutoProcessor, AutoTokenizer
 
 import rscc_hf  # noqa: F401 (registers the classes)

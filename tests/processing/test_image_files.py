@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_tiffs import MASK, REDUCED, SUBFILE, write_tiff
+from toys.tiffs import MASK, REDUCED, SUBFILE, write_tiff
 
 from rscc_hf.processing.change_pair_images import PairError
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor

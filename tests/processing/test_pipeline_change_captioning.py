@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 from PIL import Image
-from toy_ccexpert import save_tiny_ccexpert
+from toys.ccexpert import save_tiny_ccexpert
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, pipeline
 
 from rscc_hf import ChangeCaptioningPipeline

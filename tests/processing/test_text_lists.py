@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from toy_ccexpert import save_tiny_ccexpert
+from toys.ccexpert import save_tiny_ccexpert
 
 from rscc_hf import ChangeCaptioner
 from rscc_hf.processing.pipeline_change_captioning import ChangeCaptioningPipeline

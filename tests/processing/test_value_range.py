@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from toy_tiffs import PHOTOMETRIC, PLANES, write_tiff
+from toys.tiffs import PHOTOMETRIC, PLANES, write_tiff
 
 from rscc_hf.processing.change_pair_images import PairError
 from rscc_hf.processing.image_processing_ccexpert import CCExpertImageProcessor

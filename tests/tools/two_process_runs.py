@@ -22,14 +22,14 @@ from pathlib import Path
 import psutil
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "training")]
+sys.path.insert(0, str(TESTS))
 
-from toy_ccexpert_stages import save_start  # noqa: E402
-from toy_pairs import write_pairs  # noqa: E402
-from two_processes import command_line, environment  # noqa: E402
+from toys.ccexpert_stages import save_start  # noqa: E402
+from toys.pairs import write_pairs  # noqa: E402
+from toys.two_processes import command_line, environment  # noqa: E402
 from watched import HungError, run  # noqa: E402
 
-WORKER = TESTS / "training" / "toy_ccexpert_stages.py"
+WORKER = TESTS / "toys" / "ccexpert_stages.py"
 RECIPE = {"per_device_batch_size": 1, "max_steps": 5, "save_unit": "steps", "save_every": 3, "schedule": "constant",
           "warmup_ratio": 0.0}  # fmt: skip
 

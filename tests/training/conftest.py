@@ -1,12 +1,7 @@
-"""One thread for tiny models, and what lets the tests here, and the processes that they launch, import `toy_task`."""
-
-import sys
-from pathlib import Path
+"""One thread for tiny models."""
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,182 @@
+"""`rscc card`, `rscc push` and `rscc data push`: from a folder to the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rscc_hf.commands.modes import Mode, belongs_to, by_mode
+from rscc_hf.progress import Work
+from rscc_hf.terminal import count, progress_bar, quiet_models, quiet_reading, tell
+
+if TYPE_CHECKING:
+    from rscc_hf.hub.upload import PushPlan
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What save_pretrained, training or rscc wrote.")]
+RepoId = Annotated[str, typer.Argument(metavar="REPO_ID", help="OWNER/NAME on the Hub, or NAME for your own.")]
+Private = Annotated[bool, typer.Option("--private", help="Make the repository private.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show every file, its size and what would change.")]
+Revision = Annotated[str | None, typer.Option(metavar="BRANCH", help="Push to this branch, made from main if new.")]
+Message = Annotated[str | None, typer.Option(metavar="TEXT", help="Message of the commit.")]
+License = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Licence for the card, as the Hub names it: apache-2.0, ..."),
+]
+
+
+_CARD_STAYS = "cards of rscc_hf; README.md was not written by it and goes as it is, so write the licence there"
+_COMMIT = Mode("a push, and --dry-run makes none", "message", lambda it: not it.dry_run)
+
+
+@by_mode(
+    Mode("--results", "dataset split dataset_id predictions", lambda it: it.results is not None),
+    always="folder results repo_id license overwrite",
+)
+def card(
+    folder: Folder,
+    results: Annotated[
+        Path | None,
+        typer.Option(metavar="REPORT.json", help="Add these scores of `rscc evaluate --json`."),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="What was captioned: LEVIR-CC, ...")] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Its split: test, ...")] = None,
+    dataset_id: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Its id on the Hub.")] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.jsonl", help="The captions that were scored; checks that these weights wrote them."),
+    ] = None,
+    repo_id: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Where it will be; the card's code then loads that.")
+    ] = None,
+    license: License = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a card that somebody else wrote.")] = False,
+) -> None:
+    """Write the card of a model (README.md) from what was measured and recorded in its folder."""
+    if results is not None and (dataset is None or split is None):
+        raise typer.BadParameter("it needs --dataset and --split: what was scored.", param_hint="--results")
+    from rscc_hf.hub.cards.facts import read_model_facts
+    from rscc_hf.hub.cards.model import write_model_card
+    from rscc_hf.hub.cards.rendering import earlier_metadata
+    from rscc_hf.hub.cards.results import add_evaluation
+
+    if results is not None:
+        assert dataset is not None and split is not None
+        read_model_facts(folder)
+        add_evaluation(folder, results, dataset, split, dataset_id=dataset_id, predictions=predictions)
+    path = write_model_card(folder, repo_id=repo_id, license=license, overwrite=overwrite)
+    print(path)
+    facts = read_model_facts(folder)
+    if facts.stale_evaluations:
+        tell(f"{count(facts.stale_evaluations, 'evaluation')} of other weights left out; score these anew.")
+    if "license" not in earlier_metadata(path.read_text(encoding="utf-8")):
+        tell("It states no licence of the weights; --license NAME puts one there.")
+
+
+@by_mode(_COMMIT, always="folder repo_id private dry_run revision license shorten_paths skip_loading")
+def push(
+    ctx: typer.Context,
+    folder: Folder,
+    repo_id: RepoId,
+    private: Private = False,
+    dry_run: DryRun = False,
+    revision: Revision = None,
+    message: Message = None,
+    license: License = None,
+    shorten_paths: Annotated[
+        bool,
+        typer.Option("--shorten-paths", help="Cut paths in recipe.yaml and training_summary.json to their end."),
+    ] = False,
+    skip_loading: Annotated[
+        bool, typer.Option("--skip-loading", help="Do not load it first: for a model larger than the memory here.")
+    ] = False,
+) -> None:
+    """Push a model to the Hub: weights, processor, code, recipe and card. Broken off, it goes on where it stopped."""
+    from rscc_hf.hub.push_model import card_stays, push_model
+
+    if license is not None and card_stays(folder):
+        raise belongs_to(ctx, "license", _CARD_STAYS)
+    with quiet_models(), progress_bar("Looking at the folder") as work:
+        plan = push_model(
+            folder,
+            repo_id,
+            private=private,
+            dry_run=dry_run,
+            revision=revision,
+            message=message,
+            license=license,
+            shorten_paths=shorten_paths,
+            load=not skip_loading,
+            on_stage=lambda stage: _tell_stage(work, stage),
+        )
+    _show(plan, dry_run)
+
+
+@by_mode(_COMMIT, always="folder repo_id private dry_run revision license shard_size")
+def push_data(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Parquet files, or a folder of save_to_disk.")],
+    repo_id: RepoId,
+    private: Private = False,
+    dry_run: DryRun = False,
+    revision: Revision = None,
+    message: Message = None,
+    license: License = None,
+    shard_size: Annotated[
+        int, typer.Option(min=1, metavar="MB", help="Larger parquet files, and other formats, are cut to this.")
+    ] = 500,
+) -> None:
+    """Push a data set of pairs to the Hub as sharded parquet. Broken off, it goes on where it stopped."""
+    from rscc_hf.hub.push_dataset import card_stays, push_dataset
+
+    if license is not None and card_stays(folder):
+        raise belongs_to(ctx, "license", _CARD_STAYS)
+    with quiet_reading(), progress_bar("Looking at the folder") as work:
+        plan = push_dataset(
+            folder,
+            repo_id,
+            private=private,
+            dry_run=dry_run,
+            revision=revision,
+            message=message,
+            license=license,
+            shard_bytes=shard_size * 1_000_000,
+            on_stage=lambda stage: _tell_stage(work, stage),
+        )
+    _show(plan, dry_run)
+
+
+def _tell_stage(work: Work, stage: str) -> None:
+    tell(stage)
+    work(title=stage)
+
+
+def _show(plan: PushPlan, dry_run: bool) -> None:
+    """Every file with its size and what happens to it, then the whole in a line."""
+    for change in plan.changes:
+        print(f"{change.what:8}{_size(change.size):>10}  {change.name}")
+    for name, why in plan.left_out.items():
+        print(f"{'left out':8}{'':>10}  {name} ({why})")
+    for note in plan.notes:
+        tell(note)
+    numbers = [f"{sum(c.what == what for c in plan.changes)} {what}" for what in ("new", "changed", "same", "removed")]
+    sent = sum(change.size for change in plan.changes if change.what in ("new", "changed"))
+    kind = "model" if plan.kind == "model" else "data set"
+    visible = {True: "private ", False: "public ", None: ""}[plan.private]
+    where = f"{visible}{kind} {plan.repo_id}" + (f" ({plan.revision})" if plan.revision != "main" else "")
+    told = f"{', '.join(numbers)}; {_size(sent)} to send"
+    if dry_run:
+        print(f"{told}. Nothing was pushed to the {where}{'' if plan.exists else ', which would be made'}.")
+    elif plan.url is None:
+        print(f"{told}. The {where} is as it should be.")
+    else:
+        print(f"{told.removesuffix(' to send')} sent to the {where}: {plan.url}")
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"

@@ -1,0 +1,179 @@
+"""What the parquet files of a data set say about it: counted, not declared."""
+
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+
+from rscc_hf.data.captions import normalise
+from rscc_hf.data.schema import UNKNOWN_SOURCE
+from rscc_hf.hub.cards.known import KnownData, known_data
+from rscc_hf.synthetic.dataset import SOURCE
+
+_BATCH = 2000  # rows of text read at a time
+_PAIR_ID = re.compile(rf"{SOURCE}_\d+_\d{{6,}}")  # as rscc_hf.synthetic.dataset names a pair
+
+
+@dataclass
+class SplitFacts:
+    """One split.
+
+    Attributes:
+        pairs, changed, captions: Numbers of pairs, of changed ones, and of captions.
+        unmarked: Pairs that do not say whether they changed.
+        bytes: Of its files.
+        files: Their names, relative to the data set.
+    """
+
+    files: list[str]
+    pairs: int = 0
+    changed: int = 0
+    unmarked: int = 0
+    captions: int = 0
+    bytes: int = 0
+
+    @property
+    def unchanged(self) -> int:
+        """Pairs in which nothing changed."""
+        return self.pairs - self.changed - self.unmarked
+
+
+@dataclass
+class DatasetFacts:
+    """All that a data set's card is rendered from.
+
+    Attributes:
+        splits: By name, in their order.
+        columns: Name and type of each column.
+        sources: How many pairs there are of each source.
+        image_size: Width and height of the first pair's image.
+        words: Different words in all captions, normalised.
+        synthesized: Pairs that `rscc data synthesize` drew, as their records tell: that the source is called so is not
+            enough.
+        seed: Of synthetic scenes, where their card tells.
+        options: Of synthetic scenes, as JSON.
+    """
+
+    splits: dict[str, SplitFacts]
+    columns: dict[str, str] = field(default_factory=dict)
+    sources: Counter[str] = field(default_factory=Counter)
+    image_size: tuple[int, int] | None = None
+    words: int = 0
+    synthesized: int = 0
+    seed: int | None = None
+    options: str | None = None
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of all splits."""
+        return sum(split.pairs for split in self.splits.values())
+
+    @property
+    def known(self) -> list[KnownData]:
+        """The known data sets among its sources."""
+        found = [self.known_source(source) for source in self.sources]
+        return list(dict.fromkeys(data for data in found if data is not None))
+
+    @property
+    def is_synthesized(self) -> bool:
+        """Whether `rscc data synthesize` drew every pair."""
+        return 0 < self.pairs == self.synthesized
+
+    def known_source(self, source: str) -> KnownData | None:
+        """What is known of a source; nothing of synthetic pairs that somebody else made."""
+        data = known_data(source)
+        if data is not None and data.key == SOURCE and self.synthesized != self.sources[SOURCE]:
+            return None
+        return data
+
+
+def read_dataset_facts(files: Mapping[str, Mapping[str, Path]], earlier_card: str | None = None) -> DatasetFacts:
+    """Counts what there is; no image but the first is decoded.
+
+    Args:
+        files: The parquet files of each split: path by name in the repository.
+        earlier_card: Of `rscc data synthesize`, which tells seed and options.
+
+    Raises:
+        ValueError: A file cannot be read, or has not the columns of a pair.
+    """
+    facts = DatasetFacts({split: SplitFacts(sorted(named)) for split, named in files.items()})
+    words: set[str] = set()
+    for split, named in files.items():
+        for name in sorted(named):
+            _count(named[name], name, facts.splits[split], facts, words)
+    facts.words = len(words)
+    made = re.search(r"Seed: (\d+)\. Options:\s+```json\n(.*?)\n```", earlier_card or "", re.DOTALL)
+    if made and facts.is_synthesized:
+        facts.seed, facts.options = int(made[1]), made[2]
+    return facts
+
+
+def _count(path: Path, name: str, split: SplitFacts, facts: DatasetFacts, words: set[str]) -> None:
+    try:
+        file = pq.ParquetFile(path)
+        if not facts.columns:
+            facts.columns = {column.name: _kind(column.type) for column in file.schema_arrow}
+            facts.image_size = _first_size(file)
+        split.bytes += path.stat().st_size
+        columns = ["captions", "changed", "source", "pair_id"]
+        columns += ["record"] if "record" in file.schema_arrow.names else []
+        for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
+            split.pairs += batch.num_rows
+            split.changed += sum(bool(value) for value in batch.column("changed").to_pylist())
+            split.unmarked += batch.column("changed").null_count
+            facts.sources.update(value or UNKNOWN_SOURCE for value in batch.column("source").to_pylist())
+            if "record" in columns:
+                rows = batch.select(["pair_id", "source", "record"]).to_pylist()
+                facts.synthesized += sum(_is_synthesized(**row) for row in rows)
+            for captions in batch.column("captions").to_pylist():
+                split.captions += len(captions or ())
+                for caption in captions or ():
+                    words.update(normalise(caption).split())
+    except (OSError, ValueError, KeyError) as error:  # ArrowInvalid is a ValueError
+        raise ValueError(
+            f"{name} cannot be read ({' '.join(str(error).split())}); write the data set again."
+        ) from error
+
+
+def _is_synthesized(pair_id: Any, source: Any, record: Any) -> bool:
+    """Whether a pair is named and recorded as `rscc data synthesize` does it."""
+    if source != SOURCE or not isinstance(record, str) or not _PAIR_ID.fullmatch(str(pair_id)):
+        return False
+    try:
+        content = json.loads(record)
+    except json.JSONDecodeError:
+        return False
+    return isinstance(content, dict) and isinstance(content.get("events"), list)
+
+
+def _kind(kind: Any) -> str:
+    text = str(kind)
+    if text.startswith("struct<bytes"):
+        return "image"
+    if text.startswith(("list<", "large_list<")):
+        return "list of strings" if "string" in text else "list"
+    return {"bool": "true or false", "large_string": "string"}.get(text, text)
+
+
+def _first_size(file: pq.ParquetFile) -> tuple[int, int] | None:
+    if "image_before" not in file.schema_arrow.names:
+        return None
+    for batch in file.iter_batches(batch_size=1, columns=["image_before"]):
+        image = batch.column("image_before").to_pylist()[0] or {}
+        content = image.get("bytes") if isinstance(image, dict) else None
+        if content:
+            try:
+                with Image.open(io.BytesIO(content)) as opened:
+                    return opened.size
+            except (UnidentifiedImageError, OSError):
+                return None
+        break
+    return None

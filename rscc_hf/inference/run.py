@@ -1,0 +1,356 @@
+"""Captioning many pairs into a JSONL file that can be stopped at any time and continued.
+
+A line is `{"pair_id", "prediction", "references", "changed", "before", "after", "model", "settings", "inputs",
+"notes"}` (`references` and `changed` where the input has them), so that `rscc evaluate` reads it as it is. `inputs`
+are digests of what was asked (see `rscc_hf.inference.run_inputs`): a run goes on only where all of it is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rscc_hf.data.lists.items import PairItem, PairList, as_text
+from rscc_hf.files import check_replaceable_file, exclusive, refuse_input_as_output, write_text
+from rscc_hf.inference.captioner import CaptionResult, ChangeCaptioner
+from rscc_hf.inference.run_inputs import difference, pair_digests, run_digests
+
+_REMEDY = "choose another output or overwrite it (--overwrite)."
+# Longest first line that is looked at to know a file of captions
+_FIRST_LINE = 1 << 20
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did.
+
+    Attributes:
+        written: Captions written by this run.
+        already: Captions that an earlier run had written.
+        skipped: Pairs without a caption, `(pair_id, reason)`.
+        skipped_file: Where these are listed; None when there are none.
+        noted: Captions of this run with notes about their images, `(pair_id, first note)`.
+    """
+
+    written: int
+    already: int
+    skipped: tuple[tuple[str, str], ...]
+    skipped_file: Path | None
+    noted: tuple[tuple[str, str], ...] = ()
+
+
+def skipped_path(output: Path) -> Path:
+    """The file beside `output` that lists the pairs without a caption."""
+    name = output.stem if output.suffix == ".jsonl" else output.name
+    return output.with_name(f"{name}.skipped.jsonl")
+
+
+def caption_to_file(
+    captioner: ChangeCaptioner | Callable[[], ChangeCaptioner],
+    pairs: PairList,
+    output: str | os.PathLike[str],
+    *,
+    batch_size: int = 8,
+    on_error: Literal["raise", "skip"] = "raise",
+    overwrite: bool = False,
+    with_maps: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    **generate_kwargs: Any,
+) -> RunSummary:
+    """Captions pairs and writes a line for each.
+
+    Every batch is on the disk before the next one starts. Where `output` exists, its captions stay and the pairs that
+    it lacks are added, if all that was asked is the same to the byte; a last line that was cut off is dropped. Pairs
+    that are skipped are listed in `skipped_path(output)` and are tried again by the next run. One run at a time writes
+    an output.
+
+    Args:
+        captioner: Answers; or what loads it, called when everything else has been checked.
+        pairs: What to caption.
+        output: The JSONL file.
+        batch_size: Pairs that go through the model at once.
+        on_error: What a pair that cannot be read does: `"raise"` stops, `"skip"` goes on.
+        overwrite: Start anew instead of continuing; only captions of an earlier run are replaced.
+        with_maps: Use the semantic maps of the pairs that have them.
+        settings: What else the captions depend on; written into each line beside dtype, maps and `generate_kwargs`.
+        on_progress: Called with the number of pairs done and the number of all. While finished pairs are compared
+            with what was written, these are what is done.
+        **generate_kwargs: For `model.generate`.
+
+    Raises:
+        ValueError: `output` is an input, is being written by another run, or holds captions of another model, other
+            settings or other pairs, or is no such file; a setting cannot be written down; a pair cannot be read
+            (`"raise"`).
+        OSError: `output` cannot be written.
+    """
+    output = Path(output)
+    _check_output(output, pairs)
+    try:
+        asked = json.loads(json.dumps({**(settings or {}), **generate_kwargs}))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the settings cannot be written into {output} ({error}); give numbers, texts and lists of them."
+        ) from error
+    with exclusive(output, "output"):
+        _check_is_ours(output, overwrite)
+        if not isinstance(captioner, ChangeCaptioner):
+            captioner = captioner()
+        run = _Run(captioner, pairs, output, on_error, with_maps, asked, generate_kwargs)
+        return run.finish(batch_size, overwrite, on_progress)
+
+
+def _check_output(output: Path, pairs: PairList) -> None:
+    """Refuses an output that cannot be written without harm to what is read."""
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder; give the name of a .jsonl file.")
+    if output.exists() and not output.is_file():
+        raise ValueError(f"{output} is no ordinary file; give the name of a .jsonl file.")
+    for path in (output, skipped_path(output)):
+        refuse_input_as_output(path, pairs.sources)
+        if path.exists():
+            own = path.stat()
+            same = [image for _, image in pairs.files() if _is_file(image, own)]
+            refuse_input_as_output(path, same[:1])
+
+
+def _is_file(path: Path, own: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), own)
+    except (OSError, ValueError):
+        return False
+
+
+def _check_is_ours(output: Path, overwrite: bool) -> None:
+    """Refuses to replace what no run of this kind wrote, be it the output or the list of skipped pairs beside it."""
+    if overwrite:
+        check_replaceable_file(output, "file of captions", lambda path: _begins_with(path, "pair_id", "prediction"))
+    skipped = skipped_path(output)
+    check_replaceable_file(skipped, "list of skipped pairs", lambda path: _begins_with(path, "pair_id", "error"))
+
+
+def _begins_with(path: Path, *fields: str) -> bool:
+    """Whether a file is empty or its first line is an object with these fields (or the beginning of one)."""
+    with path.open("rb") as file:
+        line = file.readline(_FIRST_LINE).removeprefix(b"\xef\xbb\xbf")
+    if not line.endswith(b"\n"):  # cut off by a kill
+        start = f'{{"{fields[0]}": '.encode()
+        return start.startswith(line[: len(start)])
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and row.keys() >= set(fields)
+
+
+class _Run:
+    """One run over all pairs, under the lock of its output."""
+
+    def __init__(
+        self,
+        captioner: ChangeCaptioner,
+        pairs: PairList,
+        output: Path,
+        on_error: Literal["raise", "skip"],
+        with_maps: bool,
+        asked: dict[str, Any],
+        generate_kwargs: dict[str, Any],
+    ) -> None:
+        self.captioner = captioner
+        self.pairs = pairs
+        self.output = output
+        self.file = output.resolve()  # where it is a link, what it leads to is written
+        self.on_error = on_error
+        self.with_maps = with_maps
+        self.generate_kwargs = generate_kwargs
+        model = captioner.name if captioner.fingerprint is None else f"{captioner.name}@{captioner.fingerprint}"
+        dtype = str(captioner.model.dtype).removeprefix("torch.")
+        self.common = {"model": model, "settings": {"dtype": dtype, "semantic_maps": with_maps, **asked}}
+        self.digests = run_digests(captioner, generate_kwargs)
+
+    def finish(self, batch_size: int, overwrite: bool, on_progress: Callable[[int, int], None] | None) -> RunSummary:
+        """Captions what is not finished yet."""
+        pairs, ids = self.pairs.pairs, self.pairs.pair_ids
+        tell = on_progress or (lambda done, total: None)
+        anew = overwrite and self.file.exists() and self.file.stat().st_size > 0
+        finished: set[str] = set()
+        if self.file.exists() and not anew:
+            finished = self._continue(ids, tell)
+        skipped_path(self.output).unlink(missing_ok=True)
+        pending = [index for index, pair_id in enumerate(ids) if pair_id not in finished]
+        written, skipped, noted = 0, [], []
+        tell(len(finished), len(ids))
+        if not anew:
+            self._append("")
+        for start in range(0, len(pending), batch_size):
+            batch = [pairs[index] for index in pending[start : start + batch_size]]
+            inputs = [{**pair_digests(pair, self.with_maps), **self.digests} for pair in batch]
+            results = _caption(self.captioner, batch, self.on_error, self.with_maps, self.generate_kwargs)
+            lines = []
+            for pair, result, digests in zip(batch, results, inputs, strict=True):
+                if result.caption is None:
+                    skipped.append({**_head(pair), "error": result.error})
+                    continue
+                lines.append(_json(_row(pair, result, self.common, digests)))
+                if result.notes:
+                    noted.append((pair.pair_id, result.notes[0]))
+            if anew and lines:  # not earlier: what was there is lost only when there is something new
+                write_text(self.file, "".join(lines))
+                anew = False
+            elif not anew:
+                self._append("".join(lines))
+            written += len(lines)
+            tell(len(finished) + start + len(batch), len(ids))
+        if anew:  # every pair was skipped
+            write_text(self.file, "")
+        if skipped:
+            write_text(skipped_path(self.output), "".join(_json(row) for row in skipped))
+        return RunSummary(
+            written=written,
+            already=len(finished),
+            skipped=tuple((row["pair_id"], row["error"]) for row in skipped),
+            skipped_file=skipped_path(self.output) if skipped else None,
+            noted=tuple(noted),
+        )
+
+    def _append(self, text: str) -> None:
+        """Adds lines and waits until they are on the disk; all of them or, on a full disk, none."""
+        size = self.file.stat().st_size if self.file.exists() else 0
+        try:
+            with self.file.open("ab", buffering=0) as file:
+                data = memoryview(text.encode())
+                while data:
+                    data = data[file.write(data) :]
+                os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.file, size)
+            raise OSError(error.errno, error.strerror, str(self.output)) from error
+
+    def _continue(self, ids: list[str], tell: Callable[[int, int], None]) -> set[str]:
+        """Checks that the output is the beginning of this very run, mends its end, and says which pairs it has."""
+        places = {pair_id: index for index, pair_id in enumerate(ids)}
+        finished: set[str] = set()
+        size = 0
+        torn = False
+        with self.file.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                where = f"{self.output}, line {number}"
+                try:
+                    row = json.loads(raw)
+                except (ValueError, RecursionError) as error:
+                    if not raw.endswith(b"\n"):  # a run was killed in the middle of this line, the last one
+                        torn = True
+                        break
+                    raise ValueError(f"{where} is no JSON; {_REMEDY}") from error
+                self._check_row(row, where, places)
+                if row["pair_id"] in finished:
+                    raise ValueError(f"{where}: pair {row['pair_id']!r} is there twice; {_REMEDY}")
+                finished.add(row["pair_id"])
+                size += len(raw)
+                tell(len(finished), len(ids))
+        if torn or size:
+            with self.file.open("r+b") as file:
+                file.truncate(size)
+                file.seek(max(size - 1, 0))
+                if size and file.read(1) != b"\n":
+                    file.write(b"\n")
+        return finished
+
+    def _check_row(self, row: Any, where: str, places: Mapping[str, int]) -> None:
+        if not isinstance(row, dict) or not {"pair_id", "prediction", "model"} <= row.keys():
+            raise ValueError(f"{where} was not written by `rscc caption`; {_REMEDY}")
+        # The digest tells models apart; the name may be another path to the same one.
+        if _after_at(row["model"]) != _after_at(self.common["model"]):
+            raise ValueError(f"{where} is by another model ({row['model']}, now {self.common['model']}); {_REMEDY}")
+        if row.get("settings") != self.common["settings"]:
+            raise ValueError(
+                f"{where} was written with other settings ({json.dumps(row.get('settings'))}, "
+                f"now {json.dumps(self.common['settings'])}); {_REMEDY}"
+            )
+        written = row.get("inputs")
+        if not isinstance(written, dict):
+            raise ValueError(
+                f"{where} was written by an older version, which noted no digests of its inputs, and cannot be "
+                f"continued; {_REMEDY}"
+            )
+        index = places.get(row["pair_id"]) if isinstance(row["pair_id"], str) else None
+        if index is None:
+            raise ValueError(f"{where}: pair {row['pair_id']!r} is not in the list of pairs; {_REMEDY}")
+        names = self.pairs.names_of(index)
+        if names is not None and names != (row.get("before"), row.get("after")):
+            raise ValueError(f"{where}: pair {row['pair_id']!r} has other images in the list of pairs; {_REMEDY}")
+        pair = self.pairs.pairs[index]
+        now = {**pair_digests(pair, self.with_maps), **self.digests}
+        other = difference(written, now)
+        expected = json.loads(_json(_said(pair)))
+        for name in ("references", "changed"):
+            if other is None and row.get(name) != expected.get(name):
+                other = f"other {name}" if name == "references" else f"another value of {name}"
+        if other is not None:
+            raise ValueError(f"{where}: pair {row['pair_id']!r} was captioned with {other}; {_REMEDY}")
+
+
+def _after_at(model: Any) -> str:
+    return str(model).rpartition("@")[2]
+
+
+def _caption(
+    captioner: ChangeCaptioner,
+    batch: list[PairItem],
+    on_error: Literal["raise", "skip"],
+    with_maps: bool,
+    generate_kwargs: dict[str, Any],
+) -> list[CaptionResult]:
+    maps: list[list[Any] | None] = [None, None]
+    if with_maps:
+        given = [[pair.semantic_before for pair in batch], [pair.semantic_after for pair in batch]]
+        # Where maps are needed the lists are passed even if empty: each pair without maps is then an error of its own.
+        if captioner.semantic_maps == "required" or any(one is not None for one in (*given[0], *given[1])):
+            maps = [*given]
+    if captioner.semantic_maps == "none" and maps[0] is not None:
+        raise ValueError(
+            f"{captioner.name} takes no semantic maps, and there are some; leave them out (--without-maps)."
+        )
+    (results,) = captioner.in_batches(
+        [pair.before for pair in batch],
+        [pair.after for pair in batch],
+        *maps,
+        batch_size=len(batch),
+        on_error=on_error,
+        pair_ids=[pair.pair_id for pair in batch],
+        **generate_kwargs,
+    )
+    return results
+
+
+def _head(pair: PairItem) -> dict[str, Any]:
+    return {"pair_id": pair.pair_id, "before": pair.names[0], "after": pair.names[1]}
+
+
+def _said(pair: PairItem) -> dict[str, Any]:
+    """What the list itself says about the pair's changes."""
+    row: dict[str, Any] = {}
+    if pair.references is not None:
+        row["references"] = list(pair.references)
+    if pair.changed is not None:
+        row["changed"] = pair.changed
+    return row
+
+
+def _row(pair: PairItem, result: CaptionResult, common: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
+    first = {"pair_id": pair.pair_id, "prediction": result.caption, **_said(pair)}
+    return {**first, **_head(pair), **common, "inputs": inputs, "notes": list(result.notes)}
+
+
+def _json(row: dict[str, Any]) -> str:
+    """A line of JSON that is UTF-8 whatever names of files (in a note, say) are among its values."""
+    text = json.dumps(row, ensure_ascii=False)
+    # what is no text stands inside of a JSON string, where a backslash is written as two
+    return re.sub("[\ud800-\udfff]", lambda found: as_text(found.group()).replace("\\", "\\\\"), text) + "\n"

@@ -1,0 +1,444 @@
+"""The training loop that every script shares: any number of processes, accumulation, validation, resume.
+
+Three rules make a run independent of how it is cut into processes, micro-batches and restarts:
+
+- The loss of a global batch is the sum over its target tokens divided by their number, over all micro-batches and
+  processes: the tokens are counted before the first forward pass.
+- Which samples a step takes, and how each is augmented, follows from (seed, epoch, index); see `batches.py`.
+- Torch's generators are seeded before every forward pass from (seed, step, number of the micro-batch in the global
+  batch). So dropout needs no saved state, and is the same when two processes share what one accumulated.
+
+Batch normalisation is the exception: its statistics are per micro-batch, and those of the first process are kept.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object, set_seed
+
+from rscc_hf.progress import Work, progress
+from rscc_hf.training.engine import checkpoints, deepspeed_engine
+from rscc_hf.training.engine.batches import Window
+from rscc_hf.training.engine.deepspeed_engine import Zero
+from rscc_hf.training.engine.identity import check_identity
+from rscc_hf.training.engine.optimisation import (
+    build_optimizer,
+    build_schedule,
+    decay_learning_rate,
+    log_name,
+    warmup_length,
+)
+from rscc_hf.training.engine.processes import open_accelerator
+from rscc_hf.training.engine.recipe import LoopRecipe, RecipeError, TrainingError, limit_passed
+from rscc_hf.training.engine.run_folder import RunFolder
+from rscc_hf.training.engine.safeguards import (
+    first_not_finite,
+    is_out_of_memory,
+    out_of_memory,
+    require_finite_start,
+    require_room,
+)
+from rscc_hf.training.engine.sharding import Sharded
+from rscc_hf.training.engine.steps import Steps
+from rscc_hf.training.engine.stopwatch import Stopwatch
+from rscc_hf.training.engine.task import Task
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=LoopRecipe)
+OnStep = Callable[[int, int | None, float], None]
+OnEvaluation = Callable[[dict[str, float]], None]
+
+
+@dataclass
+class LoopState:
+    """Where a run stands: all that a checkpoint keeps beside weights, optimiser and position in the data."""
+
+    step: int = 0
+    epoch: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    stalls: int = 0
+    """Evaluations in a row without improvement."""
+    evaluated_step: int | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """`{"step", "epoch", "scores"}` of every evaluation."""
+
+
+@dataclass
+class TrainingResult(Generic[R]):
+    """What a finished run leaves.
+
+    Attributes:
+        output_dir: Loads with `from_pretrained`: the best weights, or the last where nothing was evaluated.
+        state: Final position, best score, and all evaluations.
+        task: Its `model` has the last weights, which need not be the best.
+    """
+
+    output_dir: Path
+    state: LoopState
+    task: Task
+    recipe: R
+
+
+def train(
+    recipe: R,
+    build_task: Callable[[R, Accelerator], Task],
+    *,
+    on_step: OnStep | None = None,
+    on_evaluation: OnEvaluation | None = None,
+) -> TrainingResult[R]:
+    """Trains, or goes on training, until the recipe says stop.
+
+    Args:
+        recipe: The settings.
+        build_task: Makes model and data. Called once, with seeded generators.
+        on_step: Called in the main process after each optimiser step with the steps done, the steps in all (None if
+            unknown) and the loss a target token.
+        on_evaluation: Called in the main process with the scores of each evaluation.
+
+    Raises:
+        RecipeError: The recipe contradicts the number of processes, the run that it should continue, or what lies in
+            output_dir.
+        CheckpointError: The checkpoint to continue cannot be used, or is of other data or another start.
+        TrainingError: The loss or the weights are no longer finite, or memory or disk are full.
+        KeyboardInterrupt: With words about how to go on.
+        ValueError: Another run is writing output_dir.
+    """
+    threads = torch.get_num_threads()
+    if recipe.torch_threads is not None:
+        torch.set_num_threads(recipe.torch_threads)
+    try:
+        with open_accelerator(recipe) as (accelerator, recipe), _shown(recipe, accelerator) as work:
+            accumulation = recipe.accumulation_steps(accelerator.num_processes)
+            folder = RunFolder(recipe, accelerator)
+            try:
+                checkpoint = folder.open()
+                set_seed(recipe.seed)
+                task = build_task(recipe, accelerator)
+                try:
+                    loop = _Loop(recipe, accelerator, task, accumulation, folder, checkpoint)
+                    loop.on_step, loop.on_evaluation, loop.work = on_step, on_evaluation, work
+                    loop.run()
+                finally:
+                    task.close()
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(folder.after_interrupt()) from error
+            finally:
+                folder.close()
+            return TrainingResult(Path(recipe.output_dir), loop.state, task, recipe)
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(error) from error
+        raise
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _shown(recipe: LoopRecipe, accelerator: Accelerator) -> AbstractContextManager[Work]:
+    """Says how far the run is: the main process alone, and where the recipe wants it."""
+    if recipe.progress_bar and accelerator.is_main_process:
+        heard = logger.isEnabledFor(logging.INFO) and logger.hasHandlers()  # not in a notebook, where nobody set it up
+        return progress("preparing", unit="steps", say=logger.info if heard else None)
+    return nullcontext(Work("unseen"))
+
+
+class _Loop:
+    def __init__(
+        self,
+        recipe: LoopRecipe,
+        accelerator: Accelerator,
+        task: Task,
+        accumulation: int,
+        folder: RunFolder,
+        checkpoint: Path | None,
+    ):
+        self.recipe, self.accelerator, self.task, self.folder = recipe, accelerator, task, folder
+        self.accumulation = accumulation
+        self.processes, self.process = accelerator.num_processes, accelerator.process_index
+        self.on_step: OnStep | None = None
+        self.on_evaluation: OnEvaluation | None = None
+        self.work = Work("unseen")
+        self.state = LoopState()
+        self.position: Any = None
+        self.checkpointed_step: int | None = None
+        self.finite_step: int | None = None
+        self.watch = Stopwatch()
+
+        self.source = task.batches(self.process, self.processes, accumulation)
+        self.total_steps = self._total_steps(recipe.max_steps, recipe.max_epochs)
+        self.parts = task.parts()
+        require_finite_start(task.model)
+        self.saved = None if checkpoint is None else checkpoints.read_state(checkpoint)
+        keeps = recipe.save_unit != "never" or checkpoint is not None
+        self.identity = folder.in_main(task.identity) if keeps else {}
+        if checkpoint is not None:
+            assert self.saved is not None
+            folder.in_main(lambda: check_identity(checkpoint, self.saved or {}, self.identity))
+            checkpoints.load_weights(checkpoint, task.model)
+        optimizer = build_optimizer(self.parts, recipe, task.model)
+        self.schedule = build_schedule(optimizer, recipe, self.total_steps)
+        shares = accelerator.is_fsdp2 or deepspeed_engine.stage(accelerator) is not None
+        if shares and type(task).save_weights is Task.save_weights:
+            task.save_weights(folder.path, {})  # says that it cannot, now instead of after an epoch
+        self.zero: Zero | None = None
+        self.sharded: Sharded | Zero | None = None
+        if deepspeed_engine.stage(accelerator) is not None:
+            self.sharded = self.zero = Zero(accelerator, task.model, optimizer, self.parts)
+            self.model, self.optimizer = self.zero.engine, self.zero.optimizer
+        else:
+            self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
+            if accelerator.is_fsdp2:
+                self.sharded = Sharded(accelerator, self.model, self.optimizer)
+                self.parts = task.parts()  # the processes hold pieces of the parameters now
+        self.steps = Steps(
+            recipe, accelerator, task, self.source, self.model, self.optimizer, self.schedule, self.parts, self.zero
+        )
+        self.checkpoint = checkpoint
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        folder.in_main(self._require_room)
+
+    def run(self) -> None:
+        recipe, folder = self.recipe, self.folder
+        ending = folder.in_main(self._ending)
+        folder.begin(self.checkpoint, self.saved, ended=ending is not None)
+        if ending is not None:
+            self.state = LoopState(**ending)
+            return
+        state = self.state
+        if state.best_step is not None and not folder.holds_model():
+            logger.warning("The best model so far did not come with %s: the best is sought anew.", self.checkpoint)
+            state.best = state.best_step = state.evaluated_step = None
+        self._train()
+        if recipe.save_unit != "never" and self.checkpointed_step != state.step:
+            self._checkpoint()  # before an evaluation that a longer run would not make here
+        if recipe.eval_unit == "never":
+            self._require_finite()
+            folder.save_model(self.task, self._shared_out())
+        elif state.evaluated_step != state.step:
+            self._evaluate()
+        if recipe.keeps_last:
+            if recipe.eval_unit == "never" or state.best_step == state.step:
+                folder.drop_last()
+            else:
+                folder.save_last(self.task, self._shared_out())
+        if not folder.holds_model():
+            raise TrainingError(f"{folder.path} holds no model at the end: it was deleted meanwhile.")
+        if recipe.save_unit != "never":
+            folder.end(asdict(state))
+
+    def _train(self) -> None:
+        state = self.state
+        self.watch.start((self.saved or {}).get("unlogged_seconds", 0.0))
+        self.work(title="training")
+        self.work(state.step, self.total_steps)
+        while not self._finished():
+            before = state.step
+            fresh = self.position is None
+            if self._epoch():
+                if fresh and state.step == before:
+                    raise ValueError("The training data is empty: an epoch gave no sample.")
+                state.epoch += 1
+                self.position = None
+                self._evaluate_or_save("epochs", state.epoch)
+
+    def _epoch(self) -> bool:
+        """Trains to the end of the epoch (True) or of the run (False)."""
+        windows: Iterator[Window] = iter(self.source.epoch(self.state.epoch, self.position))
+        while not self._finished():
+            window = next(windows, Window([], self.position))
+            targets, micro_batches = self.steps.count(window.batches)
+            if micro_batches == 0:
+                return True
+            step = self.state.step + 1
+            rates = {f"learning_rate/{log_name(group)}": group["lr"] for group in self.optimizer.param_groups}
+            loss = self.steps.take(step, window.batches, targets, micro_batches)
+            self.state.step = step
+            self.position = window.position
+            self.work(step, self.total_steps, note=f"epoch {self.state.epoch}, loss {loss:.4f}")
+            if step % self.recipe.logging_steps == 0:
+                times = {"seconds": self.watch.lap()}
+                self.folder.log({"step": step, "epoch": self.state.epoch, "loss": loss, **rates, **times})
+            if self.on_step is not None and self.accelerator.is_main_process:
+                self.on_step(step, self.total_steps, loss)
+            self._evaluate_or_save("steps", step)
+        return self._epoch_is_over(windows)
+
+    def _epoch_is_over(self, windows: Iterator[Window]) -> bool:
+        """Whether the epoch ends where the run does; what is read to tell is not needed, and may be damaged."""
+        if self.source.steps_per_epoch is not None:
+            return self.position == self.source.steps_per_epoch
+        try:
+            more = bool(next(windows, Window([], None)).batches)
+        except Exception as error:  # noqa: BLE001 (a stream and its data raise anything)
+            more = True
+            logger.warning("The data behind the last step cannot be read (%s).", " ".join(str(error).split()))
+        return not any(gather_object([more]))
+
+    def _evaluate_or_save(self, unit: str, count: int) -> None:
+        recipe = self.recipe
+        if recipe.eval_unit == unit and count % recipe.eval_every == 0:
+            self._evaluate()
+        if recipe.save_unit == unit and count % recipe.save_every == 0:
+            self._checkpoint()
+
+    def _evaluate(self) -> None:
+        with self.watch.paused():
+            self._score_and_keep()
+
+    def _score_and_keep(self) -> None:
+        recipe, state = self.recipe, self.state
+        model = self.task.model
+        self.work(note="validation")
+        self._require_finite()
+        if self.processes > 1 and not isinstance(self.sharded, Sharded):
+            for buffer in model.buffers():  # batch-norm statistics: the first process's are the ones that are saved
+                buffer.copy_(broadcast(buffer.clone()))
+        model.eval()
+        scores = self.task.validate(self.accelerator)
+        model.train()
+        score = scores.get(recipe.metric_for_best)
+        if score is None or not math.isfinite(score):
+            raise TrainingError(
+                f"metric_for_best is {recipe.metric_for_best}, which validation gives as {score} at step "
+                f"{state.step}: name one of {', '.join(scores)}."
+            )
+        improved = state.best is None or score > state.best
+        state.evaluated_step = state.step
+        state.history.append({"step": state.step, "epoch": state.epoch, "scores": scores})
+        if improved:
+            state.best, state.best_step, state.stalls = score, state.step, 0
+            self.folder.save_model(self.task, self._shared_out())
+        else:
+            state.stalls += 1
+            decaying = {part.name for part in self.parts if part.decays}
+            if recipe.lr_decay < 1 and decaying and state.stalls % recipe.lr_decay_patience == 0:
+                decay_learning_rate(self.optimizer.optimizer, self.schedule, decaying, recipe.lr_decay)
+        self.folder.log({"step": state.step, "epoch": state.epoch, "improved": improved, "validation": scores})
+        if self.on_evaluation is not None and self.accelerator.is_main_process:
+            self.on_evaluation(scores)
+
+    def _shared_out(self) -> dict[str, torch.Tensor] | None:
+        """The whole model's weights where the processes hold pieces of them; every process must ask."""
+        return None if self.sharded is None else self.sharded.weights()
+
+    def _require_finite(self) -> None:
+        """Raises, in every process, where the weights are no numbers any more, so that they are saved nowhere."""
+        if self.finite_step == self.state.step:
+            return
+        name = first_not_finite(self.task.model)
+        if self.processes > 1:
+            name = next((other for other in gather_object([name]) if other is not None), None)
+        if name is not None:
+            raise TrainingError(
+                f"The weights are not finite after step {self.state.step} (first {name}), and were not saved: lower "
+                "learning_rate, or clip the gradients by max_grad_norm."
+            )
+        self.finite_step = self.state.step
+
+    def _require_room(self) -> None:
+        """Raises where the disk has no room for a model and, if any are written, a checkpoint."""
+        if not self._finished():
+            require_room(self.folder.path, self.task, self.recipe.save_unit != "never", self.recipe.overwrite)
+
+    def _checkpoint(self) -> None:
+        seconds = self.watch.seconds()
+        with self.watch.paused():
+            self._write_checkpoint(seconds)
+
+    def _write_checkpoint(self, unlogged_seconds: float) -> None:
+        self._require_finite()
+        positions = gather_object([self.position])
+        weights = self._shared_out()
+        optimizer = self.optimizer.state_dict() if self.sharded is None else self.sharded.optimizer_state()
+        self.checkpointed_step = self.state.step
+        scaler = self.accelerator.scaler
+        states = {
+            "optimizer": optimizer,
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        state = {
+            **asdict(self.state),
+            "positions": positions,
+            "steps_per_epoch": self.source.steps_per_epoch,
+            "unlogged_seconds": unlogged_seconds,
+            "identity": self.identity,
+            "recipe": asdict(self.recipe),
+        }
+        model = self.task.model if weights is None else weights
+        self.folder.save_checkpoint(self.state.step, model, states, state, with_best=self.state.best_step is not None)
+
+    def _restore(self, checkpoint: Path) -> None:
+        saved = self.saved
+        assert saved is not None
+        if saved["steps_per_epoch"] != self.source.steps_per_epoch:
+            raise checkpoints.CheckpointError(
+                f"{checkpoint} was trained on other data: an epoch had {saved['steps_per_epoch']} steps and has "
+                f"{self.source.steps_per_epoch} now; give the same data, or another output_dir."
+            )
+        old = saved["recipe"]
+        begun = saved["epoch"] + any(position is not None for position in saved["positions"])
+        passed = limit_passed(self.recipe, saved["step"], begun)
+        if passed is not None:
+            raise RecipeError(
+                f"{passed} is {getattr(self.recipe, passed)}, and {checkpoint} is past that (step {saved['step']}, "
+                f"epoch {begun}): raise it, continue an earlier checkpoint (resume), or start a new run in another "
+                "output_dir."
+            )
+        was = warmup_length(self.recipe, self._total_steps(old.get("max_steps"), old.get("max_epochs")))
+        now = warmup_length(self.recipe, self.total_steps)
+        if was != now:  # only where the schedule is constant may the number of steps differ at all
+            raise RecipeError(
+                f"warmup_ratio {self.recipe.warmup_ratio} makes {now} steps of warm-up of a run of {self.total_steps} "
+                f"steps, and made {was} in {checkpoint}: leave max_steps and max_epochs as they were, or start a new "
+                "run in another output_dir."
+            )
+        states = checkpoints.load_optimizer_state(checkpoint)
+        by_name = "state" in states["optimizer"] and any(isinstance(key, str) for key in states["optimizer"]["state"])
+        if by_name != (self.sharded is not None):
+            raise checkpoints.CheckpointError(
+                f"{checkpoint} is of a run {'with' if by_name else 'without'} FSDP or DeepSpeed: continue it so, or "
+                "start another."
+            )
+        if self.sharded is None:
+            self.optimizer.load_state_dict(states["optimizer"])
+        else:
+            self.sharded.load_optimizer_state(states["optimizer"])
+        self.schedule.load_state_dict(states["schedule"])
+        if states["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(states["scaler"])
+        self.state = LoopState(**{name: saved[name] for name in asdict(self.state)})
+        self.position = self.source.position_from(saved["positions"])
+        if self.folder.is_own(checkpoint, self.state.step):
+            self.checkpointed_step = self.state.step
+        if self.accelerator.is_main_process:
+            logger.info("continuing %s at step %d", checkpoint, self.state.step)
+
+    def _ending(self) -> dict[str, Any] | None:
+        """The state in which the run ended where it stands; None: it goes on, or its end was not reached."""
+        if self.checkpoint is None or not self._finished() or not self.folder.owns_end(self.checkpoint):
+            return None
+        return checkpoints.read_ending(self.checkpoint)
+
+    def _total_steps(self, max_steps: int | None, max_epochs: int | None) -> int | None:
+        limits = [] if max_steps is None else [max_steps]
+        if max_epochs is not None and self.source.steps_per_epoch is not None:
+            limits.append(max_epochs * self.source.steps_per_epoch)
+        return min(limits, default=None)
+
+    def _finished(self) -> bool:
+        recipe, state = self.recipe, self.state
+        return (
+            (recipe.max_steps is not None and state.step >= recipe.max_steps)
+            or (recipe.max_epochs is not None and state.epoch >= recipe.max_epochs)
+            or (recipe.patience is not None and state.stalls >= recipe.patience)
+        )

@@ -1,0 +1,185 @@
+"""Which model adapters were trained on: written beside them, and found again, weight for weight, when they are loaded.
+
+{"path": "/data/stage1", "relative": "../stage1", "commit": null, "kind": "ccexpert", "weights": "4f…",
+ "quantization": "none", "compute_dtype": "float32"}
+"""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers.utils import cached_file
+
+from rscc_hf.files import write_text
+from rscc_hf.training.engine.recipe import reading
+from rscc_hf.training.engine.run_folder import LAST
+from rscc_hf.training.systems.ccexpert.recipe import CCExpertRecipe
+from rscc_hf.training.systems.ccexpert.start import Start, read_config, resolve_commit
+
+RECORD = "adapter_base.json"
+# Threads that reckon digests: one alone takes longer over 72 B parameters than other processes wait at a barrier.
+_READERS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class AdapterBase:
+    """The model that adapters belong to.
+
+    Attributes:
+        path: Absolute folder, or Hub id.
+        relative: The folder as seen from that of the run, for trees that are moved; None: none, or a Hub id.
+        commit: Of a Hub id.
+        kind: `model_type` of the checkpoint.
+        weights: Digest of them, see `weights_digest`.
+        quantization: "none" or "4bit", see the recipe.
+        compute_dtype: With "4bit": the format of its products.
+    """
+
+    path: str
+    relative: str | None
+    commit: str | None
+    kind: str
+    weights: str
+    quantization: str
+    compute_dtype: str
+
+
+def describe_base(start: Start, recipe: CCExpertRecipe) -> AdapterBase:
+    """What is to be known of the model that a run with adapters starts from; reads all of its weights.
+
+    Raises:
+        ValueError: The weights cannot be read.
+    """
+    folder = None if start.commit is not None else Path(start.path).resolve()
+    relative = None
+    if folder is not None and folder.drive == (run := Path(recipe.output_dir).resolve()).drive:
+        relative = Path(os.path.relpath(folder, run)).as_posix()
+    return AdapterBase(
+        path=start.path if folder is None else str(folder),
+        relative=relative,
+        commit=start.commit,
+        kind=start.kind,
+        weights=weights_digest(start.path, start.commit),
+        quantization=recipe.quantization,
+        compute_dtype=compute_dtype(recipe),
+    )
+
+
+def compute_dtype(recipe: CCExpertRecipe) -> str:
+    """The format of a quantised language model's products."""
+    return "bfloat16" if recipe.mixed_precision == "bf16" else "float32"
+
+
+def write_base(base: AdapterBase, folder: Path) -> None:
+    """Writes the record beside the adapters."""
+    write_text(folder / RECORD, json.dumps(asdict(base), indent=1) + "\n")
+
+
+def read_base(folder: Path) -> AdapterBase | None:
+    """The record beside adapters; None where there is none.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        known = {item.name for item in fields(AdapterBase)}
+        if not isinstance(values, dict) or set(values) != known:
+            raise ValueError("its keys are not those of a record")
+        optional = ("relative", "commit")
+        if any(not isinstance(value, str) for name, value in values.items() if name not in optional or value):
+            raise ValueError("a value is no text")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}): put back the file that training wrote.") from error
+    return AdapterBase(**values)
+
+
+def find_base(base: AdapterBase, adapters: Path, given: str | None) -> tuple[str, str | None]:
+    """Where the model lies that adapters were trained on, and the commit where that is the Hub.
+
+    Args:
+        base: Its record.
+        adapters: Their folder.
+        given: Where the user says that it is; None: where it was, also as seen from the adapters.
+
+    Raises:
+        ValueError: It is not there, or has other weights now.
+    """
+    name = base.path if base.commit is None else f"{base.path} at {base.commit[:12]}"
+    if given is not None:
+        path = str(Path(given).expanduser())
+        if not Path(path).is_dir() and (Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1):
+            raise ValueError(f"there is no folder {path} to take for what the adapters in {adapters} were trained on.")
+        commit = resolve_commit(path, base.commit if given == base.path else None)
+        places = [(path, commit)]
+    elif base.commit is not None:
+        places = [(base.path, resolve_commit(base.path, base.commit))]
+    else:
+        seen = [] if base.relative is None else [adapters / base.relative]
+        if base.relative is not None and adapters.name == LAST:
+            seen.append(adapters.parent / base.relative)
+        folders = dict.fromkeys(os.path.normpath(str(path)) for path in (base.path, *seen))
+        places = [(path, None) for path in folders if (Path(path) / "config.json").is_file()]
+        if not places:
+            raise ValueError(
+                f"the adapters in {adapters} belong to {name}, where no model is: say where it lies now (--base)."
+            )
+    for path, commit in places:
+        if read_config(path, commit).model_type == base.kind and weights_digest(path, commit) == base.weights:
+            return path, commit
+    raise ValueError(
+        f"the adapters in {adapters} were trained on {name}, and the weights in {places[0][0]} are others: say where "
+        "those lie (--base)."
+    )
+
+
+def weights_digest(path: str, commit: str | None) -> str:
+    """A SHA-256 that stands for the weights of a checkpoint, however they are spread over files.
+
+    Args:
+        path: Folder or Hub id.
+        commit: Of the latter.
+
+    Raises:
+        ValueError: There are no safetensors, or they cannot be read.
+    """
+    tensors: dict[str, str] = {}
+    with reading(f"checkpoint {path}"):
+        for file in _weight_files(path, commit):
+            with safe_open(file, framework="pt") as weights, ThreadPoolExecutor(_READERS) as readers:
+                names = list(weights.keys())
+                tensors.update(zip(names, readers.map(partial(_tensor_digest, weights), names), strict=True))
+    return hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()
+
+
+def _tensor_digest(weights: Any, name: str) -> str:
+    tensor = weights.get_tensor(name).contiguous()
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy())  # without Python's lock
+    return digest.hexdigest()
+
+
+def _weight_files(path: str, commit: str | None) -> list[str]:
+    """The files that transformers reads, in its order of preference."""
+
+    def find(name: str, optional: bool) -> str | None:
+        flags = dict.fromkeys(("_raise_exceptions_for_missing_entries",), not optional)
+        return cached_file(path, name, revision=commit, **flags)
+
+    whole = find("model.safetensors", optional=True)
+    if whole is not None:
+        return [whole]
+    index = find("model.safetensors.index.json", optional=False)
+    assert index is not None
+    shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
+    return [str(find(name, optional=False)) for name in sorted(set(shards))]

@@ -1,0 +1,143 @@
+"""Validation by generation: captions of the validation pairs, gathered from all processes, scored once as a set."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object, send_to_device
+from transformers import PreTrainedModel
+
+from rscc_hf.data.captions import is_no_change
+from rscc_hf.evaluation import ChangeCaptionScorer, MeteorError, corpus_scores, find_java
+from rscc_hf.training.engine import deepspeed_engine
+from rscc_hf.training.engine.recipe import RecipeError
+from rscc_hf.training.engine.workers import Batch, prepared
+
+
+@dataclass
+class ValidationPairs:
+    """What is asked and what should be answered.
+
+    Attributes:
+        pair_ids: Of all pairs, each once.
+        references: Captions of each.
+        changed: Whether each changed.
+        batch: Model inputs of some of them, by index; may be pickled for workers, see `prepared`.
+    """
+
+    pair_ids: Sequence[str]
+    references: Sequence[Sequence[str]]
+    changed: Sequence[bool]
+    batch: Callable[[Sequence[int]], Batch]
+
+    def __post_init__(self) -> None:
+        if not self.pair_ids:
+            raise ValueError("The validation split is empty: name another one, or set eval_unit to never.")
+        seen: set[str] = set()
+        for pair_id in self.pair_ids:
+            if pair_id in seen:
+                raise ValueError(f"The validation split has pair {pair_id!r} twice: every pair_id must be unique.")
+            seen.add(pair_id)
+
+
+class Validator:
+    """Scores a model on validation pairs; keeps METEOR's process, if it needs one, from one validation to the next.
+
+    Args:
+        pairs: The pairs.
+        decode: Turns a batch of generated ids into captions.
+        batch_size: Pairs a generation batch.
+        meteor: Whether METEOR, and with it S*m, is wanted. It needs Java.
+        num_workers: Worker processes that prepare batches.
+        generate_options: For `model.generate`.
+
+    Raises:
+        RecipeError: METEOR is wanted and there is no Java.
+    """
+
+    def __init__(
+        self,
+        pairs: ValidationPairs,
+        decode: Callable[[torch.Tensor], list[str]],
+        *,
+        batch_size: int,
+        meteor: bool,
+        num_workers: int = 0,
+        **generate_options: Any,
+    ):
+        self.pairs, self.decode, self.batch_size = pairs, decode, batch_size
+        self.num_workers, self.generate_options = num_workers, generate_options
+        if meteor:
+            try:  # now instead of after an epoch
+                find_java()
+            except MeteorError as error:
+                raise RecipeError(f"metric_for_best is s_m. {error} Or set metric_for_best to bleu_4.") from error
+        self.scorer = ChangeCaptionScorer() if meteor else None
+
+    def __call__(self, model: PreTrainedModel, accelerator: Accelerator) -> dict[str, float]:
+        """Generates and scores; every process calls it and gets the same scores.
+
+        Args:
+            model: The bare model, in eval mode.
+            accelerator: Of the run. The autocast of the recipe's mixed precision is used here too.
+
+        Returns:
+            The scores of `corpus_scores`, and per cent right on changed and on unchanged pairs
+            (`accuracy_changed`, `accuracy_unchanged`; absent where the split has no such pairs).
+        """
+        indices = list(range(len(self.pairs.pair_ids)))[accelerator.process_index :: accelerator.num_processes]
+        chunks = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
+        options = dict(self.generate_options)
+        if accelerator.is_fsdp2 or deepspeed_engine.stage(accelerator) == 3:
+            # all processes must run as many forward passes: the shortest repeats its pairs
+            options["synced_gpus"] = True
+            most = max(gather_object([len(chunks)]))
+            chunks += [(indices or [0])[: self.batch_size]] * (most - len(chunks))
+        loader = prepared(self.pairs.batch, chunks, self.num_workers)
+        answers: list[tuple[int, str]] = []
+        generator: Any = model  # a PreTrainedModel need not generate, as far as its type says
+        with torch.no_grad(), deepspeed_engine.autocast(accelerator):
+            for chunk, batch in zip(chunks, loader, strict=True):
+                if accelerator.is_fsdp2:
+                    generator.unshard()  # what lies in no layer; images may be encoded outside of `forward`
+                sequences = generator.generate(**send_to_device(batch, accelerator.device), **options)
+                answers += zip(chunk, self.decode(sequences), strict=True)
+        captions: dict[int, str] = {}
+        for index, caption in gather_object(answers):
+            if captions.setdefault(index, caption) != caption:
+                raise RuntimeError(f"Two processes answered pair {self.pairs.pair_ids[index]!r} differently.")
+        scores: list[Any] = [self._score(captions) if accelerator.is_main_process else None]
+        return broadcast_object_list(scores)[0]
+
+    def close(self) -> None:
+        """Ends METEOR's process."""
+        if self.scorer is not None:
+            self.scorer.close()
+
+    def _score(self, captions: dict[int, str]) -> dict[str, float]:
+        pairs = self.pairs
+        missing = [pair_id for index, pair_id in enumerate(pairs.pair_ids) if index not in captions]
+        if missing:
+            raise RuntimeError(f"{len(missing)} validation pairs were not answered, the first is {missing[0]!r}.")
+        answers = [captions[index] for index in range(len(pairs.pair_ids))]
+        if self.scorer is None:
+            scores = corpus_scores(answers, pairs.references, meteor=False, pair_ids=pairs.pair_ids)
+        else:
+            scores = self.scorer.corpus_scores(answers, pairs.references, pairs.pair_ids)
+        right: dict[bool, list[bool]] = {True: [], False: []}
+        for answer, changed in zip(answers, pairs.changed, strict=True):
+            right[changed].append(is_no_change(answer) != changed)
+        for name, changed in (("accuracy_changed", True), ("accuracy_unchanged", False)):
+            if right[changed]:
+                scores[name] = 100 * float(np.mean(right[changed]))
+        return scores
+
+
+def spread(count: int, most: int | None) -> list[int]:
+    """At most `most` of `count` indices, evenly spread and always the same; all where `most` is None."""
+    if most is None or most >= count:
+        return list(range(count))
+    return [int(index) for index in np.linspace(0, count - 1, most)]
