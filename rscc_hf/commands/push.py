@@ -1,4 +1,4 @@
-"""`rscc card`, `rscc push` and `rscc data push`: from a folder to the Hub."""
+"""`rscc push` and `rscc data push`: from a folder to the Hub."""
 
 from __future__ import annotations
 
@@ -7,71 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rscc_hf.commands.hub_options import DryRun, Folder, License, Message, Private, RepoId, Revision
 from rscc_hf.commands.modes import Mode, belongs_to, by_mode
 from rscc_hf.progress import Work
-from rscc_hf.terminal import count, progress_bar, quiet_models, quiet_reading, tell
+from rscc_hf.terminal import progress_bar, quiet_models, quiet_reading, tell
 
 if TYPE_CHECKING:
     from rscc_hf.hub.upload import PushPlan
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What save_pretrained, training or rscc wrote.")]
-RepoId = Annotated[str, typer.Argument(metavar="REPO_ID", help="OWNER/NAME on the Hub, or NAME for your own.")]
-Private = Annotated[bool, typer.Option("--private", help="Make the repository private.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show every file, its size and what would change.")]
-Revision = Annotated[str | None, typer.Option(metavar="BRANCH", help="Push to this branch, made from main if new.")]
-Message = Annotated[str | None, typer.Option(metavar="TEXT", help="Message of the commit.")]
-License = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Licence for the card, as the Hub names it: apache-2.0, ..."),
-]
-
-
 _CARD_STAYS = "cards of rscc_hf; README.md was not written by it and goes as it is, so write the licence there"
 _COMMIT = Mode("a push, and --dry-run makes none", "message", lambda it: not it.dry_run)
-
-
-@by_mode(
-    Mode("--results", "dataset split dataset_id predictions", lambda it: it.results is not None),
-    always="folder results repo_id license overwrite",
-)
-def card(
-    folder: Folder,
-    results: Annotated[
-        Path | None,
-        typer.Option(metavar="REPORT.json", help="Add these scores of `rscc evaluate --json`."),
-    ] = None,
-    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="What was captioned: LEVIR-CC, ...")] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="Its split: test, ...")] = None,
-    dataset_id: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Its id on the Hub.")] = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(metavar="OUT.jsonl", help="The captions that were scored; checks that these weights wrote them."),
-    ] = None,
-    repo_id: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Where it will be; the card's code then loads that.")
-    ] = None,
-    license: License = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a card that somebody else wrote.")] = False,
-) -> None:
-    """Write the card of a model (README.md) from what was measured and recorded in its folder."""
-    if results is not None and (dataset is None or split is None):
-        raise typer.BadParameter("it needs --dataset and --split: what was scored.", param_hint="--results")
-    from rscc_hf.hub.cards.facts import read_model_facts
-    from rscc_hf.hub.cards.model import write_model_card
-    from rscc_hf.hub.cards.rendering import earlier_metadata
-    from rscc_hf.hub.cards.results import add_evaluation
-
-    if results is not None:
-        assert dataset is not None and split is not None
-        read_model_facts(folder)
-        add_evaluation(folder, results, dataset, split, dataset_id=dataset_id, predictions=predictions)
-    path = write_model_card(folder, repo_id=repo_id, license=license, overwrite=overwrite)
-    print(path)
-    facts = read_model_facts(folder)
-    if facts.stale_evaluations:
-        tell(f"{count(facts.stale_evaluations, 'evaluation')} of other weights left out; score these anew.")
-    if "license" not in earlier_metadata(path.read_text(encoding="utf-8")):
-        tell("It states no licence of the weights; --license NAME puts one there.")
 
 
 @by_mode(_COMMIT, always="folder repo_id private dry_run revision license shorten_paths skip_loading")
