@@ -23,6 +23,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import cached_file
 
+from rscc_hf.errors import InputError
 from rscc_hf.modeling.checkpoint_code import refuse_adapters
 from rscc_hf.precision import quick_dtype, try_dtype
 from rscc_hf.reading import is_unreadable
@@ -76,12 +77,12 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device {str(device)!r} is unknown; use auto, cpu, cuda, cuda:N or mps.") from error
+        raise InputError(f"device {str(device)!r} is unknown; use auto, cpu, cuda, cuda:N or mps.") from error
     missing = (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()) or (
         chosen.type == "mps" and not torch.backends.mps.is_available()
     )
     if missing:
-        raise ValueError(f"device {str(device)!r} is not on this machine; use auto or cpu.")
+        raise InputError(f"device {str(device)!r} is not on this machine; use auto or cpu.")
     return chosen
 
 
@@ -100,7 +101,7 @@ def choose_dtype(dtype: str | torch.dtype | None = None) -> torch.dtype | str:
         return "auto"
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
-        raise ValueError(f"dtype {str(dtype)!r} is unknown; use auto, float32, bfloat16 or float16.")
+        raise InputError(f"dtype {str(dtype)!r} is unknown; use auto, float32, bfloat16 or float16.")
     return chosen
 
 
@@ -139,13 +140,13 @@ def load_checkpoint(
     except Exception as error:
         if not is_unreadable(error):
             raise
-        raise ValueError(_loading_error(name, error)) from error
+        raise InputError(_loading_error(name, error)) from error
     # transformers fills what a file lacks with random numbers and goes on: such a model must not answer.
     missing = sorted(info["missing_keys"])
     if missing:
-        raise ValueError(f"{name} lacks {len(missing)} weights of its model ({missing[0]}, ...); save it again.")
+        raise InputError(f"{name} lacks {len(missing)} weights of its model ({missing[0]}, ...); save it again.")
     if not getattr(model, "can_generate", lambda: False)():
-        raise ValueError(f"{name} is a {type(model).__name__}, which cannot write captions.")
+        raise InputError(f"{name} is a {type(model).__name__}, which cannot write captions.")
     return Checkpoint(
         model=model.to(chosen_device).eval(),
         processor=processor,
@@ -210,30 +211,30 @@ def _check_there_is(name: str, revision: str | None) -> None:
     """Refuses at once what could only fail later: transformers asks a Hub that is out of reach for a minute."""
     path = Path(name)
     if path.is_file():
-        raise ValueError(f"{name} is a file; give the folder that save_pretrained wrote.")
+        raise InputError(f"{name} is a file; give the folder that save_pretrained wrote.")
     if path.is_dir():
         if revision is not None:
-            raise ValueError(f"revision belongs to a model on the Hub, and {name} is a folder; leave it out.")
+            raise InputError(f"revision belongs to a model on the Hub, and {name} is a folder; leave it out.")
         refuse_adapters(name, {})
         if not (path / "config.json").is_file():
-            raise ValueError(f"{name} holds no config.json; give the folder that save_pretrained wrote.")
+            raise InputError(f"{name} holds no config.json; give the folder that save_pretrained wrote.")
         return
     if not _HUB_ID.fullmatch(name):
-        raise ValueError(f"there is no folder {name}; give the folder that save_pretrained wrote, or a Hub id.")
+        raise InputError(f"there is no folder {name}; give the folder that save_pretrained wrote, or a Hub id.")
     if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
         return  # was downloaded before: needs no network
     try:
         HfApi().model_info(name, revision=revision, timeout=10)
     except RepositoryNotFoundError as error:
-        raise ValueError(
+        raise InputError(
             f"there is neither a folder {name} nor a model of that name on the Hub that you may see."
         ) from error
     except RevisionNotFoundError as error:
-        raise ValueError(
+        raise InputError(
             f"{name} has no revision {revision} on the Hub; give one of its branches, tags or commits."
         ) from error
     except (HTTPError, OSError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"there is no folder {name}, and the Hub cannot be asked for it ({first_line(error)})."
         ) from error
 
@@ -298,5 +299,5 @@ def _trained_on(name: str, revision: str | None) -> str | None:
     try:
         summary = json.loads(Path(found).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{found} is no JSON ({error}); remove it or write it again.") from error
+        raise InputError(f"{found} is no JSON ({error}); remove it or write it again.") from error
     return summary.get("trained_on") if isinstance(summary, dict) else None

@@ -21,6 +21,8 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+from rscc_hf.errors import InputError
+
 # How often, and how long after one another (seconds), a lock is tried that may just have been let go of.
 _TRIES, _PAUSE = 3, 0.05
 # What file systems say that know no locks (Lustre, NFS and FUSE, as some are mounted).
@@ -304,7 +306,7 @@ def exclusive(path: str | Path, what: str = "output", *, inside: bool = False) -
             yield
         return
     if not held:
-        raise ValueError(
+        raise InputError(
             f"{path} is being written by another run{_holder(place)}; wait for it or choose another {what}."
         )
     try:
@@ -331,7 +333,7 @@ def _exclusive_by_name(path: Path, place: Path, what: str) -> Iterator[None]:
     place = place.with_suffix(".softlock")  # of another name: what is left of attempts must not be taken for it
     lock = SoftFileLock(place)
     if not _acquire(lock, place):
-        raise ValueError(
+        raise InputError(
             f"{path} is being written by another run{_holder(place)}; wait for it (or remove {place}, if that run has "
             f"ended), or choose another {what}."
         )
@@ -391,16 +393,16 @@ def refuse_input_as_output(output: str | Path, inputs: Iterable[str | Path], *, 
         if identity is None:
             continue
         if source == target or identity == own:
-            raise ValueError(f"{output} is an input ({given}) and would be overwritten; choose another output.")
+            raise InputError(f"{output} is an input ({given}) and would be overwritten; choose another output.")
         for parent in source.parents:
             if parent not in seen:
                 seen[parent] = _identity(parent)
             if own is not None and seen[parent] == own:
-                raise ValueError(
+                raise InputError(
                     f"{output} holds {given}, which is read and would be overwritten; choose another output."
                 )
         if not inside and identity in above:
-            raise ValueError(f"{output} lies in the input {given}, which would be changed; choose another output.")
+            raise InputError(f"{output} lies in the input {given}, which would be changed; choose another output.")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

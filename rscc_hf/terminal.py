@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from rscc_hf.errors import RsccError
 from rscc_hf.files import cleaning_up_when_terminated
 from rscc_hf.progress import Work, progress
 
@@ -115,12 +116,13 @@ def check_output() -> None:
 
 def _is_ours(error: Exception) -> bool:
     """Whether the error is about what the user gave: a file, or a sentence of this package."""
-    if isinstance(error, OSError) or type(error).__module__.startswith("rscc_hf."):
+    if isinstance(error, OSError | RsccError):
         return True
     if not isinstance(error, ValueError):
         return False
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return frames[-1].f_globals.get("__name__", "").startswith(("rscc_hf.", "transformers_modules."))
+    shipped = ("rscc_hf.modeling.", "rscc_hf.processing.", "transformers_modules.")
+    return frames[-1].f_globals.get("__name__", "").startswith(shipped)
 
 
 def _one_line(error: Exception) -> str:

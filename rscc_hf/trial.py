@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from rscc_hf.errors import InputError
 from rscc_hf.precision import quick_dtype
 
 _TRIAL = Path(__file__).with_name("trial_script.py")
@@ -41,13 +42,13 @@ def run_a_pair(folder: Path) -> str | None:
             cwd=modules,
         )
     if done.returncode < 0:
-        raise ValueError(
+        raise InputError(
             f"the new checkpoint was stopped by signal {-done.returncode} while it ran a pair; is there memory for it?"
         )
     lines = [line.strip() for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines()]
     last = next((line for line in reversed(lines) if line), "no reason was given")
     if done.returncode:
-        raise ValueError(f"the new checkpoint does not work when it is loaded again: {last}")
+        raise InputError(f"the new checkpoint does not work when it is loaded again: {last}")
     return json.loads(last)["caption"]
 
 

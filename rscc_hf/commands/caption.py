@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rscc_hf.commands.modes import Mode, belongs_to, by_mode
+from rscc_hf.errors import InputError
 from rscc_hf.terminal import (
     TERMINATED,
     check_output,
@@ -264,7 +265,7 @@ def _check_list(listed: PairList, *, with_maps: bool) -> None:
     if wrong:
         pair, reason = wrong[0]
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise ValueError(f"pair {pair}: {reason}{more}; --on-error skip goes on without such pairs.")
+        raise InputError(f"pair {pair}: {reason}{more}; --on-error skip goes on without such pairs.")
 
 
 def _load(

@@ -14,6 +14,7 @@ import torch
 from transformers import Qwen2Config, SiglipVisionConfig
 
 from rscc_hf.conversion.checks import check_complete, check_depth
+from rscc_hf.errors import InputError
 from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
 from rscc_hf.modeling.configuration_ccexpert import relative_levels, so400m_config
 
@@ -110,11 +111,11 @@ def translate_config(
         ValueError: another kind of model, or a setting that CCExpert does not have.
     """
     if release.get("model_type") != MODEL_TYPE:
-        raise ValueError(f"config.json has model_type={release.get('model_type')!r}; give a released CCExpert's.")
+        raise InputError(f"config.json has model_type={release.get('model_type')!r}; give a released CCExpert's.")
     if _EMBEDDING not in weights:
-        raise ValueError(f"{_EMBEDDING} is missing; give all weights of the release.")
+        raise InputError(f"{_EMBEDDING} is missing; give all weights of the release.")
     if release.get("mm_projector_type") != "mlp2x_gelu":
-        raise ValueError(f"mm_projector_type={release.get('mm_projector_type')!r} is unknown; mlp2x_gelu is known.")
+        raise InputError(f"mm_projector_type={release.get('mm_projector_type')!r} is unknown; mlp2x_gelu is known.")
     check_depth(release.get("num_hidden_layers"), len(weights))
     known = {field.name for field in fields(Qwen2Config)} | {"rope_theta", "rope_scaling"}
     ours = {"dtype", "architectures", "transformers_version", "vocab_size", "tie_word_embeddings"}
@@ -203,7 +204,7 @@ def _check_layers(names: Iterable[str], wanted: Mapping[str, int]) -> None:
         # one beyond what is there is enough to tell
         missing = [index for index in range(min(number, len(found[prefix]) + 1)) if index not in found[prefix]]
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"{prefix}{missing[0]} is missing: {prefix}* has {len(found[prefix])} layers and this config needs "
                 f"{number}; give all weights of one release and its own config."
             )
@@ -222,13 +223,13 @@ def _vision_config(release: Mapping[str, Any], weights: Mapping[str, torch.Tenso
     described = release.get("vision_tower_config")
     name = str(release.get("mm_vision_tower", ""))
     if described is None and _SO400M not in name:
-        raise ValueError(
+        raise InputError(
             f"mm_vision_tower={name!r} is not {_SO400M}; describe the tower in a field vision_tower_config."
         )
     vision = SiglipVisionConfig(**described) if described is not None else so400m_config()
     layers = {int(match[1]) for weight in weights if (match := _VISION_LAYER.fullmatch(weight))}
     if not layers:
-        raise ValueError(f"No weight begins with {_VISION}; give the checkpoint that holds the vision tower.")
+        raise InputError(f"No weight begins with {_VISION}; give the checkpoint that holds the vision tower.")
     vision.num_hidden_layers = max(layers) + 1
     vision.vision_use_head = False
     return vision
@@ -241,9 +242,9 @@ def _select_layers(release: Mapping[str, Any]) -> list[int]:
         layers = json.loads(given) if isinstance(given, str) else given
         layers = [layers] if isinstance(layers, int) else list(layers)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"mm_vision_select_layer={given!r} is no list of layers; write [-11,-8,-5,-2].") from error
+        raise InputError(f"mm_vision_select_layer={given!r} is no list of layers; write [-11,-8,-5,-2].") from error
     if not layers or not all(isinstance(layer, int) and layer < 0 for layer in layers):
-        raise ValueError(f"mm_vision_select_layer={given!r} must be negative indices; write [-11,-8,-5,-2].")
+        raise InputError(f"mm_vision_select_layer={given!r} must be negative indices; write [-11,-8,-5,-2].")
     return layers
 
 
@@ -252,16 +253,16 @@ def _integration(release: Mapping[str, Any], vision: SiglipVisionConfig) -> dict
     kind = release.get("mm_resampler_type")
     if kind != "cc_expert":
         if kind is not None:
-            raise ValueError(f"mm_resampler_type={kind!r} is unknown; cc_expert and none are known.")
+            raise InputError(f"mm_resampler_type={kind!r} is unknown; cc_expert and none are known.")
         return {"integration": False}
     settings = dict(release.get("cc_expert_args") or {})
     if settings.pop("downsample_ratio", 1) != 1:
-        raise ValueError("cc_expert_args has a downsample_ratio other than 1, which this model does not have.")
+        raise InputError("cc_expert_args has a downsample_ratio other than 1, which this model does not have.")
     depth = settings.pop("per_expert_depth", 2)
     width = settings.pop("embedding_dim", vision.hidden_size)
     if width != vision.hidden_size:
-        raise ValueError(f"cc_expert_args has embedding_dim={width}; the vision tower's is {vision.hidden_size}.")
+        raise InputError(f"cc_expert_args has embedding_dim={width}; the vision tower's is {vision.hidden_size}.")
     ffn = settings.pop("mlp_dim", None)
     if settings:
-        raise ValueError(f"cc_expert_args has the unknown field {sorted(settings)[0]}; remove it if it is unused.")
+        raise InputError(f"cc_expert_args has the unknown field {sorted(settings)[0]}; remove it if it is unused.")
     return {"integration": True, "num_integration_layers": depth, "integration_ffn_dim": ffn}

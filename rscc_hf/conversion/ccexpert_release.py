@@ -35,6 +35,7 @@ from rscc_hf.conversion.shards import (
     write_index,
     write_safetensors,
 )
+from rscc_hf.errors import InputError
 from rscc_hf.hub.cards import write_model_card
 from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
 from rscc_hf.processing.chat_templates_ccexpert import RELEASE_PROMPT, prepare_tokenizer
@@ -103,7 +104,7 @@ def convert_ccexpert(
     sources = [folder] if tokenizer is None else [folder, tokenizer]
     with new_checkpoint(out, overwrite=overwrite, sources=sources) as new:
         if not folder.is_dir():
-            raise ValueError(f"there is no folder {folder}; give the folder of the release.")
+            raise InputError(f"there is no folder {folder}; give the folder of the release.")
         before = stamps(folder) if tokenizer is None else stamps(folder, tokenizer)
         release = read_json(folder / "config.json")
         files = find_weight_files(folder)
@@ -164,7 +165,7 @@ def _plan(
         config = translate_config(release, weights, **settings)
         rename_state_dict(weights, config)
     except CONFIG_ERRORS as error:
-        raise ValueError(f"{folder} cannot be converted: {why(error)}") from error
+        raise InputError(f"{folder} cannot be converted: {why(error)}") from error
     names = official_to_ours(weights, config)
     return config, {ours: _Move(name, carried(ours, weights[name])) for name, ours in names.items() if ours}
 
@@ -264,7 +265,7 @@ def verify_folder(new: Path, config: CCExpertConfig, digests: Mapping[str, str],
         with file.reader() as read:
             for name in file.tensors:
                 if digest(read(name)) != digests[name]:
-                    raise ValueError(f"{name} was not written as it was read; is the disk sound? Convert it again.")
+                    raise InputError(f"{name} was not written as it was read; is the disk sound? Convert it again.")
                 steps.step()
 
 
@@ -277,7 +278,7 @@ def _check_ties(files: Sequence[WeightFile], config: CCExpertConfig) -> None:
         with file.reader() as read:
             digests |= {name: digest(read(name)) for name in (_EMBEDDING, HEAD) if name in file.tensors}
     if digests[_EMBEDDING] != digests[HEAD]:
-        raise ValueError(
+        raise InputError(
             f"{HEAD} differs from {_EMBEDDING}, but config.json has tie_word_embeddings=true; say false there if the "
             "head was trained."
         )
@@ -293,7 +294,7 @@ def load_tokenizer(folder: Path) -> Any:
         ValueError: there is none, or it cannot be read.
     """
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}; give the folder of the tokenizer.")
+        raise InputError(f"there is no folder {folder}; give the folder of the tokenizer.")
     try:
         with tempfile.TemporaryDirectory() as apart:  # from a config.json or code that lie beside it
             for path in _tokenizer_files(folder):
@@ -303,7 +304,7 @@ def load_tokenizer(folder: Path) -> Any:
         return prepare_tokenizer(tokenizer)
     except Exception as error:  # whatever the libraries trip over in a damaged file
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{folder} holds no tokenizer that can be read ({reason}); give another folder.") from error
+        raise InputError(f"{folder} holds no tokenizer that can be read ({reason}); give another folder.") from error
 
 
 def why(error: Exception) -> str:
@@ -332,7 +333,7 @@ def check_room(out: Path, size: int) -> None:
     existing = next(parent for parent in out.resolve().parents if parent.is_dir())
     free = shutil.disk_usage(existing).free
     if free < size:
-        raise ValueError(f"{out} needs {size / 1e9:.1f} GB and its disk has {free / 1e9:.1f} GB free; make room.")
+        raise InputError(f"{out} needs {size / 1e9:.1f} GB and its disk has {free / 1e9:.1f} GB free; make room.")
 
 
 def weight_sources(folder: Path, files: Sequence[WeightFile]) -> list[Source]:

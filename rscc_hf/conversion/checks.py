@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from rscc_hf.errors import InputError
+
 _LAYER_NUMBER = re.compile(r"(?<=\.layers\.)\d{1,6}(?=\.)")
 
 
@@ -45,7 +47,7 @@ def check_complete(
     if misshaped:
         problems.append("; ".join(misshaped))
     if problems:
-        raise ValueError(f"{'; '.join(problems)}; give all weights of one release and its own config.")
+        raise InputError(f"{'; '.join(problems)}; give all weights of one release and its own config.")
 
 
 def check_depth(layers: Any, weights: int) -> None:
@@ -59,7 +61,7 @@ def check_depth(layers: Any, weights: int) -> None:
         ValueError: there are fewer weights than layers.
     """
     if isinstance(layers, int) and layers > weights:
-        raise ValueError(f"config.json has num_hidden_layers={layers}, and there are {weights} weights in all.")
+        raise InputError(f"config.json has num_hidden_layers={layers}, and there are {weights} weights in all.")
 
 
 def listed(names: Iterable[str]) -> str:

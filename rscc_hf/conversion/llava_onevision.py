@@ -41,6 +41,7 @@ from rscc_hf.conversion.shards import (
     find_weight_files,
     read_json,
 )
+from rscc_hf.errors import InputError
 from rscc_hf.hub.cards import write_model_card
 from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
 from rscc_hf.modeling.loading_ccexpert import may_be_left_out, our_name, translate_config
@@ -108,7 +109,7 @@ def convert_llava_onevision(
     module = module or Module()
     is_folder = Path(path_or_id).is_dir()
     if is_folder and revision is not None:
-        raise ValueError(f"revision belongs to a model on the Hub, and {path_or_id} is a folder; leave it out.")
+        raise InputError(f"revision belongs to a model on the Hub, and {path_or_id} is a folder; leave it out.")
     given = [Path(path_or_id)] if is_folder else []
     if tokenizer is not None:
         given.append(tokenizer)
@@ -116,12 +117,12 @@ def convert_llava_onevision(
         folder = Path(path_or_id) if is_folder else _download(path_or_id, revision)
         before = stamps(folder) if tokenizer is None else stamps(folder, tokenizer)
         if (kind := read_json(folder / "config.json").get("model_type")) != MODEL_TYPE:
-            raise ValueError(
+            raise InputError(
                 f"{path_or_id} has model_type={kind!r}; give a LLaVA-OneVision checkpoint ({MODEL_TYPE!r})."
             )
         files = find_weight_files(folder)
         if files[0].path.suffix == ".bin":
-            raise ValueError(f"{path_or_id} has its weights in .bin files; give one with safetensors.")
+            raise InputError(f"{path_or_id} has its weights in .bin files; give one with safetensors.")
         if tokenizer is None and holds_tokenizer(folder):
             tokenizer = folder
         words = None if tokenizer is None else load_tokenizer(tokenizer)
@@ -162,13 +163,13 @@ def _download(repo_id: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=_WANTED))
     except GatedRepoError as error:
-        raise ValueError(f"{repo_id} is gated: accept its terms on its page, then `hf auth login`.") from error
+        raise InputError(f"{repo_id} is gated: accept its terms on its page, then `hf auth login`.") from error
     except RevisionNotFoundError as error:
-        raise ValueError(f"{repo_id} has no revision {revision}; see its page for branches and tags.") from error
+        raise InputError(f"{repo_id} has no revision {revision}; see its page for branches and tags.") from error
     except RepositoryNotFoundError as error:
-        raise ValueError(f"there is neither a folder {repo_id} nor a public model of that name on the Hub.") from error
+        raise InputError(f"there is neither a folder {repo_id} nor a public model of that name on the Hub.") from error
     except (HTTPError, OSError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"there is no folder {repo_id}, and the Hub cannot be asked for it ({first_line(error)})."
         ) from error
 
@@ -191,7 +192,7 @@ def _check(name: str, folder: Path, weights: Mapping[str, torch.Tensor], fields:
         module = {weight: tensor for weight, tensor in expected.items() if weight.startswith(_NEW)}
         check_complete(found | module, CCExpertForConditionalGeneration, config)
     except (*CONFIG_ERRORS, OSError) as error:
-        raise ValueError(f"{name} cannot be converted: {why(error)}") from error
+        raise InputError(f"{name} cannot be converted: {why(error)}") from error
     return left_out
 
 
@@ -202,7 +203,7 @@ def _load(name: str, folder: Path, fields: Mapping[str, Any], seed: int) -> CCEx
         try:
             return CCExpertForConditionalGeneration.from_llava_onevision(folder, dtype="auto", **fields)
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+            raise InputError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
 
 
 def _verify(new: Path, files: Sequence[WeightFile], progress: Callable[[int, int], None] | None) -> None:
@@ -223,4 +224,4 @@ def _verify(new: Path, files: Sequence[WeightFile], progress: Callable[[int, int
                 with written[ours].reader() as read_again:
                     again = read_again(ours)
                     if digest(weight.to(again.dtype)) != digest(again):
-                        raise ValueError(f"{name} was not written as it was read; convert it again.")
+                        raise InputError(f"{name} was not written as it was read; convert it again.")

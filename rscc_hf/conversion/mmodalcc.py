@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from rscc_hf.conversion.checks import check_complete
+from rscc_hf.errors import InputError
 from rscc_hf.modeling import MModalCCConfig, MModalCCForConditionalGeneration
 from rscc_hf.modeling.modeling_mmodalcc_decoder import sinusoidal_positions
 
@@ -137,7 +138,7 @@ def _split_packed(official: str, name: str, tensor: torch.Tensor) -> dict[str, t
     if not packed:
         return {name: tensor}
     if tensor.dim() == 0 or tensor.shape[0] % 3 or not len(tensor):
-        raise ValueError(f"{official} has shape {tuple(tensor.shape)}, which cannot hold queries, keys and values.")
+        raise InputError(f"{official} has shape {tuple(tensor.shape)}, which cannot hold queries, keys and values.")
     parts = tensor.chunk(3)
     return {f"{prefix}{part}_proj.{kind}": value.clone() for part, value in zip("qkv", parts, strict=True)}
 
@@ -147,4 +148,4 @@ def _check_sine_table(table: torch.Tensor) -> None:
     plausible = table.dim() == 3 and table.shape[1] == 1 and table.shape[2] % 2 == 0
     expected = sinusoidal_positions(0, table.shape[0], table.shape[2]) if plausible else None
     if expected is None or not torch.allclose(table[:, 0].float(), expected, atol=1e-3, rtol=0):
-        raise ValueError(f"{_SINE_TABLE} is not the sine table of base 10000; this checkpoint has other positions.")
+        raise InputError(f"{_SINE_TABLE} is not the sine table of base 10000; this checkpoint has other positions.")

@@ -25,6 +25,7 @@ from rscc_hf.conversion.output import check_unchanged, source_of, stamps, write_
 from rscc_hf.conversion.pickle_reader import ReleasedFile, modules_of, open_released, state_dict_of
 from rscc_hf.conversion.pickle_reader_machine import Placeholder
 from rscc_hf.data.vocabulary import END, PAD, START, read_word_map, word_tokenizer_from_word_map
+from rscc_hf.errors import InputError
 from rscc_hf.hub.cards import write_model_card
 from rscc_hf.modeling import MModalCCConfig, MModalCCForConditionalGeneration
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
@@ -152,13 +153,13 @@ def _tokenizer(word_map: Path) -> PreTrainedTokenizerFast:
     except (ValueError, RecursionError) as error:
         # what json refuses for its depth or the length of a number is no JSONDecodeError
         told = str(error) if str(word_map) in str(error) else f"{word_map} cannot be read as JSON: {error}"
-        raise ValueError(told) from error
+        raise InputError(told) from error
     try:
         tokenizer = word_tokenizer_from_word_map(words)
     except ValueError as error:
-        raise ValueError(f"{word_map} is not the word map of a release: {error}.") from error
+        raise InputError(f"{word_map} is not the word map of a release: {error}.") from error
     if tokenizer.pad_token_id != 0:
-        raise ValueError(f"{word_map} gives {PAD} the id {tokenizer.pad_token_id}; in a release it is 0.")
+        raise InputError(f"{word_map} gives {PAD} the id {tokenizer.pad_token_id}; in a release it is 0.")
     return tokenizer
 
 
@@ -183,9 +184,9 @@ def _modules(file: ReleasedFile) -> dict[str, Placeholder]:
     """All modules of the four parts by their official name."""
     content = file.content
     if type(content) is not dict:
-        raise ValueError(f"it holds a {type(content).__name__}; a released MModalCC holds a dict of modules.")
+        raise InputError(f"it holds a {type(content).__name__}; a released MModalCC holds a dict of modules.")
     if missing := [part for part in PARTS if part not in content]:
-        raise ValueError(f"it lacks {', '.join(missing)}; give the .pth.tar of a released MModalCC.")
+        raise InputError(f"it lacks {', '.join(missing)}; give the .pth.tar of a released MModalCC.")
     return {name: found for part in PARTS for name, found in modules_of(content[part], part).items()}
 
 
@@ -194,7 +195,7 @@ def _weights(file: ReleasedFile) -> dict[str, torch.Tensor]:
     refs = {name: ref for part in PARTS for name, ref in state_dict_of(file.content[part], part).items()}
     for name, ref in refs.items():
         if not (ref.storage.dtype.is_floating_point or name.endswith(".num_batches_tracked")):
-            raise ValueError(f"{name} holds {ref.storage.dtype}; weights hold floats.")
+            raise InputError(f"{name} holds {ref.storage.dtype}; weights hold floats.")
     return {name: file.tensor(ref, name) for name, ref in refs.items()}
 
 
@@ -206,7 +207,7 @@ def _check_fields(modules: Mapping[str, Placeholder]) -> None:
         kind = module.class_name
         expected = kinds.get(name) or (_RELU.fullmatch(name) and "ReLU") or (_SIGMOID.fullmatch(name) and "Sigmoid")
         if expected and kind != expected:
-            raise ValueError(f"{name} is a {kind} where a released MModalCC has a {expected}.")
+            raise InputError(f"{name} is a {kind} where a released MModalCC has a {expected}.")
         fixed = dict(_FIXED.get(kind, {}))
         if kind == "Conv2d":
             kernel = module.fields.get("kernel_size")
@@ -214,7 +215,7 @@ def _check_fields(modules: Mapping[str, Placeholder]) -> None:
             fixed |= {"padding": kernel[0] // 2} if isinstance(kernel, tuple) and _whole(kernel) else {}
         for field, value in fixed.items():
             if field in module.fields and module.fields[field] not in (value, (value, value)):
-                raise ValueError(
+                raise InputError(
                     f"{name} has {field}={_shown(module.fields[field])}, a released MModalCC {_shown(value)}."
                 )
 
@@ -238,7 +239,7 @@ def _config(
     backbones = {part: _backbone(part, modules, shape) for part in ("encoder_image", "encoder_image2")}
     depths = {len(backbone["depths"]) for backbone in backbones.values()}
     if len(depths) != 1:
-        raise ValueError("encoder_image and encoder_image2 have different numbers of stages.")
+        raise InputError("encoder_image and encoder_image2 have different numbers of stages.")
     attention = [f"encoder_feat.transformer.{stage}.attention2" for stage in range(stages)]
     decoder_attention = [
         f"decoder.transformer.layers.{layer}.{kind}"
@@ -247,14 +248,14 @@ def _config(
     ]
     grid = shape["encoder_feat.w_embedding.weight", 2][0]
     if shape["encoder_feat.h_embedding.weight", 2][0] != grid:
-        raise ValueError("encoder_feat.w_embedding and h_embedding have different numbers of cells; grids are square.")
+        raise InputError("encoder_feat.w_embedding and h_embedding have different numbers of cells; grids are square.")
     for part in backbones:
         pool = modules.get(f"{part}.adaptive_pool")
         if pool is not None and pool.fields.get("output_size") not in (grid, (grid, grid)):
-            raise ValueError(f"{part}.adaptive_pool has another output_size than the {grid} cells of the positions.")
+            raise InputError(f"{part}.adaptive_pool has another output_size than the {grid} cells of the positions.")
     words, width = shape["decoder.vocab_embedding.weight", 2]
     if words != len(tokenizer):
-        raise ValueError(
+        raise InputError(
             f"it has {words} words, but the word map has {len(tokenizer)}; give the word map it was trained with."
         )
     position_dropout = "decoder.position_encoding.dropout"
@@ -287,7 +288,7 @@ def _config(
     try:
         return MModalCCConfig(**values)
     except (StrictDataclassError, ArithmeticError, TypeError, ValueError) as error:
-        raise ValueError(f"its sizes make no MModalCC ({' '.join(str(error).split())}).") from error
+        raise InputError(f"its sizes make no MModalCC ({' '.join(str(error).split())}).") from error
 
 
 def _backbone(part: str, modules: Mapping[str, Placeholder], shape: _Shapes) -> dict[str, Any]:
@@ -295,7 +296,7 @@ def _backbone(part: str, modules: Mapping[str, Placeholder], shape: _Shapes) -> 
     net = f"{part}.net"
     stages = _count(modules, net) - 4
     if stages < 1:
-        raise ValueError(f"{net} has no stages; a released MModalCC has the children 0 to 6 of a ResNet.")
+        raise InputError(f"{net} has no stages; a released MModalCC has the children 0 to 6 of a ResNet.")
     depths = [_count(modules, f"{net}.{4 + stage}") for stage in range(stages)]
     bottleneck = f"{net}.4.0.conv3" in modules
     last = "conv3" if bottleneck else "conv2"
@@ -318,20 +319,20 @@ class _Shapes:
     def __getitem__(self, wanted: tuple[str, int]) -> tuple[int, ...]:
         name, dimensions = wanted
         if name not in self._state:
-            raise ValueError(f"{name} is missing; give the .pth.tar of a released MModalCC.")
+            raise InputError(f"{name} is missing; give the .pth.tar of a released MModalCC.")
         shape = tuple(self._state[name].shape)
         if len(shape) != dimensions or 0 in shape:
-            raise ValueError(f"{name} has shape {shape}; {dimensions} dimensions are needed, none of them empty.")
+            raise InputError(f"{name} has shape {shape}; {dimensions} dimensions are needed, none of them empty.")
         return shape
 
 
 def _count(modules: Mapping[str, Placeholder], parent: str) -> int:
     """How many numbered children a list of modules has: 0, 1, 2 ... and no others."""
     if parent not in modules:
-        raise ValueError(f"{parent} is missing; give the .pth.tar of a released MModalCC.")
+        raise InputError(f"{parent} is missing; give the .pth.tar of a released MModalCC.")
     children = modules[parent].fields.get("_modules", {})
     if not 1 <= len(children) <= _MOST or list(children) != [str(number) for number in range(len(children))]:
-        raise ValueError(f"{parent} must have the children 0, 1, 2, ..., at most {_MOST}.")
+        raise InputError(f"{parent} must have the children 0, 1, 2, ..., at most {_MOST}.")
     return len(children)
 
 
@@ -341,11 +342,11 @@ def _same(modules: Mapping[str, Placeholder], names: Iterable[str], field: str) 
     for name in names:
         value = modules[name].fields.get(field) if name in modules else None
         if type(value) not in (int, float):
-            raise ValueError(f"{name} has no number {field}; give the .pth.tar of a released MModalCC.")
+            raise InputError(f"{name} has no number {field}; give the .pth.tar of a released MModalCC.")
         values.setdefault(value, name)
     if len(values) != 1:
         told = ", ".join(f"{name} has {field}={value}" for value, name in values.items())
-        raise ValueError(f"{told or f'there is no module with {field}'}: one value for all is what can be converted.")
+        raise InputError(f"{told or f'there is no module with {field}'}: one value for all is what can be converted.")
     return next(iter(values))
 
 

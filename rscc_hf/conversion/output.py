@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rscc_hf.errors import InputError
 from rscc_hf.files import digest_file, write_text
 
 PROVENANCE = "conversion.json"
@@ -68,7 +69,7 @@ def check_unchanged(before: Stamps) -> None:
     """
     for path, stamp in before.items():
         if not path.is_file() or _stamp(path) != stamp:
-            raise ValueError(f"{path} changed while it was converted; convert it again.")
+            raise InputError(f"{path} changed while it was converted; convert it again.")
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -95,7 +96,7 @@ def write_provenance(folder: Path, sources: Sequence[Source], details: Mapping[s
     }
     for text in _strings(written):
         if Path(text).is_absolute():
-            raise ValueError(f"{PROVENANCE} would tell the path {text} of this machine; give names without folders.")
+            raise InputError(f"{PROVENANCE} would tell the path {text} of this machine; give names without folders.")
     write_text(folder / PROVENANCE, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
 
 

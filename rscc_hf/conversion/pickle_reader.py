@@ -16,8 +16,9 @@ from typing import IO, Any
 import torch
 
 from rscc_hf.conversion.pickle_reader_containers import ZIP_MAGIC, Read, read_legacy, read_zip
-from rscc_hf.conversion.pickle_reader_machine import Name, Placeholder, UnsafePickleError, printable
+from rscc_hf.conversion.pickle_reader_machine import Name, Placeholder, printable
 from rscc_hf.conversion.pickle_reader_values import StorageRef, TensorRef, allowed_names
+from rscc_hf.errors import InputError, UnsafePickleError
 
 _MAX_MODULES = 50_000
 _MAX_PARTS = 200_000
@@ -88,20 +89,20 @@ def open_released(path: Path, classes: frozenset[tuple[str, str]]) -> Iterator[R
             is open. Nothing of it was run.
     """
     if not path.exists():
-        raise ValueError(f"{path} does not exist; give the checkpoint that the authors released.")
+        raise InputError(f"{path} does not exist; give the checkpoint that the authors released.")
     if not path.is_file():
-        raise ValueError(f"{path} is no file; give the checkpoint that the authors released.")
+        raise InputError(f"{path} is no file; give the checkpoint that the authors released.")
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
             content, read_storage = _reader(file.read(4))(file, size, allowed_names(classes))
             yield ReleasedFile(content, read_storage, size)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be converted: {str(error).removesuffix('.')}.") from error
+        raise InputError(f"{path} cannot be converted: {str(error).removesuffix('.')}.") from error
     except RecursionError as error:
-        raise ValueError(f"{path} cannot be converted: its values are nested too deeply.") from error
+        raise InputError(f"{path} cannot be converted: its values are nested too deeply.") from error
     except MemoryError as error:
-        raise ValueError(f"{path} cannot be converted: it takes more memory than there is.") from error
+        raise InputError(f"{path} cannot be converted: it takes more memory than there is.") from error
 
 
 def _reader(start: bytes) -> Callable[[IO[bytes], int, Mapping[tuple[str, str], Name]], Read]:

@@ -13,15 +13,9 @@ import zipfile
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-from rscc_hf.conversion.pickle_reader_machine import (
-    MAX_PICKLE_BYTES,
-    BoundedFile,
-    Name,
-    PickleMachine,
-    UnsafePickleError,
-    printable,
-)
+from rscc_hf.conversion.pickle_reader_machine import MAX_PICKLE_BYTES, BoundedFile, Name, PickleMachine, printable
 from rscc_hf.conversion.pickle_reader_values import StorageRef, Storages
+from rscc_hf.errors import UnsafePickleError
 
 _MAX_DIRECTORY_BYTES = 8 * 2**20
 ZIP_MAGIC = b"PK\x03\x04"

@@ -15,15 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rscc_hf.errors import UnsafePickleError
+
 # What a checkpoint of some hundred modules needs, many times over; a bomb needs more.
 MAX_PICKLE_BYTES = 64 * 2**20
 MAX_STEPS = 2_000_000
 _MAX_INTEGER_BYTES = 16
 _MAX_PROTOCOL = 5
-
-
-class UnsafePickleError(ValueError):
-    """The pickle is damaged, or holds what is not allowed; the message is part of a sentence that names the file."""
 
 
 class Readable(Protocol):

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from rscc_hf.conversion.pickle_reader_machine import Name, Placeholder, UnsafePickleError, checked_key
+from rscc_hf.conversion.pickle_reader_machine import Name, Placeholder, checked_key
+from rscc_hf.errors import UnsafePickleError
 
 _MAX_DIMENSIONS = 8
 _MAX_NUMBER = 2**40

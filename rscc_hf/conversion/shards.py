@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from rscc_hf.conversion.checks import listed
+from rscc_hf.errors import InputError
 
 Read = Callable[[str], torch.Tensor]
 
@@ -82,12 +83,12 @@ def find_weight_files(folder: Path) -> list[WeightFile]:
     for single, index in (_SAFETENSORS, _BIN):
         has_single, has_index = (folder / single).is_file(), (folder / index).is_file()
         if has_single and has_index:
-            raise ValueError(f"{folder} holds both {single} and {index}; keep the one that is meant.")
+            raise InputError(f"{folder} holds both {single} and {index}; keep the one that is meant.")
         if has_single:
             return [_read_header(folder / single)]
         if has_index:
             return _read_index(folder / index)
-    raise ValueError(f"{folder} holds no weights; it needs {', '.join((*_SAFETENSORS, *_BIN))}.")
+    raise InputError(f"{folder} holds no weights; it needs {', '.join((*_SAFETENSORS, *_BIN))}.")
 
 
 def all_tensors(files: Iterable[WeightFile]) -> dict[str, torch.Tensor]:
@@ -104,11 +105,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); fetch it again.") from error
+        raise InputError(f"{path} is no JSON ({error}); fetch it again.") from error
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); give the folder that holds it.") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}); give the folder that holds it.") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object; fetch it again.")
+        raise InputError(f"{path} holds no JSON object; fetch it again.")
     return value
 
 
@@ -116,28 +117,28 @@ def _read_index(path: Path) -> list[WeightFile]:
     """The files that an index names, checked against it."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{path} has no weight_map from names to files; fetch it again.")
+        raise InputError(f"{path} has no weight_map from names to files; fetch it again.")
     suffix = path.name.removesuffix(".index.json").rpartition(".")[2]
     by_file: dict[str, set[str]] = {}
     _check_names(path, weight_map)
     for name, file in weight_map.items():
         # PureWindowsPath knows the separators of all systems, and drives
         if not isinstance(file, str) or file != PureWindowsPath(file).name or Path(file).suffix != f".{suffix}":
-            raise ValueError(f"{path} has {name} in {file!r}; it must name .{suffix} files of its own folder.")
+            raise InputError(f"{path} has {name} in {file!r}; it must name .{suffix} files of its own folder.")
         if not _FILE.fullmatch(file):
-            raise ValueError(f"{path} names a file {file[:200]!a}; letters, digits, `.`, `_` and `-` make its name.")
+            raise InputError(f"{path} names a file {file[:200]!a}; letters, digits, `.`, `_` and `-` make its name.")
         by_file.setdefault(file, set()).add(name)
     if missing := [file for file in by_file if not (path.parent / file).is_file()]:
-        raise ValueError(f"{path} names files that are not there: {', '.join(missing)}; fetch them.")
+        raise InputError(f"{path} names files that are not there: {', '.join(missing)}; fetch them.")
     files = [_read_header(path.parent / file) for file in by_file]
     for found, expected in zip(files, by_file.values(), strict=True):
         if missing_names := expected - set(found.tensors):
-            raise ValueError(
+            raise InputError(
                 f"{found.path} lacks {len(missing_names)} weights that {path.name} puts there: "
                 f"{listed(missing_names)}; fetch both again."
             )
         if extra := set(found.tensors) - expected:
-            raise ValueError(
+            raise InputError(
                 f"{found.path} has {len(extra)} weights that {path.name} does not put there: {listed(extra)}; fetch "
                 "both again."
             )
@@ -148,10 +149,10 @@ def _read_header(path: Path) -> WeightFile:
     """Names, shapes and dtypes of one file."""
     tensors = _load_bin(path, "meta") if path.suffix == ".bin" else _safetensors_header(path)
     if not tensors:
-        raise ValueError(f"{path} holds no weights; fetch it again.")
+        raise InputError(f"{path} holds no weights; fetch it again.")
     _check_names(path, tensors)
     if other := [name for name, tensor in tensors.items() if tensor.dtype not in _DTYPES]:
-        raise ValueError(
+        raise InputError(
             f"{path} has weights that are not of 16, 32 or 64 bit floating-point numbers: {listed(other)}; give a "
             "checkpoint that is not quantised."
         )
@@ -161,7 +162,7 @@ def _read_header(path: Path) -> WeightFile:
 def _check_names(path: Path, names: Iterable[str]) -> None:
     """Refuse names that no module of torch gives its weights: they may be meant for the terminal that shows them."""
     if odd := [name for name in names if not _NAME.fullmatch(name)]:
-        raise ValueError(
+        raise InputError(
             f"{path} has {len(odd)} weights with names that cannot be, such as {odd[0][:200]!a}; letters, digits, `.` "
             "and `_` make a name, 200 at most."
         )
@@ -174,7 +175,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file ({error}); fetch it again.") from error
+        raise InputError(f"{path} is damaged or no safetensors file ({error}); fetch it again.") from error
 
 
 def _safetensors_header(path: Path) -> dict[str, torch.Tensor]:
@@ -203,21 +204,21 @@ def _load_bin(path: Path, device: str) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = found[1] if found else _first_sentence(str(error))
-        raise ValueError(
+        raise InputError(
             f"{path} holds more than weights, which is not unpickled ({what}); give safetensors."
         ) from error
     except Exception as error:  # whatever torch's reader trips over in a damaged file
         reason = f"{type(error).__name__}: {_first_sentence(str(error))}"
-        raise ValueError(f"{path} cannot be read as weights ({reason}); fetch it again.") from error
+        raise InputError(f"{path} cannot be read as weights ({reason}); fetch it again.") from error
     if not isinstance(weights, Mapping):
-        raise ValueError(f"{path} holds a {type(weights).__name__} and no dict of weights; give a state dict.")
+        raise InputError(f"{path} holds a {type(weights).__name__} and no dict of weights; give a state dict.")
     if other := [
         name if isinstance(name, str) else f"{name}" if type(name) is int else f"a {type(name).__name__}"
         for name, value in weights.items()
         if not _is_plain(name, value)
     ]:
         _check_names(path, (name for name in weights if isinstance(name, str)))
-        raise ValueError(f"{path} has entries that are no weights: {listed(other)}; give a plain state dict.")
+        raise InputError(f"{path} has entries that are no weights: {listed(other)}; give a plain state dict.")
     return dict(weights)
 
 
@@ -238,12 +239,12 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is damaged, or older than torch 1.6 ({error}); fetch it again, or save it as safetensors."
         ) from error
     packed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
     if packed or sum(record.file_size for record in records) > path.stat().st_size:
-        raise ValueError(f"{path} is packed, which torch.save never does; it is not opened.")
+        raise InputError(f"{path} is packed, which torch.save never does; it is not opened.")
 
 
 def _first_sentence(text: str) -> str:
@@ -265,7 +266,7 @@ def check_finite(name: str, tensor: torch.Tensor) -> None:
     # in pieces: what isfinite makes on its way is larger than a large weight
     wrong = sum(piece.numel() - int(piece.isfinite().sum()) for piece in tensor.detach().reshape(-1).split(2**22))
     if wrong:
-        raise ValueError(
+        raise InputError(
             f"{name} holds {wrong} of {tensor.numel()} values that are not finite numbers; give other weights."
         )
 
@@ -314,7 +315,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], read: Rea
         for name in names:
             tensor = read(name)
             if tensor.shape != tensors[name].shape or tensor.dtype != tensors[name].dtype:
-                raise ValueError(f"{name} changed while it was read; convert it again.")
+                raise InputError(f"{name} changed while it was read; convert it again.")
             values = _bytes_of(tensor)
             file.write(values)
             digests[name] = hashlib.sha256(values).hexdigest()

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from rscc_hf.errors import InputError
 from rscc_hf.files import some
 from rscc_hf.text import first_line
 
@@ -331,7 +332,7 @@ def _saved_splits(described: Path) -> list[str]:
         content = json.loads(described.read_text(encoding="utf-8"))
         return list(content["splits"]) if "splits" in content else [str(content.get("_split") or "train")]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{described} cannot be read ({first_line(error)}); save the data set again.") from error
+        raise InputError(f"{described} cannot be read ({first_line(error)}); save the data set again.") from error
 
 
 def _compare_card(layout: Layout) -> None:

@@ -41,6 +41,7 @@ from rscc_hf.data.layout import (
 from rscc_hf.data.palette import restrict_to_changes
 from rscc_hf.data.rows import LOOKED_AT, check_rows, read_looked_at, read_schema
 from rscc_hf.data.schema import FEATURES, check_schema
+from rscc_hf.errors import InputError
 from rscc_hf.text import first_line
 
 logger = logging.getLogger(__name__)
@@ -86,9 +87,9 @@ def load_pairs(
             `semantic_coverage` is "changed". One sentence that names the file, the column or the pair.
     """
     if semantic_coverage not in SEMANTIC_COVERAGES:
-        raise ValueError(f'semantic_coverage is {semantic_coverage!r}: "full" or "changed" is expected')
+        raise InputError(f'semantic_coverage is {semantic_coverage!r}: "full" or "changed" is expected')
     if not split:
-        raise ValueError(f"{path_or_id}: name a split, one of {', '.join(split_names(path_or_id, revision=revision))}")
+        raise InputError(f"{path_or_id}: name a split, one of {', '.join(split_names(path_or_id, revision=revision))}")
     where = f"{path_or_id} ({split})"
     local = _local(path_or_id, revision)
     if local is None:
@@ -114,13 +115,13 @@ def split_names(path_or_id: str | Path, *, revision: str | None = None) -> list[
         try:
             return list(get_dataset_split_names(str(path_or_id), revision=revision))
         except _HUB_ERRORS as err:
-            raise ValueError(_not_found(path_or_id, err)) from err
+            raise InputError(_not_found(path_or_id, err)) from err
     if local.is_file():
         said = name_of(local).split
         return [said if said in KNOWN_SPLITS else "train"]
     layout = read_layout(local)
     for problem in layout.broken.values():
-        raise ValueError(problem)
+        raise InputError(problem)
     return layout.names
 
 
@@ -150,13 +151,13 @@ def captions_of(dataset: Dataset | IterableDataset) -> Iterator[str]:
     """
     names = dataset.column_names
     if names is not None and "captions" not in names:
-        raise ValueError(f"the data set has no column captions; there are {', '.join(names)}")
+        raise InputError(f"the data set has no column captions; there are {', '.join(names)}")
     for number, row in enumerate(dataset.select_columns(["captions"])):
         captions = row["captions"]
         if captions is None:
             continue
         if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
-            raise ValueError(f"captions of row {number} are {captions!r:.80}: give a list of strings")
+            raise InputError(f"captions of row {number} are {captions!r:.80}: give a list of strings")
         yield from captions
 
 
@@ -184,11 +185,11 @@ def _local(path_or_id: str | Path, revision: str | None) -> Path | None:
     path = Path(path_or_id).expanduser()
     if path.exists():
         if revision is not None:
-            raise ValueError(f"{path_or_id} is on this machine: revision is for data sets on the Hub")
+            raise InputError(f"{path_or_id} is on this machine: revision is for data sets on the Hub")
         return path
     looks_local = isinstance(path_or_id, Path) or not _HUB_ID.fullmatch(path_or_id) or path_or_id.startswith(".")
     if looks_local:
-        raise ValueError(f"{path_or_id} does not exist: give a folder of pairs or the id of a data set on the Hub")
+        raise InputError(f"{path_or_id} does not exist: give a folder of pairs or the id of a data set on the Hub")
     return None
 
 
@@ -196,7 +197,7 @@ def _files(path: Path, split: str, outputs: Sequence[Path] = ()) -> list[Path] |
     """The parquet files of a split in order; None: `save_to_disk` wrote it."""
     if path.is_file():
         if not is_parquet(path.name):
-            raise ValueError(f"{path} is no parquet file: give a folder of pairs or a parquet file")
+            raise InputError(f"{path} is no parquet file: give a folder of pairs or a parquet file")
         name = name_of(path)
         if name.split in KNOWN_SPLITS and name.split != split:
             _note(f"{path} is called {name.split} and is read as {split}, as was asked for.")
@@ -205,9 +206,9 @@ def _files(path: Path, split: str, outputs: Sequence[Path] = ()) -> list[Path] |
         return [path]
     layout = read_layout(path, outputs=outputs)
     if split in layout.broken:
-        raise ValueError(layout.broken[split])
+        raise InputError(layout.broken[split])
     if split not in layout.splits:
-        raise ValueError(_no_split_here(layout, split))
+        raise InputError(_no_split_here(layout, split))
     for note in layout.notes:
         _note(note)
     return None if layout.is_saved else list(layout.splits[split])
@@ -229,14 +230,14 @@ def _no_split_here(layout: Layout, split: str) -> str:
 def _load_parquet(files: Sequence[Path], streaming: bool, where: str) -> Dataset | IterableDataset:
     features = _features_of(files, where)
     if check_rows(read_looked_at(files), where) == 0:
-        raise ValueError(f"{where} has no pairs.")
+        raise InputError(f"{where} has no pairs.")
     paths = [glob.escape(str(file.absolute())) for file in files]
     try:
         return load_dataset(
             "parquet", data_files={"pairs": paths}, split="pairs", streaming=streaming, features=features
         )
     except (DatasetsError, OSError, ValueError, RuntimeError) as err:
-        raise ValueError(f"{where}: the parquet files cannot be read: {first_line(err.__cause__ or err)}") from err
+        raise InputError(f"{where}: the parquet files cannot be read: {first_line(err.__cause__ or err)}") from err
 
 
 def _features_of(files: Sequence[Path], where: str) -> Features:
@@ -249,7 +250,7 @@ def _features_of(files: Sequence[Path], where: str) -> Features:
             continue
         if set(found) != set(features):
             odd = sorted(set(found) ^ set(features))
-            raise ValueError(
+            raise InputError(
                 f"{where}: {files[0].name} and {file.name} have not the same columns ({', '.join(odd)}); write the "
                 "shards of a split with the same."
             )
@@ -265,7 +266,7 @@ def _saved(path: Path, split: str) -> Dataset:
     try:
         return load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as err:
-        raise ValueError(
+        raise InputError(
             f"{folder} cannot be read as a data set of save_to_disk ({first_line(err)}); save it again."
         ) from err
 
@@ -280,7 +281,7 @@ def _checked(dataset: Dataset, where: str) -> Dataset:
     features = check_schema(dataset.features.arrow_schema, where)
     columns: Any = dataset.select_columns(list(LOOKED_AT)).with_format("arrow")
     if check_rows(columns.iter(batch_size=10_000), where) == 0:
-        raise ValueError(f"{where} has no pairs.")
+        raise InputError(f"{where} has no pairs.")
     for name, feature in features.items():
         if dataset.features[name] != feature:
             dataset = dataset.cast_column(name, feature)
@@ -294,10 +295,10 @@ def _hub_builder(name: str, revision: str | None) -> DatasetBuilder:
         if "Config name is missing" in str(err):
             found = re.search(r"available configs: \[(.*?)\]", str(err))
             told = f" ({found[1]})" if found else ""
-            raise ValueError(
+            raise InputError(
                 f"{name} has more than one configuration{told}: fetch it (`hf download`) and give the folder of one"
             ) from err
-        raise ValueError(_not_found(name, err)) from err
+        raise InputError(_not_found(name, err)) from err
 
 
 def _check_hub_files(name: str, builder: DatasetBuilder, wanted: Collection[str]) -> None:
@@ -307,10 +308,10 @@ def _check_hub_files(name: str, builder: DatasetBuilder, wanted: Collection[str]
             continue
         addresses = [str(file) for file in files]
         if (wrong := shards_problem(addresses)) is not None:
-            raise ValueError(f"{name} {wrong}.")
+            raise InputError(f"{name} {wrong}.")
         wrong = names_problem(split, addresses)
         if wrong is not None and split not in _declared_on_hub(name, builder, addresses):
-            raise ValueError(
+            raise InputError(
                 f"{name} {wrong}; name the files of each split in its README.md (configs, data_files), or fetch it "
                 "(`hf download`) and give the folder."
             )
@@ -342,16 +343,16 @@ def _load_hub(name: str, split: str, streaming: bool, revision: str | None, wher
         except _HUB_ERRORS:
             names = []
         if names and not wanted <= {*names, "all"}:
-            raise ValueError(_no_split(name, split, names)) from err
+            raise InputError(_no_split(name, split, names)) from err
         if names and streaming and split not in names:
-            raise ValueError(f"{name}: {split} cannot be streamed: name one of {', '.join(names)}") from err
-        raise ValueError(_not_found(name, err.__cause__ or err)) from err
+            raise InputError(f"{name}: {split} cannot be streamed: name one of {', '.join(names)}") from err
+        raise InputError(_not_found(name, err.__cause__ or err)) from err
     if isinstance(dataset, Dataset):
         return _checked(dataset, where)
     schema = _stream_schema(dataset, where)
     features = check_schema(schema, where)
     if pa.types.is_integer(schema.field("changed").type):
-        raise ValueError(
+        raise InputError(
             f"{where}: changed holds numbers, which cannot be looked through in a stream: write true or false"
         )
     return dataset if dataset.features == features else dataset.cast(features)
@@ -362,7 +363,7 @@ def _stream_schema(stream: IterableDataset, where: str) -> pa.Schema:
         return stream.features.arrow_schema
     for row in stream.take(1):  # a stream that does not know its columns before the first row
         return pa.Table.from_pylist([row]).schema
-    raise ValueError(f"{where} has no rows")
+    raise InputError(f"{where} has no rows")
 
 
 @cache
@@ -375,7 +376,7 @@ def _note(text: str) -> None:
 def _restrict(dataset: Dataset | IterableDataset, columns: set[str], where: str) -> Dataset | IterableDataset:
     missing = [name for name in (*_MAPS, "change_mask") if name not in columns]
     if missing:
-        raise ValueError(f'{where}: semantic_coverage "changed" needs the column {missing[0]}, which is not there')
+        raise InputError(f'{where}: semantic_coverage "changed" needs the column {missing[0]}, which is not there')
     return dataset.map(_restrict_row, fn_kwargs={"where": where}, features=dataset.features)
 
 
@@ -387,12 +388,12 @@ def _restrict_row(row: dict[str, Any], where: str) -> dict[str, Any]:
             changed[name] = None
             continue
         if mask is None:
-            raise ValueError(f"{where}: pair {row['pair_id']} has {name} but no change_mask")
+            raise InputError(f"{where}: pair {row['pair_id']} has {name} but no change_mask")
         colours = np.asarray(row[name].convert("RGB"))
         try:
             restricted = restrict_to_changes(colours, np.asarray(mask.convert("L")))
         except ValueError as err:
-            raise ValueError(f"{where}: pair {row['pair_id']}: {err}") from err
+            raise InputError(f"{where}: pair {row['pair_id']}: {err}") from err
         changed[name] = PILImage.fromarray(restricted)
     return changed
 

@@ -7,6 +7,8 @@ with 80 added and saturated.
 
 import numpy as np
 
+from rscc_hf.errors import InputError
+
 VOID: tuple[int, int, int] = (255, 255, 255)
 """The colour of pixels without a label: "no change" in SECOND."""
 
@@ -70,7 +72,7 @@ def colours_to_classes(array: np.ndarray, where: str = "semantic map") -> np.nda
         ValueError: The shape is wrong, or a colour is not one of the palette; the sentence names `where`.
     """
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise ValueError(
+        raise InputError(
             f"{where}: a semantic map must be 8-bit RGB of shape (height, width, 3), not {array.dtype} {array.shape}; "
             "convert it to RGB first."
         )
@@ -81,7 +83,7 @@ def colours_to_classes(array: np.ndarray, where: str = "semantic map") -> np.nda
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         colour = tuple(int(channel) for channel in array[row, column])
-        raise ValueError(
+        raise InputError(
             f"{where}: the colour {colour} at row {row}, column {column} is not in SECOND's palette; save the map "
             "without smoothing or lossy compression, or translate its colours."
         )
@@ -95,7 +97,7 @@ def classes_to_colours(classes: np.ndarray) -> np.ndarray:
         ValueError: A number is outside 0..6.
     """
     if classes.size and (classes.min() < 0 or classes.max() >= len(CLASS_NAMES)):
-        raise ValueError(f"Class numbers must be between 0 and {len(CLASS_NAMES) - 1}; check the map's classes.")
+        raise InputError(f"Class numbers must be between 0 and {len(CLASS_NAMES) - 1}; check the map's classes.")
     return _COLOURS[classes]
 
 
@@ -115,7 +117,7 @@ def restrict_to_changes(semantic_map_array: np.ndarray, change_mask_array: np.nd
         ValueError: The two sizes differ.
     """
     if semantic_map_array.shape[:2] != change_mask_array.shape or semantic_map_array.ndim != 3:
-        raise ValueError(
+        raise InputError(
             f"The semantic map {semantic_map_array.shape} and the change mask {change_mask_array.shape} must have the "
             "same height and width; pass the mask of the same pair as (height, width)."
         )

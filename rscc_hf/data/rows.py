@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rscc_hf.data.captions import pair_key
+from rscc_hf.errors import InputError
 from rscc_hf.text import first_line
 
 LOOKED_AT = ("pair_id", "captions", "changed")
@@ -77,26 +78,26 @@ def check_rows(parts: Iterable[pa.Table | pa.RecordBatch], where: str) -> int:
                     numbers.add(f"{name!r} ({value})")
         rows += part.num_rows
     if nameless.count:
-        raise ValueError(
+        raise InputError(
             f"{where}: {nameless.count} of {rows} rows have no pair_id (null or blank; row {nameless}); give every "
             "pair a name of its own."
         )
     if repeated.count:
-        raise ValueError(
+        raise InputError(
             f"{where}: {repeated.count} pair_ids occur twice or more, as {repeated}; give every pair its own name."
         )
     if alike.count:
-        raise ValueError(
+        raise InputError(
             f"{where}: {alike.count} pair_ids differ from another one in spaces or the Unicode form of a letter only, "
             f"as {alike}; give every pair its own name."
         )
     if null_captions.count:
-        raise ValueError(
+        raise InputError(
             f"{where}: {null_captions.count} of {rows} pairs have a caption that is null ({null_captions}); leave "
             "such captions out of the lists."
         )
     if numbers.count:
-        raise ValueError(
+        raise InputError(
             f"{where}: changed is neither 0 nor 1 for {numbers.count} of {rows} pairs ({numbers}); write true or "
             "false."
         )
@@ -127,7 +128,7 @@ def read_looked_at(files: Sequence[Path], columns: Sequence[str] = LOOKED_AT) ->
             with pq.ParquetFile(path) as file:
                 yield from file.iter_batches(batch_size=_ROWS, columns=list(columns))
         except (OSError, pa.ArrowException) as error:
-            raise ValueError(cannot_be_read(path, error)) from error
+            raise InputError(cannot_be_read(path, error)) from error
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -137,11 +138,11 @@ def read_schema(path: Path) -> pa.Schema:
         ValueError: It cannot be read; it is named.
     """
     if path.is_symlink() and not path.exists():
-        raise ValueError(f"{path} is a link that leads nowhere; fetch the file, or remove the link.")
+        raise InputError(f"{path} is a link that leads nowhere; fetch the file, or remove the link.")
     try:
         return pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(cannot_be_read(path, error)) from error
+        raise InputError(cannot_be_read(path, error)) from error
 
 
 def cannot_be_read(path: Path, error: BaseException) -> str:

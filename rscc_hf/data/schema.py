@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import pyarrow as pa
 from datasets import ClassLabel, Features, Image, List, Value
 
+from rscc_hf.errors import InputError
+
 FEATURES = Features(
     {
         "pair_id": Value("string"),
@@ -56,11 +58,11 @@ def check_columns(columns: Iterable[str], where: str) -> None:
     counts = Counter(columns)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
-        raise ValueError(f"{where}: there are {counts[twice[0]]} columns {twice[0]}; keep one of them.")
+        raise InputError(f"{where}: there are {counts[twice[0]]} columns {twice[0]}; keep one of them.")
     present = set(counts)
     missing = [name for name in REQUIRED if name not in present]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{where}: the column{'s' if len(missing) > 1 else ''} {', '.join(missing)} "
             f"{'are' if len(missing) > 1 else 'is'} missing; a pair needs {', '.join(REQUIRED)}."
         )
@@ -68,7 +70,7 @@ def check_columns(columns: Iterable[str], where: str) -> None:
     if len(maps & present) == 1:
         (there,) = maps & present
         (absent,) = maps - present
-        raise ValueError(f"{where}: the column {there} is there but {absent} is not; give both maps or neither.")
+        raise InputError(f"{where}: the column {there} is there but {absent} is not; give both maps or neither.")
 
 
 def check_schema(schema: pa.Schema, where: str) -> Features:
@@ -99,7 +101,7 @@ def check_schema(schema: pa.Schema, where: str) -> Features:
             if field.name in FEATURES:  # told below, or cast
                 features[field.name] = FEATURES[field.name]
                 continue
-            raise ValueError(
+            raise InputError(
                 f"{where}: the column {field.name} has the type {field.type}, which `datasets` cannot hold; write it "
                 "as text, or leave it out."
             ) from error
@@ -107,9 +109,9 @@ def check_schema(schema: pa.Schema, where: str) -> Features:
         if name not in features:
             continue
         if isinstance(features[name], ClassLabel):
-            raise ValueError(f"{where}: the column {name} holds numbers of classes (ClassLabel); {_needed(name)}.")
+            raise InputError(f"{where}: the column {name} holds numbers of classes (ClassLabel); {_needed(name)}.")
         if not _may_be_cast(name, schema.field(name).type):
-            raise ValueError(f"{where}: the column {name} is of type {schema.field(name).type}; {_needed(name)}.")
+            raise InputError(f"{where}: the column {name} is of type {schema.field(name).type}; {_needed(name)}.")
         features[name] = target
     return features
 

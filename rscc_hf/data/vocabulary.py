@@ -21,6 +21,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from rscc_hf.data.loading import captions_of, load_pairs, split_names
+from rscc_hf.errors import InputError
 from rscc_hf.files import Written, new_folder, refuse_input_as_output
 from rscc_hf.text import first_line
 
@@ -68,14 +69,14 @@ def build_word_tokenizer(captions: Iterable[str], min_frequency: int = 1) -> Pre
         ValueError: There are no words, or `min_frequency` is below 1 or leaves none.
     """
     if min_frequency < 1:
-        raise ValueError(f"min_frequency is {min_frequency}: it must be at least 1")
+        raise InputError(f"min_frequency is {min_frequency}: it must be at least 1")
     counts = Counter(word for caption in _strings(captions) for word in words_of(caption))
     if not counts:
-        raise ValueError("there are no captions to build a vocabulary from")
+        raise InputError("there are no captions to build a vocabulary from")
     kept = [word for word, count in counts.items() if count >= min_frequency and word not in SPECIALS]
     if not kept:
         most = max(counts.values())
-        raise ValueError(
+        raise InputError(
             f"no word occurs {min_frequency} times or more (the most frequent: {most}): lower min_frequency"
         )
     kept.sort(key=lambda word: (-counts[word], word))
@@ -93,9 +94,9 @@ def word_tokenizer_from_word_map(word_map: Mapping[str, int]) -> PreTrainedToken
     """
     missing = [token for token in SPECIALS if token not in word_map]
     if missing:
-        raise ValueError(f"the word map lacks {', '.join(missing)}")
+        raise InputError(f"the word map lacks {', '.join(missing)}")
     if sorted(word_map.values()) != list(range(len(word_map))):
-        raise ValueError(f"the ids of the word map must be 0..{len(word_map) - 1}, each once")
+        raise InputError(f"the ids of the word map must be 0..{len(word_map) - 1}, each once")
     tokenizer = Tokenizer(models.WordLevel(dict(word_map), unk_token=UNKNOWN))
     tokenizer.normalizer = _word_normalizer()
     tokenizer.pre_tokenizer = _word_splitter()
@@ -111,11 +112,11 @@ def read_word_map(path: str | Path) -> dict[str, int]:
     try:
         word_map = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as err:
-        raise ValueError(f"{path} does not exist: give the word map of the checkpoint (WORDMAP_*.json)") from err
+        raise InputError(f"{path} does not exist: give the word map of the checkpoint (WORDMAP_*.json)") from err
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as err:
-        raise ValueError(f"{path} cannot be read as JSON: {err}") from err
+        raise InputError(f"{path} cannot be read as JSON: {err}") from err
     if not isinstance(word_map, dict) or not all(type(number) is int for number in word_map.values()):
-        raise ValueError(f"{path} is no word map: a JSON object from words to integer ids is expected")
+        raise InputError(f"{path} is no word map: a JSON object from words to integer ids is expected")
     return word_map
 
 
@@ -140,7 +141,7 @@ def build_unigram_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrai
     normalizer = _unigram_normalizer()
     lines = [line for line in (normalizer.normalize_str(caption) for caption in _strings(captions)) if line]
     if not lines:
-        raise ValueError("there are no captions to build a vocabulary from")
+        raise InputError("there are no captions to build a vocabulary from")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -165,7 +166,7 @@ def build_unigram_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrai
         )
     except (RuntimeError, OSError) as err:
         characters = len(set("".join(lines)))
-        raise ValueError(
+        raise InputError(
             f"no unigram of {vocab_size} pieces can be trained on {len(lines)} captions with {characters} different "
             f"characters: change vocab_size ({first_line(err)})"
         ) from err
@@ -195,9 +196,9 @@ def build_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedToke
     lines = list(_strings(texts))
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if not lines:
-        raise ValueError("there are no texts to build a vocabulary from")
+        raise InputError("there are no texts to build a vocabulary from")
     if vocab_size <= len(alphabet):
-        raise ValueError(f"vocab_size is {vocab_size}: give more than {len(alphabet)}, one for each byte and the end")
+        raise InputError(f"vocab_size is {vocab_size}: give more than {len(alphabet)}, one for each byte and the end")
     tokenizer = Tokenizer(models.BPE())
     # Qwen2's rules for letters, digits, signs and spaces
     split = pre_tokenizers.Split(Regex(_BPE_WORDS), behavior="isolated")
@@ -245,7 +246,7 @@ def vocabulary_of(
         ValueError: The data set or a split is not there, or no vocabulary can be made of it.
     """
     if kind not in ("word", "unigram"):
-        raise ValueError(f'kind is {kind!r}: "word" or "unigram" is expected')
+        raise InputError(f'kind is {kind!r}: "word" or "unigram" is expected')
     if splits == "all":
         names = split_names(path_or_id, revision=revision)
     else:
@@ -301,10 +302,10 @@ def write_vocabulary(
 
 def _strings(captions: Iterable[str]) -> Iterable[str]:
     if isinstance(captions, str):
-        raise ValueError("captions is one string: give a list of captions")
+        raise InputError("captions is one string: give a list of captions")
     for caption in captions:
         if not isinstance(caption, str):
-            raise ValueError(f"captions holds a {type(caption).__name__}: give strings")
+            raise InputError(f"captions holds a {type(caption).__name__}: give strings")
         yield caption
 
 

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from rscc_hf.data.vocabulary import build_bpe_tokenizer
+from rscc_hf.errors import InputError
 from rscc_hf.modeling.modeling_ccexpert_integration import sine_positions
 from rscc_hf.processing.chat_templates_ccexpert import IMAGE_TOKEN, PAPER_PROMPT, SYSTEM_MESSAGE, prepare_tokenizer
 
@@ -124,7 +125,7 @@ def write_trained(folder: Path, new: Path, ccexpert: Any, tokenizer: Any) -> Non
     for name, value in ccexpert.state_dict().items():
         theirs = _onevision_name(name)
         if theirs not in weights or weights[theirs].shape != value.shape:
-            raise ValueError(f"{name} has no place in the LLaVA-OneVision of {new}: the two are of different sizes.")
+            raise InputError(f"{name} has no place in the LLaVA-OneVision of {new}: the two are of different sizes.")
         weights[theirs] = value
     model.load_state_dict(weights)
     model.save_pretrained(folder)

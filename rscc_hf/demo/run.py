@@ -8,6 +8,7 @@ from typing import Any
 from rscc_hf.demo.common import DemoResult
 from rscc_hf.demo.run_ccexpert import run_ccexpert
 from rscc_hf.demo.run_mmodalcc import run_mmodalcc
+from rscc_hf.errors import InputError
 
 DEMOS = {"mmodalcc": run_mmodalcc, "ccexpert": run_ccexpert}
 
@@ -24,5 +25,5 @@ def run_demo(model: str, out: Path, **options: Any) -> DemoResult:
         ValueError: See there; or there is no such demo.
     """
     if model not in DEMOS:
-        raise ValueError(f"There is no demo of {model!r}: choose one of {', '.join(DEMOS)}.")
+        raise InputError(f"There is no demo of {model!r}: choose one of {', '.join(DEMOS)}.")
     return DEMOS[model](out, **options)

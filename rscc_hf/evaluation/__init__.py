@@ -1,9 +1,10 @@
 """Scores of change captions: metrics, protocols, baselines, the report."""
 
+from rscc_hf.errors import MeteorError, PredictionsError
 from rscc_hf.evaluation.baselines import best_constant, leave_one_out
 from rscc_hf.evaluation.corpus import SCORE_KEYS, corpus_scores
-from rscc_hf.evaluation.meteor import Meteor, MeteorError, find_java
-from rscc_hf.evaluation.predictions import PredictionsError, read_predictions
+from rscc_hf.evaluation.meteor import Meteor, find_java
+from rscc_hf.evaluation.predictions import read_predictions
 from rscc_hf.evaluation.protocols import PROTOCOLS
 from rscc_hf.evaluation.report import Report, render_table, write_json
 from rscc_hf.evaluation.scorer import ChangeCaptionScorer, evaluate_file

@@ -8,6 +8,7 @@ from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 from pycocoevalcap.cider.cider_scorer import precook
 from pycocoevalcap.rouge.rouge import Rouge
 
+from rscc_hf.errors import InputError
 from rscc_hf.evaluation.corpus import SCORE_KEYS, Scores, bleu_from_sums, bleu_statistics, corpus_scores, mean_score
 from rscc_hf.evaluation.meteor import Meteor, score_from_sums, summable
 from rscc_hf.evaluation.protocols import apply_protocol, prepare
@@ -143,7 +144,7 @@ def leave_one_out(
     """
     rounds = min((len(captions) for captions in references), default=0)
     if rounds < 2:
-        raise ValueError("Scoring references against each other needs at least two references for every pair.")
+        raise InputError("Scoring references against each other needs at least two references for every pair.")
     if meteor is None:
         with Meteor() as own:
             return leave_one_out(references, own, protocol)

@@ -7,6 +7,7 @@ BLEU-4 by more than a point, so several runs need their own mean and deviation.
 
 import numpy as np
 
+from rscc_hf.errors import InputError
 from rscc_hf.evaluation.corpus import SCORE_KEYS, Segments, bleu_from_sums
 from rscc_hf.evaluation.meteor import score_from_sums, summable
 
@@ -31,9 +32,9 @@ def bootstrap_intervals(segments: Segments, samples: int, seed: int) -> Interval
         ValueError: `samples` is below 1, or METEOR was left out.
     """
     if samples < 1:
-        raise ValueError(f"A bootstrap needs at least 1 sample, not {samples}.")
+        raise InputError(f"A bootstrap needs at least 1 sample, not {samples}.")
     if segments.meteor is None:
-        raise ValueError("A bootstrap needs METEOR's statistics; score the set with METEOR.")
+        raise InputError("A bootstrap needs METEOR's statistics; score the set with METEOR.")
     n = len(segments.rouge_l)
     generator = np.random.default_rng(seed)
     meteor = summable(segments.meteor)

@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 import evaluate
 
+from rscc_hf.errors import InputError
 from rscc_hf.evaluation.corpus import SCORE_KEYS
 from rscc_hf.evaluation.protocols import PROTOCOLS
 from rscc_hf.evaluation.scorer import ChangeCaptionScorer
@@ -47,7 +48,7 @@ class ChangeCaptionMetric(evaluate.Metric):
         if self.config_name == "default":
             self.config_name = PROTOCOLS[0]
         if self.config_name not in PROTOCOLS:
-            raise ValueError(f"There is no protocol {self.config_name!r}; choose one of {', '.join(PROTOCOLS)}.")
+            raise InputError(f"There is no protocol {self.config_name!r}; choose one of {', '.join(PROTOCOLS)}.")
         return evaluate.MetricInfo(
             description="Scores of change captions: BLEU, METEOR, ROUGE-L, CIDEr-D and their mean S*m.",
             citation=_CITATION,
@@ -66,7 +67,7 @@ class ChangeCaptionMetric(evaluate.Metric):
         **unknown: Any,
     ) -> dict[str, float | str]:
         if unknown:
-            raise ValueError(f"`compute` has no argument {', '.join(map(repr, unknown))}; see the metric's inputs.")
+            raise InputError(f"`compute` has no argument {', '.join(map(repr, unknown))}; see the metric's inputs.")
         if self._scorer is None:
             self._scorer = ChangeCaptionScorer(self.config_name)
         report = self._scorer.score(predictions, references, changed, baseline=baseline)

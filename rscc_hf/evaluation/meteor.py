@@ -24,6 +24,8 @@ from typing import IO
 
 import numpy as np
 
+from rscc_hf.errors import MeteorError
+
 FIELDS = 23
 """Numbers a segment: 2 lengths, 2 counts of function words, 4 matchers x 4 counts, chunks, 2 matched words."""
 
@@ -40,10 +42,6 @@ _JAVA_VARIABLES = ("_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
 # answers still belong to the questions.
 _PROBE = "SCORE ||| y ||| " + "x " * 1200
 _SEPARATOR = re.compile(r"\|{3,}")
-
-
-class MeteorError(RuntimeError):
-    """METEOR could not be computed: no Java, a process that died or took too long, or a senseless answer."""
 
 
 def find_java() -> Path:

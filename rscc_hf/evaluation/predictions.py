@@ -14,6 +14,7 @@ from typing import Any
 
 from rscc_hf.data.captions import is_no_change
 from rscc_hf.data.captions import pair_key as pair_key
+from rscc_hf.errors import PredictionsError
 from rscc_hf.text import JsonObject, RepeatedField
 
 ID_FIELDS = ("pair_id", "uid")
@@ -23,10 +24,6 @@ CHANGED_FIELDS = ("changed", "change_flag", "changeflag")
 _OF_A_RUN = ("before", "after", "model", "settings", "inputs", "notes")
 """What `rscc caption` says of a caption beside these: known, and not needed for a score."""
 _TOLD = 5
-
-
-class PredictionsError(ValueError):
-    """A file of predictions cannot be used; the message names the line."""
 
 
 @dataclass

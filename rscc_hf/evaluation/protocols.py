@@ -13,6 +13,7 @@ No PTB tokenizer: this field does not use one.
 from collections.abc import Sequence
 
 from rscc_hf.data.captions import has_words, lacks_spaces, normalise
+from rscc_hf.errors import InputError
 
 PROTOCOLS = ("words", "rsicc_ids")
 
@@ -29,7 +30,7 @@ FIRST_ID = 4
 def check_protocol(protocol: str) -> None:
     """Raise `ValueError` unless `protocol` is one of `PROTOCOLS`."""
     if protocol not in PROTOCOLS:
-        raise ValueError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
+        raise InputError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
 
 
 def pair_label(index: int, pair_ids: Sequence[str] | None) -> str:
@@ -39,15 +40,15 @@ def pair_label(index: int, pair_ids: Sequence[str] | None) -> str:
 
 def _prepare(text: object, what: str) -> str:
     if not isinstance(text, str):
-        raise ValueError(f"The {what} is {type(text).__name__}, not a string; give one caption as text.")
+        raise InputError(f"The {what} is {type(text).__name__}, not a string; give one caption as text.")
     if len(text) > MAX_CHARACTERS:
-        raise ValueError(
+        raise InputError(
             f"The {what} has {len(text):,} characters; at most {MAX_CHARACTERS:,} are scored, so shorten or remove it."
         )
     caption = normalise(text)
     words = caption.count(" ") + 1
     if words > MAX_WORDS:
-        raise ValueError(f"The {what} has {words:,} words; at most {MAX_WORDS} are scored, so shorten or remove it.")
+        raise InputError(f"The {what} has {words:,} words; at most {MAX_WORDS} are scored, so shorten or remove it.")
     return caption
 
 
@@ -69,14 +70,14 @@ def prepare(
             or a caption is no string or longer than `MAX_WORDS` words or `MAX_CHARACTERS` characters.
     """
     if len(predictions) != len(references):
-        raise ValueError(
+        raise InputError(
             f"There are {len(predictions):,} predictions but references for {len(references):,} pairs; "
             "give one prediction a pair."
         )
     if not predictions:
-        raise ValueError("There is nothing to score: the list of predictions is empty.")
+        raise InputError("There is nothing to score: the list of predictions is empty.")
     if pair_ids is not None and len(pair_ids) != len(predictions):
-        raise ValueError(
+        raise InputError(
             f"There are {len(pair_ids):,} pair ids for {len(predictions):,} predictions; give one a pair."
         )
     ready: list[str] = []
@@ -84,15 +85,15 @@ def prepare(
     for index, (prediction, captions) in enumerate(zip(predictions, references, strict=True)):
         label = pair_label(index, pair_ids)
         if isinstance(captions, str) or not isinstance(captions, Sequence):
-            raise ValueError(f"The references of {label} are no list of strings; give a list, even for one caption.")
+            raise InputError(f"The references of {label} are no list of strings; give a list, even for one caption.")
         if not captions:
-            raise ValueError(f"There are no references for {label}; give at least one or remove the pair.")
+            raise InputError(f"There are no references for {label}; give at least one or remove the pair.")
         ready.append(_prepare(prediction, f"prediction of {label}"))
         prepared = [_prepare(caption, f"reference {k} of {label}") for k, caption in enumerate(captions, start=1)]
         for k, caption in enumerate(prepared, start=1):
             # An empty reference would count as a perfect match of an empty prediction in ROUGE-L.
             if not has_words(caption):
-                raise ValueError(f"Reference {k} of {label} has no letter or digit; remove it from the references.")
+                raise InputError(f"Reference {k} of {label} has no letter or digit; remove it from the references.")
         ready_references.append(prepared)
     return ready, ready_references
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from types import TracebackType
 
 from rscc_hf.data.captions import is_no_change
+from rscc_hf.errors import InputError, PredictionsError
 from rscc_hf.evaluation.baselines import best_constant, leave_one_out
 from rscc_hf.evaluation.bootstrap import LEVEL, bootstrap_intervals
 from rscc_hf.evaluation.corpus import CookedSet, Scores, Segments, corpus_scores
 from rscc_hf.evaluation.meteor import Meteor
-from rscc_hf.evaluation.predictions import Predictions, PredictionsError, infer_changed, pair_key, read_predictions
+from rscc_hf.evaluation.predictions import Predictions, infer_changed, pair_key, read_predictions
 from rscc_hf.evaluation.protocols import apply_protocol, caption_notes, check_protocol, pair_label, prepare
 from rscc_hf.evaluation.report import Report
 
@@ -116,13 +117,13 @@ class ChangeCaptionScorer:
     ) -> Report:
         """As `score`, but for the notes, which the caller shows."""
         if bootstrap < 0:
-            raise ValueError(f"The number of bootstrap samples must be 0 (none) or more, not {bootstrap}.")
+            raise InputError(f"The number of bootstrap samples must be 0 (none) or more, not {bootstrap}.")
         ready, ready_references = prepare(predictions, references, pair_ids)
         said = changed is not None
         if changed is None:
             changed = [infer_changed(captions, self.no_change_sentences) for captions in ready_references]
         if len(changed) != len(ready):
-            raise ValueError(
+            raise InputError(
                 f"`changed` has {len(changed):,} entries for {len(ready):,} predictions; give one a pair."
             )
         kept = _first_of_each(ready, ready_references, changed, pair_ids)
@@ -266,11 +267,11 @@ def _first_of_each(
     first: dict[str, int] = {}
     for index, pair_id in enumerate(pair_ids):
         if pair_id is None or pair_id == "":
-            raise ValueError(f"Prediction number {index + 1} has no pair id; name every pair or none.")
+            raise InputError(f"Prediction number {index + 1} has no pair id; name every pair or none.")
         other = first.setdefault(pair_key(pair_id), index)
         same = all(column[index] == column[other] for column in (predictions, references, changed))
         if not same:
-            raise ValueError(
+            raise InputError(
                 f"Pair {pair_id!r} is given twice, differently, at positions {other + 1} and {index + 1}; "
                 "keep one of them."
             )
@@ -303,7 +304,7 @@ def evaluate_file(
         MeteorError: METEOR could not be computed.
     """
     if bootstrap < 0:
-        raise ValueError(f"The number of bootstrap samples must be 0 (none) or more, not {bootstrap}.")
+        raise InputError(f"The number of bootstrap samples must be 0 (none) or more, not {bootstrap}.")
     with ChangeCaptionScorer(protocol, no_change_sentences=no_change_sentences) as scorer:
         read: Predictions = read_predictions(path, no_change_sentences)
         try:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from rscc_hf.checkpoint import TRAINING_SUMMARY
+from rscc_hf.errors import PushError
 from rscc_hf.hub.cards.facts import RECIPE
 from rscc_hf.hub.leaks import is_absolute, leak_in_file
 from rscc_hf.hub.pickles import pickle_in
@@ -30,10 +31,6 @@ _OF_TOOLS = {"__pycache__": "compiled Python", "runs": "of a tracker", "wandb": 
 _UNFINISHED = (".part", ".partial", ".tmp", ".lock", ".incomplete")
 SHORTENED = (RECIPE, TRAINING_SUMMARY)
 """Files of a training run in which paths may be cut to their last part."""
-
-
-class PushError(ValueError):
-    """A folder that must not be pushed, or a push that cannot be done: one sentence with the remedy."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from rscc_hf.errors import InputError
 from rscc_hf.hub.cards.facts import safetensors_header
 from rscc_hf.hub.named_secrets import is_secret, named_secret_in
 
@@ -134,7 +135,7 @@ def _entries(path: Path, encoding: str) -> Iterator[tuple[str, str, bool]]:
                 yield from _walk(document, "")
     except (json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
         kind = "JSON" if suffix.startswith(".json") else "YAML"
-        raise ValueError(f"{path.name} is no {kind} ({' '.join(str(error).split())}); mend or remove it.") from error
+        raise InputError(f"{path.name} is no {kind} ({' '.join(str(error).split())}); mend or remove it.") from error
 
 
 def leak_in_text(text: str) -> str | None:

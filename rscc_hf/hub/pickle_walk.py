@@ -4,6 +4,8 @@ import pickletools
 import struct
 from typing import IO, Any
 
+from rscc_hf.errors import InputError
+
 # What calls something, once a name of a module's member is there to be called.
 _CALLS = frozenset({"REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"})
 # Only a reader made for them goes on at these; and Parquet and PNG begin with a PERSID.
@@ -97,7 +99,7 @@ class _Walk:
         name = opcode.name
         if name == "PROTO":
             if argument > 5:
-                raise ValueError("no protocol")
+                raise InputError("no protocol")
             self._marked = self._marked or self._seen == 0
         self._seen += 1
         if (self._marked and (self._seen >= _ENOUGH or name == "STOP")) or self._seen >= _MANY:
@@ -133,7 +135,7 @@ class _Walk:
         elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
             after = [self._memo[argument]]
         if len(stack) < taken:
-            raise ValueError("nothing there to take")
+            raise InputError("nothing there to take")
         if taken:
             del stack[-taken:]
         stack.extend(after)

@@ -20,10 +20,11 @@ from rscc_hf.data.layout import Layout, read_layout
 from rscc_hf.data.loading import load_pairs, split_names
 from rscc_hf.data.rows import check_rows, read_looked_at
 from rscc_hf.data.schema import FEATURES, check_schema
+from rscc_hf.errors import PushError
 from rscc_hf.hub.cards.dataset import render_dataset_card
 from rscc_hf.hub.cards.dataset_facts import DatasetFacts, read_dataset_facts
 from rscc_hf.hub.cards.rendering import CARD, earlier_metadata, read_card
-from rscc_hf.hub.contents import PushError, check_files, choose_files, staged
+from rscc_hf.hub.contents import check_files, choose_files, staged
 from rscc_hf.hub.leaks import leak_in_text
 from rscc_hf.hub.push_model import OnStage
 from rscc_hf.hub.upload import PushPlan, full_repo_id, plan_push, upload

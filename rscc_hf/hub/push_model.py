@@ -9,10 +9,11 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from rscc_hf.card_text import is_ours
+from rscc_hf.errors import PushError
 from rscc_hf.hub.cards.facts import read_json
 from rscc_hf.hub.cards.model import render_model_card
 from rscc_hf.hub.cards.rendering import CARD, earlier_metadata, read_card
-from rscc_hf.hub.contents import SHORTENED, PushError, check_files, choose_files, shortened, staged
+from rscc_hf.hub.contents import SHORTENED, check_files, choose_files, shortened, staged
 from rscc_hf.hub.upload import PushPlan, full_repo_id, plan_push, upload
 from rscc_hf.trial import run_a_pair
 

@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from rscc_hf.hub.contents import PushError
+from rscc_hf.errors import PushError
 
 Kind = Literal["model", "dataset"]
 _ATTEMPTS = 4

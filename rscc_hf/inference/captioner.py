@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 
 from rscc_hf.checkpoint import load_checkpoint
+from rscc_hf.errors import InputError
 from rscc_hf.inference.captioner_inputs import (
     NAMES,
     AskedPair,
@@ -261,7 +262,7 @@ class ChangeCaptioner:
             others["pair_ids"] = None if isinstance(pair_ids, str) else pair_ids
             wrong = [name for name, value in others.items() if value is not None]
             if wrong:
-                raise ValueError(f"before is one image but {wrong[0]} is a list; give one of each or lists of all.")
+                raise InputError(f"before is one image but {wrong[0]} is a list; give one of each or lists of all.")
             lists = {name: None if value is None and name in NAMES[2:] else [value] for name, value in given.items()}
             pair_ids = None if pair_ids is None else [str(pair_ids)]
         batches = self.in_batches(
@@ -304,17 +305,17 @@ class ChangeCaptioner:
         count = len(lists["before"])
         names = names_of(pair_ids, count)
         if pair_ids is not None and names is None:
-            raise ValueError("before is a list, so pair_ids must be a list too.")
+            raise InputError("before is a list, so pair_ids must be a list too.")
         if text is not None and not self.takes_questions:
-            raise ValueError(f"{self.name} answers no questions; leave text out.")
+            raise InputError(f"{self.name} answers no questions; leave text out.")
         questions = one_question_each(text, count)
         reading = range_settings(self.processor, value_range, self.name)
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+            raise InputError(f"batch_size must be at least 1, not {batch_size}.")
         if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error must be 'raise' or 'skip', not {on_error!r}.")
+            raise InputError(f"on_error must be 'raise' or 'skip', not {on_error!r}.")
         if generate_kwargs.get("num_return_sequences", 1) != 1 or generate_kwargs.get("return_dict_in_generate"):
-            raise ValueError("a captioner gives one caption for a pair; call captioner.model.generate for more.")
+            raise InputError("a captioner gives one caption for a pair; call captioner.model.generate for more.")
 
         def batches() -> Iterator[list[CaptionResult]]:
             for start in range(0, count, batch_size):
@@ -340,11 +341,11 @@ class ChangeCaptioner:
         maps = [name for name in NAMES[2:] if name in lists]
         if len(maps) == 1:
             missing = next(name for name in NAMES[2:] if name not in lists)
-            raise ValueError(f"{missing} is missing; give the semantic maps of both dates or of none.")
+            raise InputError(f"{missing} is missing; give the semantic maps of both dates or of none.")
         if maps and self.semantic_maps == "none":
-            raise ValueError(f"{self.name} takes no semantic maps; leave semantic_before and semantic_after out.")
+            raise InputError(f"{self.name} takes no semantic maps; leave semantic_before and semantic_after out.")
         if not maps and self.semantic_maps == "required":
-            raise ValueError(
+            raise InputError(
                 f"{self.name} was trained with semantic maps and needs them; give semantic_before and semantic_after."
             )
         return lists
@@ -385,9 +386,9 @@ class ChangeCaptioner:
         for pair in pairs:
             if (pair.maps[0] is None) != (pair.maps[1] is None):
                 missing = "semantic_before" if pair.maps[0] is None else "semantic_after"
-                raise ValueError(f"pair {pair.id}: {missing} is missing; give the maps of both dates or of none.")
+                raise InputError(f"pair {pair.id}: {missing} is missing; give the maps of both dates or of none.")
             if pair.maps[0] is None and self.semantic_maps == "required":
-                raise ValueError(f"pair {pair.id}: it has no semantic maps, and {self.name} needs them.")
+                raise InputError(f"pair {pair.id}: it has no semantic maps, and {self.name} needs them.")
         arguments: dict[str, Any] = {"images": [pair.images for pair in pairs], "return_tensors": "pt", **reading}
         if any(pair.maps[0] is not None for pair in pairs):
             arguments["semantic_maps"] = [None if pair.maps[0] is None else list(pair.maps) for pair in pairs]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rscc_hf.errors import InputError
 from rscc_hf.processing.change_pair_values import checked_range
 
 NAMES = ("before", "after", "semantic_before", "semantic_after")
@@ -52,13 +53,13 @@ def listed(value: Any, name: str) -> Sequence[Any] | None:
     ):
         return None
     if hasattr(value, "columns") or hasattr(value, "column_names"):
-        raise ValueError(f"{name} is a {type(value).__name__}: give one of its columns.")
+        raise InputError(f"{name} is a {type(value).__name__}: give one of its columns.")
     if isinstance(value, Mapping) or isinstance(getattr(value, "size", None), tuple):  # a file, an image of Pillow's
         return None
     if hasattr(value, "to_pylist"):  # a column of Arrow
         return value.to_pylist()
     if isinstance(value, set | frozenset):
-        raise ValueError(f"{name} is a {type(value).__name__}, which has no order: give a list.")
+        raise InputError(f"{name} is a {type(value).__name__}, which has no order: give a list.")
     dimensions = getattr(value, "ndim", None)
     if dimensions is not None and not isinstance(value, list):
         return _of_array(value, name, dimensions)
@@ -74,14 +75,14 @@ def _of_array(value: Any, name: str, dimensions: int) -> Sequence[Any] | None:
         return list(value)  # a column of pandas: what `[]` means there is its index's affair
     kind = value.dtype.kind if isinstance(value, np.ndarray) else ""
     if dimensions == 1 and kind == "S":
-        raise ValueError(f"{name} is an array of bytes, which has lost the zeros at their ends: give a list.")
+        raise InputError(f"{name} is an array of bytes, which has lost the zeros at their ends: give a list.")
     if dimensions == 1 and kind in ("O", "U", "T"):
         return value.tolist()
     if dimensions == 4:
         return value
     if dimensions == 1 and not len(value):
         return []
-    raise ValueError(
+    raise InputError(
         f"{name} has shape {tuple(value.shape)}: give an image (H, W), (H, W, C) or (C, H, W), images with one more "
         "dimension in front, or a list."
     )
@@ -108,12 +109,12 @@ def of_one_length(given: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
             continue
         several = listed(value, name)
         if several is None:
-            raise ValueError(f"before is a list, so {name} must be a list too.")
+            raise InputError(f"before is a list, so {name} must be a list too.")
         lists[name] = several
     lengths = {name: len(values) for name, values in lists.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{length} {name}" for name, length in lengths.items())
-        raise ValueError(f"lists of unequal length: {told}; give one of each for every pair.")
+        raise InputError(f"lists of unequal length: {told}; give one of each for every pair.")
     return lists
 
 
@@ -127,17 +128,17 @@ def one_question_each(text: Any, count: int) -> Sequence[str | None]:
         return [text] * count
     several = listed(text, "text")
     if several is None:
-        raise ValueError(
+        raise InputError(
             f"text is a {type(text).__name__}: give one question for all pairs or a list with one for each."
         )
     if len(several) != count:
-        raise ValueError(
+        raise InputError(
             f"text has {len(several)} questions for {count} pairs: give one string for all pairs, or one for each."
         )
     questions = [present(question) for question in several]
     for place, question in enumerate(questions):
         if question is not None and not isinstance(question, str):
-            raise ValueError(f"text has a {type(question).__name__} at place {place}: give a string, or None.")
+            raise InputError(f"text has a {type(question).__name__} at place {place}: give a string, or None.")
     return questions
 
 
@@ -153,9 +154,9 @@ def names_of(pair_ids: Any, count: int) -> Sequence[str] | None:
     names = [present(name) for name in several]
     for place, name in enumerate(names):
         if name is None:
-            raise ValueError(f"pair_ids has no name at place {place}: give one for each pair, or none at all.")
+            raise InputError(f"pair_ids has no name at place {place}: give one for each pair, or none at all.")
     if len(names) != count:
-        raise ValueError(f"lists of unequal length: {count} before, {len(names)} pair_ids; give one for every pair.")
+        raise InputError(f"lists of unequal length: {count} before, {len(names)} pair_ids; give one for every pair.")
     return [str(name) for name in names]
 
 
@@ -174,7 +175,7 @@ def range_settings(processor: Any, value_range: Any, name: str) -> dict[str, Any
         return {}
     known = getattr(getattr(processor, "image_processor", None), "valid_kwargs", None)
     if "value_range" not in getattr(known, "__annotations__", ()):
-        raise ValueError(f"{name} has an image processor without value_range; scale the images to 8 bits.")
+        raise InputError(f"{name} has an image processor without value_range; scale the images to 8 bits.")
     return {"value_range": checked_range(value_range)}
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from rscc_hf.errors import InputError
 from rscc_hf.files import write_text
 
 ENVIRONMENT = "RSCC_MODEL"
@@ -59,5 +60,5 @@ def model_to_use(named: str | None) -> str:
     """
     found = named or find_demo_model()
     if found is None:
-        raise ValueError(f"no model: train one with `rscc demo`, or name one with --model (or ${ENVIRONMENT}).")
+        raise InputError(f"no model: train one with `rscc demo`, or name one with --model (or ${ENVIRONMENT}).")
     return found

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rscc_hf.data.lists.items import PairItem, PairList, as_text
+from rscc_hf.errors import InputError
 from rscc_hf.files import check_replaceable_file, exclusive, refuse_input_as_output, write_text
 from rscc_hf.inference.captioner import CaptionResult, ChangeCaptioner
 from rscc_hf.inference.run_inputs import difference, pair_digests, run_digests
@@ -95,7 +96,7 @@ def caption_to_file(
     try:
         asked = json.loads(json.dumps({**(settings or {}), **generate_kwargs}))
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"the settings cannot be written into {output} ({error}); give numbers, texts and lists of them."
         ) from error
     with exclusive(output, "output"):
@@ -109,9 +110,9 @@ def caption_to_file(
 def _check_output(output: Path, pairs: PairList) -> None:
     """Refuses an output that cannot be written without harm to what is read."""
     if output.is_dir():
-        raise ValueError(f"{output} is a folder; give the name of a .jsonl file.")
+        raise InputError(f"{output} is a folder; give the name of a .jsonl file.")
     if output.exists() and not output.is_file():
-        raise ValueError(f"{output} is no ordinary file; give the name of a .jsonl file.")
+        raise InputError(f"{output} is no ordinary file; give the name of a .jsonl file.")
     for path in (output, skipped_path(output)):
         refuse_input_as_output(path, pairs.sources)
         if path.exists():
@@ -248,10 +249,10 @@ class _Run:
                     if not raw.endswith(b"\n"):  # a run was killed in the middle of this line, the last one
                         torn = True
                         break
-                    raise ValueError(f"{where} is no JSON; {_REMEDY}") from error
+                    raise InputError(f"{where} is no JSON; {_REMEDY}") from error
                 self._check_row(row, where, places)
                 if row["pair_id"] in finished:
-                    raise ValueError(f"{where}: pair {row['pair_id']!r} is there twice; {_REMEDY}")
+                    raise InputError(f"{where}: pair {row['pair_id']!r} is there twice; {_REMEDY}")
                 finished.add(row["pair_id"])
                 size += len(raw)
                 tell(len(finished), len(ids))
@@ -265,27 +266,27 @@ class _Run:
 
     def _check_row(self, row: Any, where: str, places: Mapping[str, int]) -> None:
         if not isinstance(row, dict) or not {"pair_id", "prediction", "model"} <= row.keys():
-            raise ValueError(f"{where} was not written by `rscc caption`; {_REMEDY}")
+            raise InputError(f"{where} was not written by `rscc caption`; {_REMEDY}")
         # The digest tells models apart; the name may be another path to the same one.
         if _after_at(row["model"]) != _after_at(self.common["model"]):
-            raise ValueError(f"{where} is by another model ({row['model']}, now {self.common['model']}); {_REMEDY}")
+            raise InputError(f"{where} is by another model ({row['model']}, now {self.common['model']}); {_REMEDY}")
         if row.get("settings") != self.common["settings"]:
-            raise ValueError(
+            raise InputError(
                 f"{where} was written with other settings ({json.dumps(row.get('settings'))}, "
                 f"now {json.dumps(self.common['settings'])}); {_REMEDY}"
             )
         written = row.get("inputs")
         if not isinstance(written, dict):
-            raise ValueError(
+            raise InputError(
                 f"{where} was written by an older version, which noted no digests of its inputs, and cannot be "
                 f"continued; {_REMEDY}"
             )
         index = places.get(row["pair_id"]) if isinstance(row["pair_id"], str) else None
         if index is None:
-            raise ValueError(f"{where}: pair {row['pair_id']!r} is not in the list of pairs; {_REMEDY}")
+            raise InputError(f"{where}: pair {row['pair_id']!r} is not in the list of pairs; {_REMEDY}")
         names = self.pairs.names_of(index)
         if names is not None and names != (row.get("before"), row.get("after")):
-            raise ValueError(f"{where}: pair {row['pair_id']!r} has other images in the list of pairs; {_REMEDY}")
+            raise InputError(f"{where}: pair {row['pair_id']!r} has other images in the list of pairs; {_REMEDY}")
         pair = self.pairs.pairs[index]
         now = {**pair_digests(pair, self.with_maps), **self.digests}
         other = difference(written, now)
@@ -294,7 +295,7 @@ class _Run:
             if other is None and row.get(name) != expected.get(name):
                 other = f"other {name}" if name == "references" else f"another value of {name}"
         if other is not None:
-            raise ValueError(f"{where}: pair {row['pair_id']!r} was captioned with {other}; {_REMEDY}")
+            raise InputError(f"{where}: pair {row['pair_id']!r} was captioned with {other}; {_REMEDY}")
 
 
 def _after_at(model: Any) -> str:
@@ -315,7 +316,7 @@ def _caption(
         if captioner.semantic_maps == "required" or any(one is not None for one in (*given[0], *given[1])):
             maps = [*given]
     if captioner.semantic_maps == "none" and maps[0] is not None:
-        raise ValueError(
+        raise InputError(
             f"{captioner.name} takes no semantic maps, and there are some; leave them out (--without-maps)."
         )
     (results,) = captioner.in_batches(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rscc_hf.data.captions import is_no_change, normalise
+from rscc_hf.errors import InputError
 from rscc_hf.synthetic.words import COUNT_WORDS, NOUNS, SETTINGS
 
 
@@ -182,7 +183,7 @@ def judge(caption: str, record: dict[str, Any]) -> dict[str, bool | None]:
         ValueError: The record has no list of events.
     """
     if not isinstance(record, dict) or not isinstance(record.get("events"), list):
-        raise ValueError("The record has no list `events`; pass the record of a synthetic pair, parsed from its JSON.")
+        raise InputError("The record has no list `events`; pass the record of a synthetic pair, parsed from its JSON.")
     facts, events = parse_caption(caption), record["events"]
     if not events:
         return {

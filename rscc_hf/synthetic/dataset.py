@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rscc_hf.errors import InputError
 from rscc_hf.files import Written, new_folder
 from rscc_hf.synthetic.events import make_layout
 from rscc_hf.synthetic.pair import describe, draw_pair, too_small
@@ -82,13 +83,13 @@ class SceneOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or self.size < 64 or self.size % 32:
-            raise ValueError(f"size is {self.size!r}; give a multiple of 32 that is at least 64.")
+            raise InputError(f"size is {self.size!r}; give a multiple of 32 that is at least 64.")
         if not isinstance(self.nuisances, Nuisances):
-            raise ValueError(f"nuisances is {self.nuisances!r}; give a Nuisances object.")
+            raise InputError(f"nuisances is {self.nuisances!r}; give a Nuisances object.")
         if not 0 <= self.changed_fraction <= 1:
-            raise ValueError(f"changed_fraction is {self.changed_fraction!r}; give a share between 0 and 1.")
+            raise InputError(f"changed_fraction is {self.changed_fraction!r}; give a share between 0 and 1.")
         if self.max_events not in (1, 2, 3):
-            raise ValueError(f"max_events is {self.max_events!r}; give 1, 2 or 3.")
+            raise InputError(f"max_events is {self.max_events!r}; give 1, 2 or 3.")
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def generate_pair(index: int, seed: int = 0, options: SceneOptions | None = None
         ValueError: `index` or `seed` is negative.
     """
     if index < 0 or seed < 0:
-        raise ValueError(f"index is {index} and seed is {seed}; give numbers that are not negative.")
+        raise InputError(f"index is {index} and seed is {seed}; give numbers that are not negative.")
     options = options or SceneOptions()
     layout_rng, style_rng, words_rng = (
         np.random.default_rng(stream) for stream in np.random.SeedSequence([seed, index]).spawn(3)
@@ -207,7 +208,7 @@ def split_sizes(pairs: int) -> dict[str, int]:
         ValueError: There are fewer than three pairs.
     """
     if pairs < 3:
-        raise ValueError(f"pairs is {pairs}; give at least 3, one for each split.")
+        raise InputError(f"pairs is {pairs}; give at least 3, one for each split.")
     tenth = max(1, round(pairs / 10))
     return {"train": pairs - 2 * tenth, "validation": tenth, "test": tenth}
 
@@ -252,15 +253,15 @@ def synthesize(
     sizes = split_sizes(pairs)
     options = options or SceneOptions()
     if seed < 0:
-        raise ValueError(f"seed is {seed}; give a number that is not negative.")
+        raise InputError(f"seed is {seed}; give a number that is not negative.")
     if workers is None:
         workers = _cores()
     if workers < 1:
-        raise ValueError(f"workers is {workers}; give at least 1.")
+        raise InputError(f"workers is {workers}; give at least 1.")
     try:
         str(Path(out).resolve()).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise InputError(
             f"{out}: the path is no text in UTF-8, which parquet needs; choose another folder."
         ) from error
     schema = _features().arrow_schema

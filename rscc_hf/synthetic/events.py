@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rscc_hf.errors import InputError
 from rscc_hf.synthetic import things
 from rscc_hf.synthetic.canvas import Area, Grain, State, Strip
 from rscc_hf.synthetic.geometry import Path, Polygon, blob, centroid, grown, hull, rough_edge
@@ -133,7 +134,7 @@ def _former(rng: Rng, name: str, area: Polygon, number: int) -> tuple[Thing, Thi
         spread = max(math.hypot(x - cx, y - cy) for x, y in area)
         old = things.lake(rng, blob(rng, cx, cy, spread * 0.9, spread * 0.8, 0.08))
     else:
-        raise ValueError(f"nothing is known of a former {name}")
+        raise InputError(f"nothing is known of a former {name}")
     material = Material.DIRT if rng.random() < 0.6 else Material.GRASS
     ground = Area(grown(old.outline[0], 0.97), material, 4.2, float(rng.uniform(0.92, 1.06)))
     cover = Thing("bare land", old.outline, State(grounds=[ground]), None)

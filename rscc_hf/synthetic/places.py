@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from rscc_hf.errors import InputError
 from rscc_hf.synthetic.layout import third
 
 PLACES: tuple[str, ...] = (
@@ -35,7 +36,7 @@ def describe_mask(mask: np.ndarray) -> tuple[str, list[int], list[float], float]
         ValueError: No pixel is set.
     """
     if not mask.any():
-        raise ValueError("The mask is empty, so that it has no place; pass the mask of an event.")
+        raise InputError("The mask is empty, so that it has no place; pass the mask of an event.")
     height, width = mask.shape
     columns, rows = mask.sum(0, dtype=np.int64), mask.sum(1, dtype=np.int64)
     total = int(columns.sum())

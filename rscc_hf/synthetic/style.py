@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from rscc_hf.errors import InputError
+
 
 class Material(IntEnum):
     """What a pixel shows. The number is the low half of a code; the high half tells the event that brought it."""
@@ -98,7 +100,7 @@ class Nuisances:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise ValueError(f"nuisances.{field.name} is {value!r}; give a strength between 0 (off) and 1.")
+                raise InputError(f"nuisances.{field.name} is {value!r}; give a strength between 0 (off) and 1.")
 
     @classmethod
     def off(cls) -> "Nuisances":

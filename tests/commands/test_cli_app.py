@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import rscc_hf
 from rscc_hf.commands.app import app
-from rscc_hf.evaluation import MeteorError
+from rscc_hf.errors import MeteorError
 from rscc_hf.inference.default_model import find_demo_model
 
 COMMANDS = (

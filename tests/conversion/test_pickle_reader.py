@@ -14,8 +14,9 @@ from toys.mmodalcc_release import make, saved
 
 from rscc_hf.conversion.mmodalcc_release import CLASSES
 from rscc_hf.conversion.pickle_reader import modules_of, open_released, state_dict_of
-from rscc_hf.conversion.pickle_reader_machine import BoundedFile, PickleMachine, Placeholder, UnsafePickleError
+from rscc_hf.conversion.pickle_reader_machine import BoundedFile, PickleMachine, Placeholder
 from rscc_hf.conversion.pickle_reader_values import TensorRef, allowed_names
+from rscc_hf.errors import UnsafePickleError
 
 KEYS = st.one_of(st.text(max_size=8), st.integers(-(2**40), 2**40), st.booleans(), st.none())
 PLAIN = st.recursive(

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rscc_hf.evaluation import Meteor, MeteorError
+from rscc_hf.errors import MeteorError
+from rscc_hf.evaluation import Meteor
 from rscc_hf.evaluation import meteor as module
 from rscc_hf.evaluation.meteor import FIELDS, clean, find_java, score_from_sums, summable
 from rscc_hf.evaluation.protocols import MAX_WORDS, prepare

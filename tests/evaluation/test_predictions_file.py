@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rscc_hf.data.captions import NO_CHANGE_TEMPLATES
-from rscc_hf.evaluation import PredictionsError, read_predictions
+from rscc_hf.errors import PredictionsError
+from rscc_hf.evaluation import read_predictions
 from rscc_hf.evaluation.predictions import pair_key
 
 GOOD = {"pair_id": "a", "prediction": "A road is built.", "references": ["a road"]}

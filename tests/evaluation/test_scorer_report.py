@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rscc_hf.errors import MeteorError, PredictionsError
 from rscc_hf.evaluation import (
     SCORE_KEYS,
     ChangeCaptionScorer,
-    MeteorError,
-    PredictionsError,
     Report,
     corpus_scores,
     evaluate_file,

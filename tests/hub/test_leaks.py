@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rscc_hf.hub.contents import PushError, check_files, choose_files, shortened, staged
+from rscc_hf.errors import PushError
+from rscc_hf.hub.contents import check_files, choose_files, shortened, staged
 from rscc_hf.hub.leaks import leak_in_file, leak_in_text, secret_in
 
 # In pieces, so that no scanner of secrets takes this file for a leak.

@@ -17,10 +17,11 @@ from transformers.image_utils import PILImageResampling
 
 from rscc_hf.data.augmentation import Augmentation
 from rscc_hf.data.palette import CLASS_NAMES, colours_to_classes
+from rscc_hf.errors import RecipeError
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
 from rscc_hf.training.engine.batches import Batch
 from rscc_hf.training.engine.loop import OnStep, TrainingResult, train
-from rscc_hf.training.engine.recipe import RecipeError, option
+from rscc_hf.training.engine.recipe import option
 from rscc_hf.training.engine.task import Part
 from rscc_hf.training.systems.ccexpert.parts import prepare_to_learn
 from rscc_hf.training.systems.ccexpert.recipe import PARTS_HELP, CCExpertRecipe

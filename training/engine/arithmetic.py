@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from rscc_hf.errors import RecipeError
 from rscc_hf.precision import try_dtype
 from rscc_hf.training.engine import checkpoints
-from rscc_hf.training.engine.recipe import LoopRecipe, RecipeError, with_later_keys
+from rscc_hf.training.engine.recipe import LoopRecipe, with_later_keys
 
 logger = logging.getLogger(__name__)
 

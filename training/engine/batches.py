@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from rscc_hf.errors import InputError
 from rscc_hf.training.engine.workers import Batch, prepared
 
 Key = tuple[int, int]
@@ -83,7 +84,7 @@ class IndexedBatches:
         num_workers: int = 0,
     ):
         if len(samples) == 0:
-            raise ValueError("The training data is empty: no pair with a usable caption is left.")
+            raise InputError("The training data is empty: no pair with a usable caption is left.")
         self.samples = samples
         self.seed = seed
         self.per_device_batch_size = per_device_batch_size

@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file, save_model
 
+from rscc_hf.errors import CheckpointError
 from rscc_hf.files import digest_file, write_text
 
 logger = logging.getLogger(__name__)
@@ -38,10 +39,6 @@ _PARTIAL = ".partial-"
 _REPLACED = ".replaced-"
 _LINKED_FROM = 1 << 20  # smaller files, which people edit, are copied
 _STATE_KEYS = ("step", "epoch", "positions", "recipe")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used or written; one sentence that names it and the remedy."""
 
 
 class Digests:

@@ -15,7 +15,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
-from rscc_hf.training.engine.recipe import LoopRecipe, RecipeError
+from rscc_hf.errors import RecipeError
+from rscc_hf.training.engine.recipe import LoopRecipe
 from rscc_hf.training.engine.task import Part
 
 _STAGES = (2, 3)

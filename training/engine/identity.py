@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rscc_hf.checkpoint import source_fingerprint
-from rscc_hf.training.engine.checkpoints import CheckpointError
+from rscc_hf.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 

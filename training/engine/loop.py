@@ -23,6 +23,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object, set_seed
 
+from rscc_hf.errors import InputError, RecipeError, TrainingError
 from rscc_hf.progress import Work, progress
 from rscc_hf.training.engine import checkpoints, deepspeed_engine
 from rscc_hf.training.engine.batches import Window
@@ -36,7 +37,7 @@ from rscc_hf.training.engine.optimisation import (
     warmup_length,
 )
 from rscc_hf.training.engine.processes import open_accelerator
-from rscc_hf.training.engine.recipe import LoopRecipe, RecipeError, TrainingError, limit_passed
+from rscc_hf.training.engine.recipe import LoopRecipe, limit_passed
 from rscc_hf.training.engine.run_folder import RunFolder
 from rscc_hf.training.engine.safeguards import (
     first_not_finite,
@@ -245,7 +246,7 @@ class _Loop:
             fresh = self.position is None
             if self._epoch():
                 if fresh and state.step == before:
-                    raise ValueError("The training data is empty: an epoch gave no sample.")
+                    raise InputError("The training data is empty: an epoch gave no sample.")
                 state.epoch += 1
                 self.position = None
                 self._evaluate_or_save("epochs", state.epoch)

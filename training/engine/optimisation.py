@@ -9,7 +9,8 @@ from torch.optim import Adam, AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from transformers import PreTrainedModel, get_scheduler
 
-from rscc_hf.training.engine.recipe import LoopRecipe, RecipeError
+from rscc_hf.errors import InputError, RecipeError
+from rscc_hf.training.engine.recipe import LoopRecipe
 from rscc_hf.training.engine.task import Part
 
 _ONE_CYCLE_RISE = 0.3  # torch's own default
@@ -154,7 +155,7 @@ def build_optimizer(parts: Sequence[Part], recipe: LoopRecipe, model: torch.nn.M
             rate = part.learning_rate * (recipe.muon_learning_rate_ratio if by_muon else 1.0)
             groups.append({"params": chosen, "weight_decay": decay, "lr": rate, "name": part.name, "muon": by_muon})
     if not groups:
-        raise ValueError("Nothing is left to train: every parameter is frozen.")
+        raise InputError("Nothing is left to train: every parameter is frozen.")
     betas = (recipe.beta1, recipe.beta2)
     if recipe.optimizer == "muon":
         dtype = torch.float32 if recipe.muon_dtype == "float32" else torch.bfloat16

@@ -18,9 +18,10 @@ from accelerate.utils import (
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.nn.parallel import DistributedDataParallel
 
+from rscc_hf.errors import RecipeError
 from rscc_hf.training.engine import deepspeed_engine
 from rscc_hf.training.engine.arithmetic import settle
-from rscc_hf.training.engine.recipe import LoopRecipe, RecipeError
+from rscc_hf.training.engine.recipe import LoopRecipe
 
 R = TypeVar("R", bound=LoopRecipe)
 _SUPPORTED = {

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, TypeVar, cast
 import yaml
 from transformers import HfArgumentParser
 
+from rscc_hf.errors import RecipeError
 from rscc_hf.reading import is_unreadable, reason_of
 from rscc_hf.training.engine.flags import idle_flag, names_of_flags
 from rscc_hf.training.engine.recipe_values import checked, is_infinite, load_yaml
@@ -32,14 +33,6 @@ MUON_DTYPE_HELP = (
     "With muon: the format of its iterations; auto: bfloat16, or float32 where a trial shows bfloat16 emulated."
 )
 OPTIMIZER_HELP = "torch.optim.Adam or AdamW; muon: Muon for the matrices of linear layers, AdamW for the rest."
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be run: one sentence that names the key, the file and the remedy."""
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; one sentence that says at which step and what to try."""
 
 
 @contextmanager

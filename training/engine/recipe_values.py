@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import yaml
 
+from rscc_hf.errors import InputError
+
 # What YAML 1.1 reads in base 8 or 60 although most people mean a decimal number, or a time.
 _SURPRISING_NUMBER = re.compile(r"[-+]?0[0-7_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 
@@ -62,11 +64,11 @@ def load_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise InputError(" ".join(str(error).split())) from error
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise InputError("it is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, a number of 5,000 digits
-        raise ValueError(" ".join(str(error).split())) from error
+        raise InputError(" ".join(str(error).split())) from error
 
 
 def converted(value: Any, hint: Any) -> Any:
@@ -88,7 +90,7 @@ def converted(value: Any, hint: Any) -> Any:
         if value is False and "no" in inner:
             return "no"  # YAML 1.1 reads a bare `no` as false
         if value not in inner or isinstance(value, bool):
-            raise ValueError(value)
+            raise InputError(value)
         return value
     if origin is list:
         if not isinstance(value, list | tuple):

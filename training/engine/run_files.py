@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
+from rscc_hf.errors import RecipeError
 from rscc_hf.files import write_text
 from rscc_hf.training.engine import checkpoints
-from rscc_hf.training.engine.recipe import LoopRecipe, RecipeError, read_recipe, recipe_to_yaml
+from rscc_hf.training.engine.recipe import LoopRecipe, read_recipe, recipe_to_yaml
 
 CHECKPOINTS = "checkpoints"
 LOG = "training_log.jsonl"

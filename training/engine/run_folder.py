@@ -26,16 +26,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
+from rscc_hf.errors import RecipeError, TrainingError
 from rscc_hf.files import digest_file, exclusive, refuse_input_as_output, write_text
 from rscc_hf.training.engine import checkpoints, run_files
-from rscc_hf.training.engine.recipe import (
-    LoopRecipe,
-    RecipeError,
-    TrainingError,
-    recipe_to_yaml,
-    trajectory_difference,
-    with_later_keys,
-)
+from rscc_hf.training.engine.recipe import LoopRecipe, recipe_to_yaml, trajectory_difference, with_later_keys
 from rscc_hf.training.engine.run_files import CHECKPOINTS, LAST, LOG, TRACKER
 from rscc_hf.training.engine.task import Task
 from rscc_hf.training.engine.workers import portable

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from rscc_hf.errors import RecipeError, TrainingError
 from rscc_hf.training.engine import checkpoints, run_files
-from rscc_hf.training.engine.recipe import RecipeError, TrainingError
 from rscc_hf.training.engine.task import Task, bytes_of
 
 _OPTIMIZER_SHARE = 2

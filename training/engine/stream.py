@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import IterableDataset
 
+from rscc_hf.errors import InputError
 from rscc_hf.training.engine.batches import Batch, Window
 
 
@@ -74,7 +75,7 @@ class StreamBatches:
         usable: Callable[[dict[str, Any]], bool] | None = None,
     ):
         if _is_shuffled(dataset):
-            raise ValueError(
+            raise InputError(
                 "The stream is already shuffled by a buffer, which cannot be resumed: give it unshuffled, and set "
                 "stream_shuffle_buffer in the recipe."
             )
@@ -106,7 +107,7 @@ class StreamBatches:
             ValueError: The checkpoint is of another number of processes, which read other parts of the stream.
         """
         if len(positions) != self.processes:
-            raise ValueError(
+            raise InputError(
                 f"The checkpoint is of a stream read by {len(positions)} process(es): continue it with as many, not "
                 f"{self.processes}."
             )

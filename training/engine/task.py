@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from rscc_hf.errors import RecipeError
 from rscc_hf.training.engine.batches import Batch, BatchSource
-from rscc_hf.training.engine.recipe import RecipeError
 
 
 @dataclass

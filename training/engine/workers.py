@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from rscc_hf.training.engine.recipe import TrainingError
+from rscc_hf.errors import TrainingError
 
 Batch = dict[str, torch.Tensor]
 

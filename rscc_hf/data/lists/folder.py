@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from rscc_hf.data.lists.items import MAPS, PairItem, PairList, as_text
+from rscc_hf.errors import InputError
 from rscc_hf.files import LITTER, some
 from rscc_hf.terminal import count
 
@@ -49,7 +50,7 @@ def read_folder(folder: Path, *, outputs: Iterable[Path] = ()) -> PairList:
         unmatched += _left(files[role], used, places[role])
     if not matched:
         told = "; ".join(unread.notes())
-        raise ValueError(
+        raise InputError(
             f"{folder}: none of the {len(files['before'])} images in {places['before']} has its name among the "
             f"{len(files['after'])} in {places['after']}; the two dates of a pair must have the same file name"
             f"{f' ({told})' if told else ''}."
@@ -87,20 +88,20 @@ def _dates(folder: Path) -> tuple[str, str]:
         return complete[0]
     if complete:
         told = " and ".join(f"{a} + {b}" for a, b in complete)
-        raise ValueError(f"{folder} has {told}; keep the images of one of them, or give a list.")
+        raise InputError(f"{folder} has {told}; keep the images of one of them, or give a list.")
     half = [(a, b) for a, b in LAYOUTS if (folder / a).is_dir() or (folder / b).is_dir()]
     if half:
         missing = next(name for name in half[0] if not (folder / name).is_dir())
-        raise ValueError(f"{folder} has no folder {missing}; it needs {half[0][0]} and {half[0][1]}.")
+        raise InputError(f"{folder} has no folder {missing}; it needs {half[0][0]} and {half[0][1]}.")
     inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     deeper = [name for name in inside for layout in LAYOUTS if all((folder / name / date).is_dir() for date in layout)]
     if deeper:
-        raise ValueError(
+        raise InputError(
             f"{folder} has no folders of pairs itself, but {some(deeper)} {'have' if len(deeper) > 1 else 'has'}; "
             f"give one folder of pairs at a time, as {folder / deeper[0]}."
         )
     told = f" (there are {some([as_text(name) for name in inside])})" if inside else ""
-    raise ValueError(
+    raise InputError(
         f"{folder} has no folders of pairs{told}; it needs before and after (or A and B), or a split to read a data "
         "set."
     )
@@ -113,10 +114,10 @@ def _map_folders(folder: Path) -> tuple[str, str] | None:
         missing = [name for name in layout if not (folder / name).is_dir()]
         if missing:
             (there,) = set(layout) - set(missing)
-            raise ValueError(f"{folder} has {there} but no {missing[0]}; give the maps of both dates or of none.")
+            raise InputError(f"{folder} has {there} but no {missing[0]}; give the maps of both dates or of none.")
     if len(found) > 1:
         told = " and ".join(f"{a} + {b}" for a, b in found)
-        raise ValueError(f"{folder} has maps in {told}; keep those of one of them, or give a list.")
+        raise InputError(f"{folder} has maps in {told}; keep those of one of them, or give a list.")
     return found[0] if found else None
 
 
@@ -176,7 +177,7 @@ def _images(folder: Path, place: str, unread: _Unread) -> dict[str, str]:
     for relative in _walk(folder, place, "", (*around, _identity(top)), unread):
         form = unicodedata.normalize("NFC", relative)
         if form in found:
-            raise ValueError(
+            raise InputError(
                 f"{folder}: {place} has two files called {form!r}, which differ in the Unicode form of their letters "
                 "only; rename one of them."
             )
@@ -246,7 +247,7 @@ def _match(
     for stem in by_stem[0].keys() & by_stem[1].keys():
         group, partners = by_stem[0][stem], by_stem[1][stem]
         if len(group) > 1 or len(partners) > 1:
-            raise ValueError(
+            raise InputError(
                 f"{folder}: it is ambiguous how {', '.join(group)} in {our_place} and {', '.join(partners)} in "
                 f"{their_place} belong together; keep one file of that name in each, or give a list."
             )

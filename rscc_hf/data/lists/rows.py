@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rscc_hf.errors import InputError
 from rscc_hf.terminal import count
 from rscc_hf.text import JsonObject
 
@@ -42,7 +43,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         return _jsonl_rows(path)
     if kind in DELIMITERS:
         return _csv_rows(path, DELIMITERS[kind])
-    raise ValueError(f"{path} is no list of pairs; give a .csv, .tsv or .jsonl file, or a folder.")
+    raise InputError(f"{path} is no list of pairs; give a .csv, .tsv or .jsonl file, or a folder.")
 
 
 def _text(path: Path) -> str:
@@ -51,9 +52,9 @@ def _text(path: Path) -> str:
     try:
         text = data.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
+        raise InputError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
     if "\0" in text:
-        raise ValueError(f"{path} holds null characters, as no UTF-8 text does; save it as UTF-8.")
+        raise InputError(f"{path} holds null characters, as no UTF-8 text does; save it as UTF-8.")
     return text
 
 
@@ -67,9 +68,9 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
         try:
             row = json.loads(line, object_pairs_hook=JsonObject)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: no JSON ({error}){hint}.") from error
+            raise InputError(f"{path}, line {number}: no JSON ({error}){hint}.") from error
         if not isinstance(row, JsonObject):
-            raise ValueError(f"{path}, line {number}: an object with before and after is needed{hint}.")
+            raise InputError(f"{path}, line {number}: an object with before and after is needed{hint}.")
         yield number, row.fields, None
 
 
@@ -94,16 +95,16 @@ def _csv_rows(path: Path, delimiters: str) -> Iterator[Row]:
                 continue
             line = reader.line_num + skipped
             if any(cell.strip() for cell in row[len(columns) :]):
-                raise ValueError(f"{path}, line {line}: more cells than the header has columns.")
+                raise InputError(f"{path}, line {line}: more cells than the header has columns.")
             few = None
             if len(row) < len(columns):
                 few = f"{count(len(row), 'cell')} for the {len(columns)} columns of the header"
                 if not ended and stream.tell() == len(text):
-                    raise ValueError(
+                    raise InputError(
                         f"{path}, line {line}: {few}, and no end of the line: the file may be cut off; write it again."
                     )
             # blank cells behind the last column are none; spreadsheets leave out the empty ones at the end of a row
             cells = itertools.zip_longest(columns, row[: len(columns)], fillvalue="")
             yield line, [(name, cell if cell.strip() else None) for name, cell in cells], few
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num + skipped}: {error}.") from error
+        raise InputError(f"{path}, line {reader.line_num + skipped}: {error}.") from error

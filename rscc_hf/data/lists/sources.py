@@ -16,6 +16,7 @@ from rscc_hf.data.lists.items import (
     without_references,
 )
 from rscc_hf.data.lists.table import COLUMNS, read_list
+from rscc_hf.errors import InputError
 from rscc_hf.files import some
 from rscc_hf.terminal import count
 
@@ -52,7 +53,7 @@ def read_pairs(source: str | os.PathLike[str], *, outputs: Iterable[str | os.Pat
     if path.is_dir():
         return read_folder(path, outputs=[Path(output) for output in outputs])
     if not path.is_file():
-        raise ValueError(f"there is no file or folder {path}; give a .csv or .jsonl list, or a folder of pairs.")
+        raise InputError(f"there is no file or folder {path}; give a .csv or .jsonl list, or a folder of pairs.")
     return read_list(path)
 
 

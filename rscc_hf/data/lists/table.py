@@ -20,6 +20,7 @@ from rscc_hf.data.lists.items import (
     without_references,
 )
 from rscc_hf.data.lists.rows import Cells, read_rows
+from rscc_hf.errors import InputError
 from rscc_hf.files import some
 from rscc_hf.terminal import count
 
@@ -57,11 +58,11 @@ def read_list(path: Path) -> PairList:
                 if first == pair.pair_id
                 else f"the ids {first!r} and {pair.pair_id!r} differ in spaces or the Unicode form of a letter only"
             )
-            raise ValueError(f"{path}, lines {earlier} and {line}: {told}; give every pair its own pair_id.")
+            raise InputError(f"{path}, lines {earlier} and {line}: {told}; give every pair its own pair_id.")
         named[form] = (pair.pair_id, line)
         pairs.append(pair)
     if not pairs:
-        raise ValueError(f"{path} has no pairs.")
+        raise InputError(f"{path} has no pairs.")
     notes = [
         *reader.notes(),
         *contradictions((pair.pair_id, pair.references, pair.changed) for pair in pairs),
@@ -113,9 +114,9 @@ class _ListReader:
         for name in IMAGES:
             if found[name] is None:
                 if few is not None:
-                    raise ValueError(f"{where}: no {name}: {few}; leave a cell empty that says nothing.")
+                    raise InputError(f"{where}: no {name}: {few}; leave a cell empty that says nothing.")
                 columns = ", ".join(as_text(column) for column, _ in cells) or "empty"
-                raise ValueError(f"{where}: no {name}; the columns are {columns}.")
+                raise InputError(f"{where}: no {name}; the columns are {columns}.")
         if few is not None:
             self.short.append(f"line {line}")
         before, after = found["before"], found["after"]
@@ -137,7 +138,7 @@ class _ListReader:
     def _file(self, value: Any, name: str, where: str) -> str:
         """The path as it is meant: as it stands if such a file exists, else without what other systems write."""
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{where}: {name} must be the path of a file, not {value!r}.")
+            raise InputError(f"{where}: {name} must be the path of a file, not {value!r}.")
         if self._exists(value):
             return value
         stripped = value.strip()
@@ -165,7 +166,7 @@ def _one(name: str, given: list[tuple[str, Any]], read: Callable[[Any, str, str]
         other = read(value, name, where)
         if other != meant and not (name in (*IMAGES, *MAPS) and os.path.normpath(other) == os.path.normpath(meant)):
             names = f"{first} and {column}" if column != first else f"two columns called {first}"
-            raise ValueError(f"{where}: {names} contradict each other ({kept!r}, {value!r}); keep one of them.")
+            raise InputError(f"{where}: {names} contradict each other ({kept!r}, {value!r}); keep one of them.")
     return meant
 
 
@@ -177,7 +178,7 @@ def _says_nothing(value: Any) -> bool:
 
 def _pair_id(value: Any, name: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-        raise ValueError(f"{where}: {name} must be a name, not {value!r}.")
+        raise InputError(f"{where}: {name} must be a name, not {value!r}.")
     return as_text(str(value))
 
 
@@ -186,20 +187,20 @@ def _references(value: Any, name: str, where: str) -> tuple[str, ...]:
         try:
             value = json.loads(value) if value.lstrip().startswith("[") else [value]
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: {name} are no JSON list ({error}).") from error
+            raise InputError(f"{where}: {name} are no JSON list ({error}).") from error
     if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-        raise ValueError(f"{where}: {name} must be one sentence or a list of sentences.")
+        raise InputError(f"{where}: {name} must be one sentence or a list of sentences.")
     if not all(one.strip() for one in value):
-        raise ValueError(f"{where}: {name} hold an empty sentence; leave it out.")
+        raise InputError(f"{where}: {name} hold an empty sentence; leave it out.")
     sentences = tuple(as_text(one) for one in value)
     for sentence in sentences:
         if not has_words(sentence):
-            raise ValueError(f"{where}: {name} hold {sentence!r}, which has no letter or digit; leave it out.")
+            raise InputError(f"{where}: {name} hold {sentence!r}, which has no letter or digit; leave it out.")
     return sentences
 
 
 def _changed(value: Any, name: str, where: str) -> bool:
     named = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     if str(value).strip().lower() not in named:
-        raise ValueError(f"{where}: {name} must be true or false (or 1 or 0), not {value!r}.")
+        raise InputError(f"{where}: {name} must be true or false (or 1 or 0), not {value!r}.")
     return named[str(value).strip().lower()]

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from rscc_hf.data.captions import normalise
 from rscc_hf.data.schema import UNKNOWN_SOURCE
+from rscc_hf.errors import InputError
 from rscc_hf.hub.cards.known import KnownData, known_data
 from rscc_hf.synthetic.dataset import SOURCE
 
@@ -138,7 +139,7 @@ def _count(path: Path, name: str, split: SplitFacts, facts: DatasetFacts, words:
                 for caption in captions or ():
                     words.update(normalise(caption).split())
     except (OSError, ValueError, KeyError) as error:  # ArrowInvalid is a ValueError
-        raise ValueError(
+        raise InputError(
             f"{name} cannot be read ({' '.join(str(error).split())}); write the data set again."
         ) from error
 

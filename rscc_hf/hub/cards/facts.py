@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from rscc_hf.checkpoint import TRAINING_SUMMARY
+from rscc_hf.errors import InputError
 from rscc_hf.hub.cards.known import SYSTEMS, KnownData, System, known_data
 from rscc_hf.hub.cards.rendering import hub_id, last_part
 from rscc_hf.hub.cards.results import Evaluation, read_evaluations
@@ -170,7 +171,7 @@ def read_model_facts(folder: Path) -> ModelFacts:
         ValueError: It is no checkpoint, or a file in it is damaged.
     """
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} holds no config.json; give the folder that save_pretrained wrote.")
+        raise InputError(f"{folder} holds no config.json; give the folder that save_pretrained wrote.")
     config = read_json(folder / "config.json")
     processor = read_json(folder / "processor_config.json") or read_json(folder / "preprocessor_config.json")
     evaluations, stale = read_evaluations(folder)
@@ -199,9 +200,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); write it again.") from error
+        raise InputError(f"{path} is no JSON ({error}); write it again.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no JSON object; write it again.")
+        raise InputError(f"{path} is no JSON object; write it again.")
     return content
 
 
@@ -215,14 +216,14 @@ def safetensors_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= length <= min(size - 8, _LARGEST_HEADER):
-            raise ValueError(f"{path} is no safetensors file; save the model again.")
+            raise InputError(f"{path} is no safetensors file; save the model again.")
         try:
             header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no safetensors file; save the model again.") from error
+            raise InputError(f"{path} is no safetensors file; save the model again.") from error
     if max(ends, default=0) != size - 8 - length:
-        raise ValueError(f"{path} is cut off or too long; save the model again.")
+        raise InputError(f"{path} is cut off or too long; save the model again.")
     return header
 
 
@@ -250,11 +251,11 @@ def _read_training(folder: Path) -> Training | None:
         try:
             recipe = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
         except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(
+            raise InputError(
                 f"{folder / RECIPE} is no YAML ({' '.join(str(error).split())}); write it again."
             ) from error
         if not isinstance(recipe, dict):
-            raise ValueError(f"{folder / RECIPE} is no list of `key: value` lines; write it again.")
+            raise InputError(f"{folder / RECIPE} is no list of `key: value` lines; write it again.")
     entries = _read_log(folder / LOG)
     if not (summary or recipe):
         return None
@@ -290,6 +291,6 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
             entry = json.loads(line)
             entry["step"] = int(entry["step"])
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {number} is no entry of a training log; remove the line.") from error
+            raise InputError(f"{path}, line {number} is no entry of a training log; remove the line.") from error
         entries.append(entry)
     return entries

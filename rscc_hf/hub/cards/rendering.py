@@ -10,6 +10,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from huggingface_hub.repocard import RepoCard
 
 from rscc_hf.card_text import MARKER, is_ours
+from rscc_hf.errors import InputError
 from rscc_hf.files import write_text
 
 CARD = "README.md"
@@ -77,7 +78,7 @@ def write_card(folder: Path, content: str, *, overwrite: bool) -> Path:
     """
     existing = read_card(folder)
     if existing is not None and not is_ours(existing) and not overwrite:
-        raise ValueError(f"{folder / CARD} was not written by rscc_hf; rename it, or --overwrite it.")
+        raise InputError(f"{folder / CARD} was not written by rscc_hf; rename it, or --overwrite it.")
     write_text(folder / CARD, content)
     return folder / CARD
 
@@ -101,6 +102,6 @@ def _parsed(kind: Any, content: str) -> Any:
     try:
         return kind(content)
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise ValueError(
+        raise InputError(
             f"{CARD} has metadata that cannot be read ({' '.join(str(error).split())}); mend it."
         ) from error

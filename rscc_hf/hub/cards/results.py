@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rscc_hf.checkpoint import fingerprint_of
+from rscc_hf.errors import InputError
 from rscc_hf.evaluation.report import why_no_report
 from rscc_hf.files import exclusive, refuse_input_as_output, write_text
 
@@ -48,10 +49,10 @@ def read_report(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); give what `rscc evaluate --json` wrote.") from error
+        raise InputError(f"{path} is no JSON ({error}); give what `rscc evaluate --json` wrote.") from error
     complaint = why_no_report(report)
     if complaint:
-        raise ValueError(f"{path} {complaint}; give what `rscc evaluate --json` wrote.")
+        raise InputError(f"{path} {complaint}; give what `rscc evaluate --json` wrote.")
     return report
 
 
@@ -111,10 +112,10 @@ def read_evaluations(folder: Path) -> tuple[list[Evaluation], int]:
         try:
             one = Evaluation(**json.loads(line))
         except (TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path}, line {number} is no evaluation ({error}); remove it.") from error
+            raise InputError(f"{path}, line {number} is no evaluation ({error}); remove it.") from error
         complaint = why_no_report(one.report)
         if complaint:
-            raise ValueError(f"{path}, line {number}: its report {complaint}; remove it.")
+            raise InputError(f"{path}, line {number}: its report {complaint}; remove it.")
         found.append(one)
     now = fingerprint_of(folder)
     current = [one for one in found if one.fingerprint == now]
@@ -131,14 +132,14 @@ def _settings(predictions: Path, folder: Path, fingerprint: str) -> dict[str, An
                 row = json.loads(line)
                 writer, given = str(row["model"]), dict(row["settings"])
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{where} was not written by `rscc caption`; give the captions it wrote.") from error
+                raise InputError(f"{where} was not written by `rscc caption`; give the captions it wrote.") from error
             if writer.rpartition("@")[2] != fingerprint:
-                raise ValueError(f"{where} is by {writer}, and {folder} is {fingerprint}; caption with {folder}.")
+                raise InputError(f"{where} is by {writer}, and {folder} is {fingerprint}; caption with {folder}.")
             if settings not in (None, given):
-                raise ValueError(f"{where} was written with other settings than line 1; caption anew.")
+                raise InputError(f"{where} was written with other settings than line 1; caption anew.")
             settings = given
     if settings is None:
-        raise ValueError(f"{predictions} is empty; give the captions that were scored.")
+        raise InputError(f"{predictions} is empty; give the captions that were scored.")
     return settings
 
 

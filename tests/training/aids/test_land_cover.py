@@ -8,8 +8,8 @@ from toys.pairs import write_pairs
 
 from rscc_hf import CCExpertForConditionalGeneration, CCExpertProcessor
 from rscc_hf.data.palette import CLASS_NAMES, classes_to_colours
+from rscc_hf.errors import RecipeError
 from rscc_hf.training.aids.land_cover import LandCoverRecipe, class_shares, train_land_cover
-from rscc_hf.training.engine.recipe import RecipeError
 
 
 def maps_of(classes: np.ndarray) -> torch.Tensor:

@@ -11,10 +11,11 @@ import torch
 from accelerate import Accelerator
 from toys.task import ToyRecipe, ToyTask, toy_recipe
 
+from rscc_hf.errors import RecipeError
 from rscc_hf.training.engine import arithmetic, checkpoints
 from rscc_hf.training.engine.arithmetic import settle
 from rscc_hf.training.engine.loop import train
-from rscc_hf.training.engine.recipe import RecipeError, read_recipe, recipe_to_yaml
+from rscc_hf.training.engine.recipe import read_recipe, recipe_to_yaml
 
 ONE = SimpleNamespace(is_main_process=True, num_processes=1, device=torch.device("cpu"))
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 from toys.task import ToyTask, toy_recipe
 
+from rscc_hf.errors import RecipeError
 from rscc_hf.training.engine import deepspeed_engine
 from rscc_hf.training.engine.loop import train
-from rscc_hf.training.engine.recipe import RecipeError
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import pytest
 from toys.task import ToyRecipe, ToyTask, toy_recipe
 
+from rscc_hf.errors import RecipeError
 from rscc_hf.training.engine import checkpoints
 from rscc_hf.training.engine.loop import train
-from rscc_hf.training.engine.recipe import RecipeError
 
 
 class Stop(Exception):

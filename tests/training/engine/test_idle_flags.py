@@ -5,8 +5,9 @@ from dataclasses import fields
 
 import pytest
 
+from rscc_hf.errors import RecipeError
 from rscc_hf.training.engine.flags import BELONGINGS, names_of_flags
-from rscc_hf.training.engine.recipe import RecipeError, parse_recipe, read_recipe
+from rscc_hf.training.engine.recipe import parse_recipe, read_recipe
 from rscc_hf.training.systems.ccexpert.recipe import CCExpertRecipe, Stage1Recipe
 from rscc_hf.training.systems.mmodalcc.recipe import MModalCCRecipe
 

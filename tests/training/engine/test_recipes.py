@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rscc_hf.errors import RecipeError
 from rscc_hf.modeling.modeling_mmodalcc import MModalCCForConditionalGeneration
 from rscc_hf.training.aids.land_cover import LandCoverRecipe
 from rscc_hf.training.engine.recipe import (
     LoopRecipe,
-    RecipeError,
     option,
     parse_recipe,
     read_recipe,

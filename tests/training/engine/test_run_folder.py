@@ -9,10 +9,10 @@ import torch
 from toys.runs import Steady, Stop, contents, keeping, log_of, stop_at
 from toys.task import ToyTask, toy_recipe
 
+from rscc_hf.errors import RecipeError, TrainingError
 from rscc_hf.files import digest_file
 from rscc_hf.training.engine import checkpoints, run_files, stopwatch
 from rscc_hf.training.engine.loop import train
-from rscc_hf.training.engine.recipe import RecipeError, TrainingError
 from rscc_hf.training.engine.run_folder import RunFolder
 from rscc_hf.training.engine.script import run_script
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from toys.task import ToyTask, toy_recipe
 
+from rscc_hf.errors import RecipeError, TrainingError
 from rscc_hf.training.engine.loop import train
-from rscc_hf.training.engine.recipe import RecipeError, TrainingError
 
 
 def test_statistics_that_are_no_numbers_are_saved_nowhere(tmp_path):

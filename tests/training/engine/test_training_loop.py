@@ -13,11 +13,11 @@ from toys.runs import Stop, stop_at
 from toys.task import ToyModel, ToySamples, ToyTask, collate, sample, toy_recipe
 from toys.two_processes import launch
 
+from rscc_hf.errors import RecipeError, TrainingError
 from rscc_hf.progress import Work
 from rscc_hf.training.engine import checkpoints, loop
 from rscc_hf.training.engine.batches import IndexedBatches
-from rscc_hf.training.engine.loop import TrainingError, train
-from rscc_hf.training.engine.recipe import RecipeError
+from rscc_hf.training.engine.loop import train
 
 WORKER = Path(__file__).resolve().parents[2] / "toys/worker.py"
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from toys.pairs import toy_pairs_recipe, write_pairs
 
+from rscc_hf.errors import TrainingError
 from rscc_hf.processing.change_pair_images import PairError
 from rscc_hf.training.engine.processes import open_accelerator
-from rscc_hf.training.engine.recipe import TrainingError
 from rscc_hf.training.engine.workers import portable, prepared
 from rscc_hf.training.systems.mmodalcc.task import MModalCCTask
 

@@ -13,7 +13,7 @@ from toys.ccexpert_stages import save_llava, save_start, stage_recipe
 from transformers import AutoModel
 
 from rscc_hf import ChangeCaptioner
-from rscc_hf.training.engine.recipe import RecipeError
+from rscc_hf.errors import RecipeError
 from rscc_hf.training.systems.ccexpert import adapters
 from rscc_hf.training.systems.ccexpert.adapter_base import RECORD, describe_base, weights_digest
 from rscc_hf.training.systems.ccexpert.adapters import load_adapters, main, merge_adapters

@@ -11,8 +11,7 @@ from toys.ccexpert_stages import save_start, stage_recipe
 from toys.pairs import write_pairs
 
 from rscc_hf import CCExpertForConditionalGeneration
-from rscc_hf.training.engine.checkpoints import CheckpointError
-from rscc_hf.training.engine.recipe import RecipeError
+from rscc_hf.errors import CheckpointError, RecipeError
 from rscc_hf.training.systems.ccexpert.adapter_base import weights_digest
 from rscc_hf.training.systems.ccexpert.adapters import load_adapters, main, merge_adapters
 from rscc_hf.training.systems.ccexpert.task import part_of, train_ccexpert

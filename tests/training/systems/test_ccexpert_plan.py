@@ -10,8 +10,9 @@ from toys.ccexpert_stages import save_start, stage_recipe
 from toys.pairs import toy_row, write_pairs
 
 from rscc_hf.data.schema import FEATURES
+from rscc_hf.errors import RecipeError
 from rscc_hf.training.engine.processes import open_accelerator
-from rscc_hf.training.engine.recipe import RecipeError, read_recipe
+from rscc_hf.training.engine.recipe import read_recipe
 from rscc_hf.training.systems.ccexpert import plan as planning
 from rscc_hf.training.systems.ccexpert.plan import PlanOptions, make_plan, take_plan_options
 from rscc_hf.training.systems.ccexpert.recipe import Stage1Recipe, Stage2Recipe

@@ -10,9 +10,9 @@ from toys.pairs import toy_row
 
 from rscc_hf.data.augmentation import Augmentation
 from rscc_hf.data.schema import FEATURES
+from rscc_hf.errors import RecipeError
 from rscc_hf.processing.change_pair_images import PairError
 from rscc_hf.training.engine.batches import IndexedBatches
-from rscc_hf.training.engine.recipe import RecipeError
 from rscc_hf.training.systems.ccexpert.samples import (
     PromptedBatchMaker,
     PromptedCaptionFilter,

@@ -14,9 +14,10 @@ from toys.two_processes import launch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from rscc_hf import CCExpertForConditionalGeneration, CCExpertProcessor, ChangeCaptioner
+from rscc_hf.errors import RecipeError
 from rscc_hf.training.engine import checkpoints
 from rscc_hf.training.engine.loop import train
-from rscc_hf.training.engine.recipe import RecipeError, parse_recipe, read_recipe
+from rscc_hf.training.engine.recipe import parse_recipe, read_recipe
 from rscc_hf.training.systems.ccexpert.parts import HEAD
 from rscc_hf.training.systems.ccexpert.recipe import PARTS, CCExpertRecipe, Stage1Recipe, Stage2Recipe, Stage3Recipe
 from rscc_hf.training.systems.ccexpert.task import CCExpertTask, part_of, run_stage, train_ccexpert

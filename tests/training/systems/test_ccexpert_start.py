@@ -8,7 +8,7 @@ import pytest
 import torch
 from toys.ccexpert_stages import save_llava, save_start, stage_recipe
 
-from rscc_hf.training.engine.recipe import RecipeError
+from rscc_hf.errors import RecipeError
 from rscc_hf.training.systems.ccexpert.samples import PromptedBatchMaker
 from rscc_hf.training.systems.ccexpert.start import load_start
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from toys.pairs import toy_pairs_recipe
 
+from rscc_hf.errors import RecipeError
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
-from rscc_hf.training.engine.recipe import RecipeError
 from rscc_hf.training.systems.mmodalcc.task import MModalCCTask
 from rscc_hf.training.systems.pairs.pixels import PixelReader
 

@@ -19,12 +19,13 @@ from toys.pairs import SIDE, toy_pairs_recipe, write_pairs
 from toys.two_processes import launch
 
 from rscc_hf.data.loading import load_pairs
+from rscc_hf.errors import RecipeError
 from rscc_hf.inference.captioner import ChangeCaptioner
 from rscc_hf.modeling.modeling_mmodalcc import MModalCCForConditionalGeneration
 from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
 from rscc_hf.training.engine import checkpoints
 from rscc_hf.training.engine.loop import train
-from rscc_hf.training.engine.recipe import RecipeError, read_recipe, recipe_to_yaml
+from rscc_hf.training.engine.recipe import read_recipe, recipe_to_yaml
 from rscc_hf.training.mmodalcc import main
 from rscc_hf.training.systems.mmodalcc.recipe import MModalCCRecipe
 from rscc_hf.training.systems.mmodalcc.task import MModalCCTask, train_mmodalcc

@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from transformers.utils import cached_file
 
+from rscc_hf.errors import InputError
 from rscc_hf.files import write_text
 from rscc_hf.training.engine.recipe import reading
 from rscc_hf.training.engine.run_folder import LAST
@@ -95,12 +96,12 @@ def read_base(folder: Path) -> AdapterBase | None:
         values = json.loads(path.read_text(encoding="utf-8"))
         known = {item.name for item in fields(AdapterBase)}
         if not isinstance(values, dict) or set(values) != known:
-            raise ValueError("its keys are not those of a record")
+            raise InputError("its keys are not those of a record")
         optional = ("relative", "commit")
         if any(not isinstance(value, str) for name, value in values.items() if name not in optional or value):
-            raise ValueError("a value is no text")
+            raise InputError("a value is no text")
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}): put back the file that training wrote.") from error
+        raise InputError(f"{path} is damaged ({error}): put back the file that training wrote.") from error
     return AdapterBase(**values)
 
 
@@ -119,7 +120,7 @@ def find_base(base: AdapterBase, adapters: Path, given: str | None) -> tuple[str
     if given is not None:
         path = str(Path(given).expanduser())
         if not Path(path).is_dir() and (Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1):
-            raise ValueError(f"there is no folder {path} to take for what the adapters in {adapters} were trained on.")
+            raise InputError(f"there is no folder {path} to take for what the adapters in {adapters} were trained on.")
         commit = resolve_commit(path, base.commit if given == base.path else None)
         places = [(path, commit)]
     elif base.commit is not None:
@@ -131,13 +132,13 @@ def find_base(base: AdapterBase, adapters: Path, given: str | None) -> tuple[str
         folders = dict.fromkeys(os.path.normpath(str(path)) for path in (base.path, *seen))
         places = [(path, None) for path in folders if (Path(path) / "config.json").is_file()]
         if not places:
-            raise ValueError(
+            raise InputError(
                 f"the adapters in {adapters} belong to {name}, where no model is: say where it lies now (--base)."
             )
     for path, commit in places:
         if read_config(path, commit).model_type == base.kind and weights_digest(path, commit) == base.weights:
             return path, commit
-    raise ValueError(
+    raise InputError(
         f"the adapters in {adapters} were trained on {name}, and the weights in {places[0][0]} are others: say where "
         "those lie (--base)."
     )

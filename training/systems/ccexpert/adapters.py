@@ -26,11 +26,12 @@ from transformers import BitsAndBytesConfig, GenerationConfig
 
 from rscc_hf.checkpoint import TRAINING_SUMMARY
 from rscc_hf.checkpoint_folder import CHECKPOINT
+from rscc_hf.errors import InputError, RecipeError
 from rscc_hf.files import new_folder, refuse_input_as_output
 from rscc_hf.modeling.configuration_ccexpert import CCExpertConfig
 from rscc_hf.modeling.modeling_ccexpert import CCExpertForConditionalGeneration
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
-from rscc_hf.training.engine.recipe import RecipeError, reading
+from rscc_hf.training.engine.recipe import reading
 from rscc_hf.training.systems.ccexpert.adapter_base import RECORD, AdapterBase, find_base, read_base, write_base
 from rscc_hf.training.systems.ccexpert.recipe import CCExpertRecipe
 from rscc_hf.training.systems.ccexpert.start import Start, check_processor, load_model, read_config, resolve_commit
@@ -155,7 +156,7 @@ def merge_adapters(
     """
     folder, output = Path(folder).expanduser(), Path(output).expanduser()
     if output.resolve() == folder.resolve():
-        raise ValueError(f"{output} holds the adapters: name another folder for the merged model.")
+        raise InputError(f"{output} holds the adapters: name another folder for the merged model.")
     record = read_base(folder)
     named = [record.path] if record is not None and record.commit is None else []
     refuse_input_as_output(output, [folder, *named, *([] if base is None else [Path(base).expanduser()])])
@@ -179,7 +180,7 @@ def _load(
         path, commit = find_base(record, folder, base)
         kind, quantized = record.kind, quantization(record.quantization, record.compute_dtype)
     elif base is None:
-        raise ValueError(
+        raise InputError(
             f"{folder / RECORD} is missing, which says what the adapters were trained on "
             f"({settings.base_model_name_or_path}?): name that model (--base)."
         )
@@ -208,19 +209,19 @@ def _load(
 def _check_files(folder: Path) -> PeftConfig:
     """Whether a folder holds adapters that can be loaded, and nothing that contradicts them; gives their settings."""
     if not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} holds no adapters ({CONFIG} is missing): name a run with lora_rank.")
+        raise InputError(f"{folder} holds no adapters ({CONFIG} is missing): name a run with lora_rank.")
     if (folder / "model.safetensors").is_file() or (folder / "model.safetensors.index.json").is_file():
-        raise ValueError(f"{folder} holds a whole model and adapters ({CONFIG}), one left by an older run: remove it.")
+        raise InputError(f"{folder} holds a whole model and adapters ({CONFIG}), one left by an older run: remove it.")
     if not (folder / WEIGHTS).is_file():
-        raise ValueError(f"{folder} holds no {WEIGHTS}: the adapters are incomplete; train them again.")
+        raise InputError(f"{folder} holds no {WEIGHTS}: the adapters are incomplete; train them again.")
     with reading(f"adapters {folder}"):
         settings = PeftConfig.from_pretrained(str(folder))
         if not isinstance(settings, LoraConfig):
-            raise ValueError(f"its {CONFIG} is of {settings.peft_type} and not of LoRA")
+            raise InputError(f"its {CONFIG} is of {settings.peft_type} and not of LoRA")
         known = {field.name for field in dataclasses.fields(settings)}
         for name, value in json.loads((folder / CONFIG).read_text(encoding="utf-8")).items():
             if value and name not in known:  # peft would go on without it, with a warning
-                raise ValueError(f"its {CONFIG} has {name}, which peft {peft.__version__} does not know: upgrade peft")
+                raise InputError(f"its {CONFIG} has {name}, which peft {peft.__version__} does not know: upgrade peft")
     return settings
 
 
@@ -231,7 +232,7 @@ def _check_complete(adapted: PeftModel, folder: Path) -> None:
         found = set(weights.keys())
     if wanted != found:
         what = "lacks" if wanted - found else "has too much:"
-        raise ValueError(f"its {WEIGHTS} {what} {sorted(wanted ^ found)[0]}")
+        raise InputError(f"its {WEIGHTS} {what} {sorted(wanted ^ found)[0]}")
 
 
 def main(arguments: list[str] | None = None) -> None:

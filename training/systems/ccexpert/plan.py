@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from rscc_hf.errors import RecipeError
 from rscc_hf.modeling.configuration_ccexpert import CCExpertConfig
 from rscc_hf.modeling.modeling_ccexpert import CCExpertForConditionalGeneration
 from rscc_hf.processing.chat_templates_ccexpert import PAPER_PROMPT, SYSTEM_MESSAGE
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
 from rscc_hf.training.engine.optimisation import hidden_matrices
-from rscc_hf.training.engine.recipe import RecipeError
 from rscc_hf.training.systems.ccexpert.parts import part_of, prepare_to_learn
 from rscc_hf.training.systems.ccexpert.recipe import CCExpertRecipe
 from rscc_hf.training.systems.ccexpert.samples import prompted_samples

@@ -7,7 +7,8 @@ The defaults are the paper's (arXiv 2411.11360) and, where it is silent, those o
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
-from rscc_hf.training.engine.recipe import MIXED_PRECISION_HELP, OPTIMIZER_HELP, RecipeError, option
+from rscc_hf.errors import RecipeError
+from rscc_hf.training.engine.recipe import MIXED_PRECISION_HELP, OPTIMIZER_HELP, option
 from rscc_hf.training.systems.pairs.recipe import PairRecipe
 
 PARTS = ("vision_tower", "integration", "projector", "language_model")

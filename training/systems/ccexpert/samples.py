@@ -13,10 +13,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rscc_hf.data.augmentation import Augmentation
+from rscc_hf.errors import InputError, RecipeError
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
 from rscc_hf.processing.token_rows_ccexpert import IGNORED
 from rscc_hf.training.engine.batches import Batch, IndexedSamples
-from rscc_hf.training.engine.recipe import RecipeError
 from rscc_hf.training.systems.pairs.pixels import Pixels, PixelSource
 from rscc_hf.training.systems.pairs.samples import (
     LABEL_MULTIPLE,
@@ -85,7 +85,7 @@ class PromptedBatchMaker(SampleMaker):
         """
         counts = {len(texts) for texts in captions}
         if len(counts) != 1:
-            raise ValueError(f"The samples have {sorted(counts)} captions: give as many for each.")
+            raise InputError(f"The samples have {sorted(counts)} captions: give as many for each.")
         images, changes = pixels.images, pixels.changes
         maps = None
         if changes is not None:  # (n, 1, 1, H, W) -> (n, 2, 1, H, W): augmentation moves the maps of two dates

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from rscc_hf.errors import RecipeError
 from rscc_hf.training.aids.change_mask import change_mask_loss
 from rscc_hf.training.engine.batches import Batch
 from rscc_hf.training.engine.identity import prompt_digest
 from rscc_hf.training.engine.loop import OnEvaluation, OnStep, TrainingResult, train
-from rscc_hf.training.engine.recipe import RecipeError, parse_recipe
+from rscc_hf.training.engine.recipe import parse_recipe
 from rscc_hf.training.engine.script import run_script
 from rscc_hf.training.engine.task import Part
 from rscc_hf.training.systems.ccexpert import adapters

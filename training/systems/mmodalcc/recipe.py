@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 
 from transformers import ResNetConfig
 
+from rscc_hf.errors import RecipeError
 from rscc_hf.modeling.configuration_mmodalcc import MModalCCConfig
-from rscc_hf.training.engine.recipe import OPTIMIZER_HELP, RecipeError, option
+from rscc_hf.training.engine.recipe import OPTIMIZER_HELP, option
 from rscc_hf.training.systems.pairs.recipe import PairRecipe
 from rscc_hf.training.systems.pairs.samples import Coverage
 

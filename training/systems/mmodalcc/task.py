@@ -12,12 +12,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rscc_hf.data.loading import captions_of, load_pairs, split_names
 from rscc_hf.data.vocabulary import build_word_tokenizer
+from rscc_hf.errors import RecipeError
 from rscc_hf.modeling.modeling_mmodalcc import MModalCCForConditionalGeneration, load_backbone_weights
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
 from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
 from rscc_hf.training.engine.batches import Batch
 from rscc_hf.training.engine.loop import OnEvaluation, OnStep, TrainingResult, train
-from rscc_hf.training.engine.recipe import RecipeError, reading
+from rscc_hf.training.engine.recipe import reading
 from rscc_hf.training.engine.task import Part
 from rscc_hf.training.systems.mmodalcc.recipe import MModalCCRecipe
 from rscc_hf.training.systems.pairs.pixels import MAPS, PixelReader, Pixels, PixelSource

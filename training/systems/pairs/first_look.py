@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 
 from rscc_hf.data.rows import Trouble, image_contents
+from rscc_hf.errors import InputError
 from rscc_hf.evaluation.protocols import prepare
 from rscc_hf.training.systems.pairs.pixels import IMAGES, MAPS, MASK, PixelReader, undecoded
 
@@ -48,19 +49,19 @@ def check_references(
             unmarked.add(repr(pair_id))
     of_all = f"of {len(pair_ids)} validation pairs"
     if captionless.count:
-        raise ValueError(
+        raise InputError(
             f"{where}: {captionless.count} {of_all} have no captions ({captionless}): leave them out, or set "
             "eval_unit to never."
         )
     if unmarked.count:
-        raise ValueError(
+        raise InputError(
             f"{where}: changed is null for {unmarked.count} {of_all} ({unmarked}): write true or false, as the "
             "accuracy on changed and unchanged pairs needs it, or set eval_unit to never."
         )
     try:
         prepare([""] * len(pair_ids), [captions or [] for captions in references], pair_ids)
     except ValueError as error:
-        raise ValueError(f"{where}, validation: {error}") from error
+        raise InputError(f"{where}, validation: {error}") from error
 
 
 def check_changed(pair_ids: Sequence[str], changed: Sequence[bool | None], where: str) -> None:
@@ -74,7 +75,7 @@ def check_changed(pair_ids: Sequence[str], changed: Sequence[bool | None], where
         if moved is None:
             unmarked.add(repr(pair_id))
     if unmarked.count:
-        raise ValueError(
+        raise InputError(
             f"{where}: changed is null for {unmarked.count} of {len(pair_ids)} training pairs ({unmarked}), and "
             "unchanged_share needs it: write true or false, or set unchanged_share to 1."
         )
@@ -191,8 +192,8 @@ def _raise_together(found: list[tuple[str, str]], count: int, where: str, accele
         return
     (_, first), *others = everything
     if not others:
-        raise ValueError(first if where in first else f"{where}: {first}")
+        raise InputError(first if where in first else f"{where}: {first}")
     ids = Trouble()
     for pair_id, _ in everything:
         ids.add(repr(pair_id))
-    raise ValueError(f"{where}: {ids.count} of {count} pairs cannot be read ({ids}); the first: {first}")
+    raise InputError(f"{where}: {ids.count} of {count} pairs cannot be read ({ids}); the first: {first}")

@@ -10,6 +10,7 @@ import PIL.Image
 import torch
 from datasets import Dataset, Image, IterableDataset
 
+from rscc_hf.errors import InputError
 from rscc_hf.processing.image_processing_ccexpert import CCExpertImageProcessor
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
 
@@ -101,12 +102,12 @@ class PixelReader:
         """The change mask of a row, (1, 1, H, W) bool, by nearest neighbour as classes are resized."""
         value = row.get(MASK)
         if value is None:
-            raise ValueError(f"{self.where}: pair {row['pair_id']!r} has no {MASK}: the recipe needs one.")
+            raise InputError(f"{self.where}: pair {row['pair_id']!r} has no {MASK}: the recipe needs one.")
         mask = value if isinstance(value, PIL.Image.Image) else Image().decode_example(_source(value))
         mask = mask.convert("L")
         brightest = np.asarray(mask).max(initial=0)
         if 0 < brightest <= 127:
-            raise ValueError(
+            raise InputError(
                 f"{self.where}: pair {row['pair_id']!r} has a {MASK} of values up to {brightest}, which would all say "
                 "unchanged: give 255 where something changed."
             )
@@ -119,7 +120,7 @@ class PixelReader:
         if len(missing) == 2 and self.optional:
             return None
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"{self.where}: pair {row['pair_id']!r} has no {missing[0]}: give maps, set semantics_optional to "
                 "true (for pairs that lack both), or set modalities to rgb."
             )
@@ -179,7 +180,7 @@ class InMemory:
                     if room is not None and part is not None:
                         room[start : start + len(part)] = part
         if first is None:
-            raise ValueError("There are no pairs to keep in memory: the split is empty.")
+            raise InputError("There are no pairs to keep in memory: the split is empty.")
         self.pixels = first
 
     def __len__(self) -> int:

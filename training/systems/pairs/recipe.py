@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from rscc_hf.data.augmentation import Augmentation
+from rscc_hf.errors import RecipeError
 from rscc_hf.processing.change_pair_values import checked_range
-from rscc_hf.training.engine.recipe import LoopRecipe, RecipeError, option
+from rscc_hf.training.engine.recipe import LoopRecipe, option
 
 
 @dataclass

@@ -17,9 +17,9 @@ from rscc_hf.checkpoint import TRAINING_SUMMARY
 from rscc_hf.data.digest import data_digest
 from rscc_hf.data.loading import load_pairs, stream_digest
 from rscc_hf.data.schema import UNKNOWN_SOURCE
+from rscc_hf.errors import RecipeError
 from rscc_hf.training.engine.batches import Batch, BatchSource, IndexedBatches, IndexedSamples
 from rscc_hf.training.engine.identity import sources_identity, tokenizer_digest
-from rscc_hf.training.engine.recipe import RecipeError
 from rscc_hf.training.engine.stream import StreamBatches
 from rscc_hf.training.engine.task import Task
 from rscc_hf.training.systems.pairs import first_look

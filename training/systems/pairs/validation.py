@@ -11,9 +11,9 @@ from accelerate.utils import broadcast_object_list, gather_object, send_to_devic
 from transformers import PreTrainedModel
 
 from rscc_hf.data.captions import is_no_change
-from rscc_hf.evaluation import ChangeCaptionScorer, MeteorError, corpus_scores, find_java
+from rscc_hf.errors import InputError, MeteorError, RecipeError
+from rscc_hf.evaluation import ChangeCaptionScorer, corpus_scores, find_java
 from rscc_hf.training.engine import deepspeed_engine
-from rscc_hf.training.engine.recipe import RecipeError
 from rscc_hf.training.engine.workers import Batch, prepared
 
 
@@ -35,11 +35,11 @@ class ValidationPairs:
 
     def __post_init__(self) -> None:
         if not self.pair_ids:
-            raise ValueError("The validation split is empty: name another one, or set eval_unit to never.")
+            raise InputError("The validation split is empty: name another one, or set eval_unit to never.")
         seen: set[str] = set()
         for pair_id in self.pair_ids:
             if pair_id in seen:
-                raise ValueError(f"The validation split has pair {pair_id!r} twice: every pair_id must be unique.")
+                raise InputError(f"The validation split has pair {pair_id!r} twice: every pair_id must be unique.")
             seen.add(pair_id)
 
 

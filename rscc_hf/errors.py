@@ -1,0 +1,41 @@
+"""What can be wrong with what a user gave: errors whose text is one sentence with the remedy.
+
+A command and a script print that sentence and end; every other exception but `OSError` is a fault of the program and
+keeps its traceback. What ships with checkpoints cannot import these: it raises `ValueError` and its own `PairError`.
+"""
+
+
+class RsccError(ValueError):
+    """Base of all errors that are a user's to mend: one sentence that names the file, field or key and the remedy."""
+
+
+class InputError(RsccError):
+    """An argument, a file, a folder or a list that cannot be used."""
+
+
+class PredictionsError(InputError):
+    """A file of predictions that cannot be used; the message names the line."""
+
+
+class UnsafePickleError(InputError):
+    """A pickle that is damaged or holds what is not allowed; the message is part of a sentence that names the file."""
+
+
+class RecipeError(RsccError):
+    """A recipe that cannot be run; the message names the key and the file."""
+
+
+class CheckpointError(RsccError):
+    """A checkpoint of training that cannot be used or written; the message names it."""
+
+
+class TrainingError(RsccError, RuntimeError):
+    """Training that cannot go on; the message says at which step and what to try."""
+
+
+class MeteorError(RsccError, RuntimeError):
+    """METEOR that cannot be computed: no Java, a process that died or took too long, or a senseless answer."""
+
+
+class PushError(RsccError):
+    """A folder that must not be pushed, or a push that cannot be done."""
