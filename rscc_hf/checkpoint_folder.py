@@ -29,7 +29,7 @@ def _why_no_checkpoint(folder: Path) -> str | None:
     return None if kind in _OURS else f"is a checkpoint of another kind (model_type {kind!r})"
 
 
-def _code() -> tuple[str, ...]:
+def shipped_code() -> tuple[str, ...]:
     """Names of the modules that go along with a checkpoint, as `save_pretrained` copies them."""
     specs = [find_spec(f"rscc_hf.{package}") for package in ("modeling", "processing")]  # without importing them
     folders = [Path(place) for spec in specs if spec is not None for place in spec.submodule_search_locations or ()]
@@ -53,7 +53,7 @@ CHECKPOINT = Written(
         *("model.safetensors", "model-[0-9]*-of-[0-9]*.safetensors", "model.safetensors.index.json"),
         *("preprocessor_config.json", "processor_config.json", "chat_template.jinja", "chat_template.json"),
         *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
-        *("added_tokens.json", "vocab.json", "merges.txt", *_code()),
+        *("added_tokens.json", "vocab.json", "merges.txt", *shipped_code()),
     ),
     {"README.md": _is_own_card},
 )

@@ -6,9 +6,8 @@ import shutil
 import pytest
 import torch
 
-from rscc_hf import ChangeCaptioner, MModalCCForConditionalGeneration, precision
+from rscc_hf import ChangeCaptioner, MModalCCForConditionalGeneration, precision, trial
 from rscc_hf.checkpoint import load_checkpoint
-from rscc_hf.conversion import output
 from rscc_hf.precision import quick_dtype
 
 CPU = torch.device("cpu")
@@ -148,13 +147,13 @@ def test_free_memory_is_that_of_the_machine_or_of_the_container(tmp_path):
 def test_a_conversion_tries_its_result_in_what_is_quick(saved, fake_trial, monkeypatch):
     """Of float16 it must see overflows, so that it stays."""
     fake_trial(15.0)
-    found = {name: output._dtype_to_try(folder) for name, folder in saved.items()}
+    found = {name: trial._dtype_to_try(folder) for name, folder in saved.items()}
     assert found == {"bfloat16": "float32", "float16": "auto", "float32": "auto"}
     monkeypatch.setattr(precision, "free_memory", lambda device: 1000)
-    assert output._dtype_to_try(saved["bfloat16"]) == "auto"
+    assert trial._dtype_to_try(saved["bfloat16"]) == "auto"
     fake_trial(0.7)
-    assert output._dtype_to_try(saved["bfloat16"]) == "auto"
-    assert output._dtype_to_try(saved["bfloat16"].parent) == "auto"
+    assert trial._dtype_to_try(saved["bfloat16"]) == "auto"
+    assert trial._dtype_to_try(saved["bfloat16"].parent) == "auto"
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from rscc_hf.commands.app import app
 from rscc_hf.data.loading import load_pairs
 from rscc_hf.data.schema import FEATURES
-from rscc_hf.hub import dataset as publishing
+from rscc_hf.hub import push_dataset as publishing
 from rscc_hf.hub.push_dataset import push_dataset
 
 RSCC = Path(sys.executable).with_name("rscc")

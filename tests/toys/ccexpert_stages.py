@@ -17,6 +17,7 @@ from accelerate import (
 )
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
+from rscc_hf import CCExpertForConditionalGeneration
 from rscc_hf.training.engine import deepspeed_engine, processes
 from rscc_hf.training.engine.loop import TrainingResult, train
 from rscc_hf.training.systems.ccexpert.recipe import CCExpertRecipe
@@ -120,6 +121,22 @@ def gloo_accelerator(*arguments, kwargs_handlers, **settings) -> Accelerator:
     """An accelerator for DeepSpeed, told of the backend that accelerate looks for on GPUs only."""
     handlers = [*kwargs_handlers, InitProcessGroupKwargs(backend="gloo")]
     return Accelerator(*arguments, kwargs_handlers=handlers, **settings)
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    """Of a saved CCExpert, in float64."""
+    return CCExpertForConditionalGeneration.from_pretrained(folder, dtype=torch.float64).state_dict()
+
+
+def distance(one, other) -> float:
+    """The largest difference between two states of the same names."""
+    assert one.keys() == other.keys()
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+def state_of(result) -> dict[str, torch.Tensor]:
+    """A copy of the weights of a run's model."""
+    return {name: tensor.clone() for name, tensor in result.task.model.state_dict().items()}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from rscc_hf.checkpoint_folder import shipped_code
 from rscc_hf.errors import RecipeError
 from rscc_hf.files import write_text
 from rscc_hf.training.engine import checkpoints
@@ -33,7 +34,6 @@ _MODEL_FILE = re.compile(
 )
 # What of these makes a folder hold a model.
 _WEIGHTS = re.compile(r"(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors|pytorch_model(-\d{5}-of-\d{5})?\.bin")
-_PACKAGE = Path(checkpoints.__file__).resolve().parents[2]
 _TRACKER_FILE = re.compile(r"events\.out\.tfevents\..*|hparams\.ya?ml")
 
 
@@ -225,7 +225,7 @@ def remove_files(folder: Path, names: Iterable[str]) -> None:
 def _model_files(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         return {}
-    code = {path.name for room in ("modeling", "processing") for path in _PACKAGE.glob(f"{room}/*.py")}
+    code = shipped_code()
     return {
         path.name: "" for path in sorted(folder.iterdir()) if _MODEL_FILE.fullmatch(path.name) or path.name in code
     }

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import watched
-from test_ccexpert_stages import distance, state_of, weights
-from toys.ccexpert_stages import save_start, stage_recipe
+from toys.ccexpert_stages import distance, save_start, stage_recipe, state_of, weights
 from toys.pairs import write_pairs
 from toys.two_processes import ROOT, free_port, launch
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys.ccexpert_stages import save_llava, save_start, stage_recipe, train_double
+from toys.ccexpert_stages import distance, save_llava, save_start, stage_recipe, state_of, train_double, weights
 from toys.pairs import SIDE, write_pairs
 from toys.runs import Stop, stop_at
 from toys.two_processes import launch
@@ -34,19 +34,6 @@ def pairs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     return save_start(tmp_path_factory.mktemp("start"))
-
-
-def weights(folder) -> dict[str, torch.Tensor]:
-    return CCExpertForConditionalGeneration.from_pretrained(folder, dtype=torch.float64).state_dict()
-
-
-def distance(one, other) -> float:
-    assert one.keys() == other.keys()
-    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
-
-
-def state_of(result) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in result.task.model.state_dict().items()}
 
 
 @pytest.mark.parametrize(
