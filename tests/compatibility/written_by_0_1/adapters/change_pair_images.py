@@ -1,0 +1,362 @@
+"""Reading one image of a pair, whatever it is given as, into a channels-first array.
+
+The rules, all independent of what an image shows, so that both dates of a pair are treated alike:
+
+- files, bytes and PIL images: turned as their EXIF orientation says (as any viewer shows them), one page or frame:
+  the first that is no reduced copy (`change_pair_files`);
+- `P` and `PA` go through their palette; `1`, `L` and `LA` become three equal channels; the alpha of `LA`, `RGBA` and
+  `PA` is dropped, never blended; `CMYK` and `YCbCr` are converted to RGB without a colour profile;
+- more than 8 bits: `round((value - low) * 255 / (high - low))`, saturated, from `value_range`, or for 16 bits from
+  0..65535 and for floats from 0..1 (`change_pair_values`); where the processor does not rescale, floats pass through
+  untouched (SAR in decibels, reflectances) unless there is a `value_range`;
+- semantic maps keep their colours, in however many bits they are;
+- arrays are (H, W), (H, W, C) or (C, H, W). Where both readings fit, a torch tensor is (C, H, W) and a numpy array
+  (H, W, C).
+"""
+
+import io
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .change_pair_files import READ_ERRORS, Pixels, first_line, open_page, pixels_of
+from .change_pair_values import Values, image_values, map_values
+
+_LONGEST_NAME = 4096  # of a path; what is longer is something else, as a picture in base64
+_NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
+
+
+class PairError(ValueError):
+    """An unusable pair: one sentence that names the pair and the file.
+
+    Args:
+        message: The whole sentence.
+        pair: The pair's id, or its index in the batch.
+        file: Path of the file, or a description of the object given in its place.
+    """
+
+    def __init__(self, message: str, pair: str | int | None = None, file: str | None = None):
+        super().__init__(message)
+        self.pair = pair
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # so that it crosses the border of a data loader's worker with its attributes
+        return type(self), (str(self), self.pair, self.file)
+
+
+class ImageSource:
+    """One image as it was given, with the words to speak about it, and after reading what there is to note.
+
+    Args:
+        value: Path, bytes, file object, PIL image, numpy array, torch tensor, or the dictionary with `bytes` and
+            `path` of an undecoded `datasets.Image`.
+        pair: Id or index of the pair it belongs to.
+        role: For example "image before" or "semantic map after".
+    """
+
+    def __init__(self, value: Any, pair: str | int, role: str):
+        self.file = _name_of(value, role)
+        self.notes: list[str] = []
+        if isinstance(value, dict) and value and set(value) <= {"bytes", "path"}:
+            value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+        self.value = value
+        self.pair = pair
+        self.role = role
+
+    def error(self, reason: str) -> PairError:
+        """The error that says `reason` about this image."""
+        name = repr(self.pair) if isinstance(self.pair, str) else self.pair
+        subject = self.role if self.file is None else f"{self.role} {self.file}"
+        return PairError(f"Pair {name}: {subject} {reason}", self.pair, self.file)
+
+    def read(
+        self,
+        num_channels: int,
+        max_pixels: int,
+        keep_float: bool,
+        value_range: tuple[float, float] | None = None,
+        uint16_max: int = 65535,
+        semantic: bool = False,
+    ) -> Values:
+        """Reads the image.
+
+        Args:
+            num_channels: Channels that the model takes. With 3, grey becomes RGB and alpha is dropped; with any other
+                number the bands are taken as they are.
+            max_pixels: Largest accepted height x width.
+            keep_float: Floats pass through as they are instead of being read as 0..1.
+            value_range: What becomes 0 and 255 in images of more than 8 bits; None: what their type says.
+            uint16_max: What becomes 255 in 16 bits where `value_range` is None.
+            semantic: It is a map: its numbers are colours, which no range changes.
+
+        Returns:
+            (C, H, W) uint8, or float32 for floats with `keep_float`, and how it came about. What there is to note is
+            in `notes`.
+
+        Raises:
+            PairError: The image is missing, empty, truncated, too large, of a wrong type, range or shape.
+        """
+        value, opened = self._opened()
+        kind, whole, top, guess = None, True, uint16_max, False
+        if isinstance(value, Image.Image):
+            try:
+                self._check_size(value.height, value.width, max_pixels)
+                if not opened:
+                    self._note_page(value)
+                pixels: Pixels = pixels_of(value, num_channels, self.error)
+            finally:
+                if opened:
+                    value.close()
+            array, layout = pixels.array, "last"
+            kind, whole = pixels.kind, pixels.whole
+            if pixels.top is not None and uint16_max == 65535:
+                top, guess = pixels.top, pixels.guess
+        elif isinstance(value, torch.Tensor):
+            array, layout = self._of_tensor(value), "first or last"
+        else:
+            array, layout = self._of_array(value), "last or first"
+        if not whole and (value_range is not None or uint16_max != 65535) and not semantic:
+            raise self.error("is a 16-bit colour file, which Pillow cannot read in full: give it as a uint16 array")
+        array = self._to_channels_first(array, num_channels, layout)
+        self._check_size(array.shape[1], array.shape[2], max_pixels)
+        array = self._fit_channels(array, num_channels)
+        if semantic:
+            values = map_values(array, self.error, keep_float, kind)
+        else:
+            values = image_values(array, self.error, value_range, top, keep_float, kind, guess)
+        if values.note:
+            self.note(values.note)
+        array = values.array
+        array = np.array(array) if isinstance(array, np.memmap) else np.ascontiguousarray(array)
+        return values._replace(array=array)
+
+    def note(self, words: str) -> None:
+        """Keeps a sentence about this image."""
+        self.notes.append(f"{self.role} {self.file} {words}")
+
+    def _opened(self) -> tuple[Any, bool]:
+        """What was given, or what its path, bytes or file hold: an image of Pillow's or an array; whether opened here.
+
+        Pillow's images that were opened here have to be closed.
+        """
+        value = self.value
+        if value is None:
+            raise self.error("is missing: a pair needs both dates")
+        if isinstance(value, str | os.PathLike):
+            return self._open_path()
+        if isinstance(value, bytes | bytearray | memoryview):
+            return self._open_bytes(bytes(value))
+        if hasattr(value, "read") and not isinstance(value, Image.Image):
+            try:
+                start = value.tell() if getattr(value, "seekable", lambda: False)() else None
+                content = value.read()
+                if start is not None:
+                    value.seek(start)
+            except READ_ERRORS as err:
+                raise self.error(f"cannot be read ({first_line(err)})") from err
+            if not isinstance(content, bytes | bytearray | memoryview):
+                raise self.error(f"gives {type(content).__name__} where bytes are expected: open it with mode 'rb'")
+            if not len(content) and start:
+                raise self.error("was read to its end already: go back to its beginning with seek(0)")
+            return self._open_bytes(bytes(content))  # closing that leaves the caller's file open
+        return value, False
+
+    def _open_path(self) -> tuple[Any, bool]:
+        path_name = os.fspath(self.value)
+        if isinstance(path_name, bytes):
+            path_name = os.fsdecode(path_name)
+        address = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|data:", path_name)
+        if address is not None:
+            raise self.error(
+                "is a data URL, which is not decoded: give its bytes"
+                if address[1] is None
+                else "is an address on the web, which is not fetched: download it and give the path"
+                if address[1].lower() in ("http", "https")
+                else f"is an address ({address[0]}), which is not fetched: give the path of a file"
+            )
+        path = Path(path_name)
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            raise self.error("does not exist") from None
+        except (OSError, ValueError) as err:
+            reason = getattr(err, "strerror", None) or first_line(err)
+            raise self.error(f"is no path that can be opened ({reason}): give the path of an image file") from err
+        if stat.S_ISDIR(found.st_mode):
+            raise self.error("is a folder: give the path of an image file")
+        if not stat.S_ISREG(found.st_mode):
+            raise self.error("is no regular file: give the path of an image file")
+        if found.st_size == 0:
+            raise self.error("is empty (0 bytes)")
+        try:
+            with path.open("rb") as file:
+                head = file.read(8)
+        except OSError as err:
+            raise self.error(f"cannot be read ({err.strerror or first_line(err)})") from err
+        if head.startswith(_NPY) or path.suffix.lower() == ".npy":
+            return self._load_array(path), False
+        if head.startswith(_ZIP):
+            raise self.error("is an archive (.npz or .zip): give one image, an array as .npy")
+        return self._open_page(path), True
+
+    def _open_bytes(self, content: bytes) -> tuple[Any, bool]:
+        if not content:
+            raise self.error("is empty (0 bytes)")
+        if content.startswith(_NPY):
+            return self._load_array(io.BytesIO(content)), False
+        if content.startswith(_ZIP):
+            raise self.error("is an archive (.npz or .zip): give one image, an array as .npy")
+        return self._open_page(io.BytesIO(content)), True
+
+    def _open_page(self, file: Any) -> Image.Image:
+        image, note = open_page(file, self.error)
+        if note:
+            self.note(note)
+        return image
+
+    def _load_array(self, file: Any) -> np.ndarray:
+        try:
+            return np.load(file, mmap_mode="r" if isinstance(file, Path) else None, allow_pickle=False)
+        except READ_ERRORS as err:
+            if "Object arrays" in str(err) or "Python objects" in str(err):
+                raise self.error("holds Python objects, which are not read: save the numbers of the image") from err
+            if "allow_pickle" in str(err):  # what numpy says of any file that is not its own
+                raise self.error("cannot be read as a numpy array (it is no .npy file)") from err
+            raise self.error(f"cannot be read as a numpy array ({first_line(err)})") from err
+
+    def _note_page(self, image: Image.Image) -> None:
+        """Says which page or frame of an image of Pillow's is read: the one that it stands at."""
+        try:
+            count = getattr(image, "n_frames", 1) if image.format in ("TIFF", "GIF", "PNG", "WEBP") else 1
+            if count > 1:
+                self.note(f"has {count} pages: page {image.tell() + 1} was read ({image.width}x{image.height})")
+        except READ_ERRORS:  # its file is closed: nothing is known of other pages
+            return
+
+    def _of_tensor(self, tensor: torch.Tensor) -> np.ndarray:
+        try:
+            tensor = tensor.detach().cpu()
+            return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).resolve_conj().numpy()
+        except (TypeError, RuntimeError, NotImplementedError) as err:
+            raise self.error(f"is a tensor without plain values ({first_line(err)}): give a dense one") from err
+
+    def _of_array(self, value: Any) -> np.ndarray:
+        """Anything that numpy takes for an array of numbers."""
+        if not isinstance(value, np.ndarray) and (
+            not hasattr(value, "__array__") or isinstance(value, np.generic) or hasattr(value, "columns")
+        ):
+            raise self.error(
+                f"is a {type(value).__name__}: give a path, bytes, a PIL image, a numpy array or a torch tensor"
+            )
+        if np.ma.isMaskedArray(value) and np.ma.is_masked(value):
+            raise self.error("has masked values: fill them (filled()) first")
+        try:
+            array = np.asarray(value)
+        except READ_ERRORS as err:
+            raise self.error(f"cannot be read as a numpy array ({first_line(err)})") from err
+        if array.dtype.kind not in "buif":
+            shown = "named fields" if array.dtype.names else f"type {array.dtype}"
+            raise self.error(f"has values of {shown}: give uint8, uint16 or floating-point values in 0..1")
+        return array
+
+    def _check_size(self, height: int, width: int, max_pixels: int) -> None:
+        if height < 1 or width < 1:
+            raise self.error(f"has no pixels (width {width}, height {height})")
+        if height * width > max_pixels:
+            raise self.error(
+                f"is larger than the limit of {max_pixels} pixels (width {width}, height {height}): "
+                "crop it or raise max_image_pixels"
+            )
+
+    def _to_channels_first(self, array: np.ndarray, num_channels: int, layout: str) -> np.ndarray:
+        if array.ndim == 2:
+            return array[None]
+        if array.ndim != 3:
+            raise self.error(f"has shape {tuple(array.shape)}: (H, W), (H, W, C) or (C, H, W) is expected")
+        if layout == "last":
+            return np.moveaxis(array, 2, 0)
+        # an exact number of channels is a better reading than one that has to be converted
+        readings: list[tuple[int, ...]] = [(num_channels,)] + ([(4, 1, 2)] if num_channels == 3 else [])
+        for counts in readings:
+            first, last = array.shape[0] in counts, array.shape[2] in counts
+            if first and (layout == "first or last" or not last):
+                return array
+            if last:
+                return np.moveaxis(array, 2, 0)
+        raise self.error(f"has shape {tuple(array.shape)}: {num_channels} channels are expected, first or last")
+
+    def _fit_channels(self, array: np.ndarray, num_channels: int) -> np.ndarray:
+        channels = array.shape[0]
+        if channels == num_channels:
+            return array
+        if num_channels == 3:
+            if channels == 4:  # RGBA without its alpha
+                return array[:3]
+            if channels in (1, 2):  # grey, and grey with alpha
+                return np.repeat(array[:1], 3, axis=0)
+        raise self.error(f"has {channels} channels, the model takes {num_channels}")
+
+
+def white_to_black(array: np.ndarray) -> np.ndarray:
+    """Makes pure white black: both say "void" in SECOND's maps, and the release feeds black.
+
+    Args:
+        array: (C, H, W) uint8.
+
+    Returns:
+        The same array, or a changed copy.
+    """
+    white = (array == 255).all(axis=0)
+    return np.where(white, np.uint8(0), array) if white.any() else array
+
+
+def resize_channels(array: np.ndarray, height: int, width: int, resample: int) -> np.ndarray:
+    """Resizes by Pillow, which smooths when it shrinks (unlike OpenCV, with which the release resized).
+
+    Args:
+        array: (C, H, W) uint8 or float32.
+        height: New height in pixels.
+        width: New width in pixels.
+        resample: One of `PIL.Image.Resampling`.
+
+    Returns:
+        (C, height, width) of the same type.
+    """
+    if array.shape[1:] == (height, width):
+        return array
+    if array.dtype == np.uint8 and array.shape[0] == 3:
+        image = Image.fromarray(np.ascontiguousarray(np.moveaxis(array, 0, 2)))
+        resized = np.asarray(image.resize((width, height), resample))
+        return np.ascontiguousarray(np.moveaxis(resized, 2, 0))
+    channels = [np.asarray(Image.fromarray(channel).resize((width, height), resample)) for channel in array]
+    return np.stack(channels)
+
+
+def same_aspect(first: tuple[int, int], second: tuple[int, int], tolerance: float) -> bool:
+    """Whether two sizes (height, width) have the same aspect ratio within `tolerance` (0.01 is one per cent)."""
+    ratio = (first[0] * second[1]) / (first[1] * second[0])
+    return max(ratio, 1 / ratio) <= 1 + tolerance
+
+
+def _name_of(value: Any, role: str) -> str | None:
+    """The path of an image, or words for an object that has none; None for no image."""
+    if value is None:
+        return None
+    if isinstance(value, str | os.PathLike):
+        name = os.fspath(value)
+        name = os.fsdecode(name) if isinstance(name, bytes) else str(name)
+        return name if len(name) <= _LONGEST_NAME else f"{name[:60]}..."
+    if isinstance(value, dict):
+        return str(value.get("path") or f"<bytes, {role}>")
+    if isinstance(value, Image.Image):
+        return str(getattr(value, "filename", "") or f"<PIL image, {role}>")
+    if hasattr(value, "read"):
+        return str(getattr(value, "name", None) or f"<file object, {role}>")
+    return f"<{type(value).__name__}, {role}>"

@@ -1,0 +1,294 @@
+"""Reading a batch of pairs, images and semantic maps, into one array each; and turning that into the model's numbers.
+
+What the image processors share. `change_pair_images.py` reads a single image.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .change_pair_images import ImageSource, PairError, resize_channels, same_aspect, white_to_black
+from .change_pair_values import compare
+
+DATES = ("before", "after")
+_FEWEST_COLOURS = 32  # a grey map whose values stay below is one of class numbers
+
+
+def rescale_and_normalize(
+    values: torch.Tensor, factor: float | None, mean_std: tuple[Any, Any] | None, stream: str
+) -> torch.Tensor:
+    """`(values * factor - mean) / std` in float32, for a whole batch at once.
+
+    Args:
+        values: (batch, 2, C, H, W) uint8 or float32.
+        factor: Multiplied first; None: not. 1/255 divides by 255, which rounds as the release's division does.
+        mean_std: Mean and standard deviation, a number or one a channel; None: not normalised.
+        stream: "image" or "semantic": the name of the settings in errors.
+
+    Returns:
+        float32, or `values` itself where nothing is to be done.
+
+    Raises:
+        ValueError: The number of means or deviations is not the number of channels, or a deviation is not positive.
+    """
+    if factor is None and mean_std is None:
+        return values
+    result = values.float() if values.dtype == torch.uint8 else values.float().clone()
+    if factor is not None:
+        inverse = 1 / factor
+        if abs(inverse - round(inverse)) < 1e-9 * inverse:
+            result.div_(round(inverse))
+        else:
+            result.mul_(factor)
+    if mean_std is not None:
+        channels = values.shape[2]
+        statistics = []
+        for name, given in zip(("mean", "std"), mean_std, strict=True):
+            numbers = [given] * channels if isinstance(given, int | float) else list(given or ())
+            if len(numbers) != channels:
+                raise ValueError(f"{stream}_{name} has {len(numbers)} numbers for {channels} channels")
+            statistics.append(torch.tensor(numbers, dtype=torch.float32, device=values.device).view(-1, 1, 1))
+        if (statistics[1] <= 0).any():
+            raise ValueError(f"{stream}_std must be positive")
+        result.sub_(statistics[0]).div_(statistics[1])
+    return result
+
+
+class PairReader:
+    """Reads the pairs of one call, and keeps what is worth noting about them.
+
+    Args:
+        size: Height and width to resize to; None: keep.
+        do_rescale: Whether floats are read as 0..1 (else they pass untouched).
+        settings: The other settings of the call.
+    """
+
+    def __init__(self, size: tuple[int, int] | None, do_rescale: bool, settings: dict[str, Any]):
+        self.size = size
+        self.keep_float = not do_rescale
+        self.settings = settings
+        self.notes: list[dict[str, Any]] = []
+        self._index = 0  # of the pair that is read
+
+    def read_batch(
+        self, images: Any, semantic_maps: Any, pair_ids: Sequence[str] | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Reads images and maps: (batch, 2, C, H, W) each (maps None where none were given), and (batch,) bool."""
+        if pair_ids is not None and not isinstance(pair_ids, str):
+            # numpy's strings would be shown as such in sentences
+            pair_ids = [str(name) if isinstance(name, str) else name for name in pair_ids]
+        pixel_values = self._ready(images, semantic=False)
+        semantic_values = self._ready(semantic_maps, semantic=True)
+        if pixel_values is not None and (semantic_maps is None or semantic_values is not None):
+            count = len(pixel_values)
+            self._check_counts(count, None if semantic_values is None else len(semantic_values), pair_ids)
+            if semantic_values is not None and pixel_values.shape[-2:] != semantic_values.shape[-2:]:
+                raise ValueError(f"maps are {tuple(semantic_values.shape)} for images {tuple(pixel_values.shape)}")
+            return pixel_values, semantic_values, torch.ones(count, dtype=torch.bool)
+
+        pairs = _as_pairs(images, "images")
+        maps = None if semantic_maps is None else _as_pairs(semantic_maps, "semantic_maps", len(pairs))
+        self._check_counts(len(pairs), None if maps is None else len(maps), pair_ids)
+        names: list[str | int] = list(range(len(pairs))) if pair_ids is None else list(pair_ids)
+        done, done_maps, present = [], [], []
+        for index, (name, pair, pair_maps) in enumerate(zip(names, pairs, maps or [None] * len(pairs), strict=True)):
+            self._index = index
+            pair_images, original = self._read_pair(pair, name, semantic=False, original=None)
+            done.append(pair_images)
+            has_maps = pair_maps is not None and not _both_missing(pair_maps)
+            present.append(has_maps)
+            done_maps.append(
+                self._read_pair(pair_maps, name, semantic=True, original=original)[0] if has_maps else None
+            )
+        pixel_values = _stack(done, names)
+        if maps is None:
+            return pixel_values, None, torch.tensor(present, dtype=torch.bool)
+        shape = (2, self.settings["semantic_num_channels"], *pixel_values.shape[-2:])
+        dtype = next((given.dtype for given in done_maps if given is not None), np.dtype(np.uint8))
+        filled = [np.zeros(shape, dtype=dtype) if given is None else given for given in done_maps]
+        return pixel_values, _stack(filled, names), torch.tensor(present, dtype=torch.bool)
+
+    def _ready(self, batch: Any, semantic: bool) -> torch.Tensor | None:
+        """The batch as a tensor where it needs no reading and no resizing: the fast path."""
+        if not isinstance(batch, torch.Tensor | np.ndarray) or batch.ndim != 5 or batch.shape[0] == 0:
+            return None
+        channels = self.settings["semantic_num_channels" if semantic else "num_channels"]
+        size = tuple(batch.shape[3:]) if self.size is None else self.size
+        if tuple(batch.shape[1:]) != (2, channels, *size) or 0 in size:
+            return None
+        if size[0] * size[1] > self.settings["max_image_pixels"] or np.ma.isMaskedArray(batch):
+            return None  # what is wrong with it is said of the image that it is wrong with
+        if isinstance(batch, torch.Tensor):
+            values = batch
+        else:
+            if batch.dtype != np.uint8:
+                return None
+            array = np.ascontiguousarray(batch)
+            values = torch.from_numpy(array if array.flags.writeable else array.copy())
+        if values.dtype != torch.uint8 or values.layout != torch.strided:
+            return None
+        if semantic and channels == 3:
+            if _has_class_numbers(values):
+                return None
+            if self.settings["white_to_void"]:
+                white = (values == 255).all(dim=2, keepdim=True)
+                values = values.masked_fill(white, 0)
+        return values
+
+    def _check_counts(self, pairs: int, maps: int | None, pair_ids: Sequence[str] | None) -> None:
+        if pairs == 0:
+            raise ValueError("images is empty: give at least one pair [before, after]")
+        if maps is not None and maps != pairs:
+            raise ValueError(f"semantic_maps has {maps} pairs for {pairs} pairs of images: use None where maps lack")
+        if pair_ids is not None and (isinstance(pair_ids, str) or len(pair_ids) != pairs):
+            given = "one string" if isinstance(pair_ids, str) else f"{len(pair_ids)} ids"
+            raise ValueError(f"pair_ids has {given} for {pairs} pairs")
+
+    def _read_pair(
+        self, pair: Any, name: str | int, semantic: bool, original: tuple[int, int] | None
+    ) -> tuple[np.ndarray, tuple[int, int]]:
+        """Reads one pair: (2, C, H, W), and the (height, width) of its image before, or `original` where given."""
+        what = "semantic map" if semantic else "image"
+        shown = repr(name) if isinstance(name, str) else name
+        if pair is None:
+            raise PairError(f"Pair {shown}: both images are missing", name)
+        if not _is_sequence(pair):
+            raise PairError(f"Pair {shown}: give [before, after], not one {type(pair).__name__}", name)
+        if len(pair) != 2:
+            raise PairError(f"Pair {shown}: {len(pair)} {what}s are given where before and after are expected", name)
+
+        settings = self.settings
+        sources = [ImageSource(value, name, f"{what} {date}") for value, date in zip(pair, DATES, strict=True)]
+        read = [
+            source.read(
+                num_channels=settings["semantic_num_channels" if semantic else "num_channels"],
+                max_pixels=settings["max_image_pixels"],
+                keep_float=self.keep_float,
+                value_range=settings["value_range"],
+                uint16_max=settings["uint16_max"],
+                semantic=semantic,
+            )
+            for source in sources
+        ]
+        told = [note for source in sources for note in source.notes]
+        if not semantic:
+            told.append(compare(read[0], read[1], settings["value_range"]) or "")
+        for note in told:
+            self._note(name, note)
+        arrays = [one.array for one in read]
+        if semantic:
+            arrays = [self._clean_map(array, source) for array, source in zip(arrays, sources, strict=True)]
+
+        reference, reference_name = original, "its image before"
+        for source, array in zip(sources, arrays, strict=True):
+            height_width = (array.shape[1], array.shape[2])
+            if reference is None:
+                reference, reference_name = height_width, f"{sources[0].file}"
+            elif height_width != reference:
+                self._compare_sizes(source, height_width, reference, reference_name)
+        if self.size is not None:
+            resample = settings["semantic_resample" if semantic else "resample"]
+            arrays = [resize_channels(array, *self.size, int(resample)) for array in arrays]
+        if arrays[0].dtype != arrays[1].dtype:
+            raise sources[1].error("has floating-point values where the other date has integers, or the reverse")
+        assert reference is not None  # set by the first of the two
+        return np.stack(arrays), reference
+
+    def _clean_map(self, array: np.ndarray, source: ImageSource) -> np.ndarray:
+        if array.dtype != np.uint8 or array.shape[0] != 3:
+            return array
+        grey = (array[0] == array[1]).all() and (array[0] == array[2]).all()
+        if grey and 0 < array.max() < _FEWEST_COLOURS:
+            raise source.error(f"looks like class numbers (up to {array.max()}): give the map in its colours")
+        return white_to_black(array) if self.settings["white_to_void"] else array
+
+    def _compare_sizes(
+        self, source: ImageSource, given: tuple[int, int], reference: tuple[int, int], reference_name: str
+    ) -> None:
+        sizes = f"is {given[1]}x{given[0]} where {reference_name} is {reference[1]}x{reference[0]}"
+        if not same_aspect(given, reference, self.settings["size_tolerance"]):
+            raise source.error(f"{sizes}: the aspect ratios differ, so the two cannot show the same place")
+        if self.size is None:
+            raise source.error(f"{sizes}, and do_resize is off")
+        self._note(source.pair, f"{source.role} {source.file} {sizes}: resized")
+
+    def _note(self, name: str | int, message: str) -> None:
+        if message:
+            self.notes.append({"pair": name, "index": self._index, "message": message})
+
+
+def _as_pairs(batch: Any, name: str, expected: int | None = None) -> list[Any]:
+    """The pairs of a batch, also of one that is a single pair `[before, after]`.
+
+    Args:
+        batch: What was given as `images` or `semantic_maps`.
+        name: Which of the two, for errors.
+        expected: Number of pairs of images, to tell `[None, None]` for one pair from two pairs without maps.
+    """
+    if isinstance(batch, np.ndarray) and batch.dtype.kind in "OUT":  # of paths or images
+        batch = batch.tolist()
+    if isinstance(batch, torch.Tensor | np.ndarray):
+        if batch.ndim == 5:
+            return list(batch)
+        if batch.ndim == 4 and batch.shape[0] == 2:
+            return [batch]
+        raise ValueError(f"{name} has shape {tuple(batch.shape)}: (batch, 2, C, H, W) or (2, C, H, W) is expected")
+    if _is_collection(batch):
+        batch = list(batch)
+    if not isinstance(batch, list | tuple):
+        raise ValueError(f"{name} is a {type(batch).__name__}: give a list of pairs [[before, after], ...]")
+    batch = [_as_pair(item) for item in batch]
+    if all(item is None or _is_sequence(item) for item in batch):
+        single = len(batch) == 2 and expected == 1 and _both_missing(batch)
+        return [batch] if single else batch
+    if len(batch) == 2 and not any(_is_sequence(item) for item in batch):
+        return [batch]
+    raise ValueError(f"{name} must be a list of pairs [[before, after], ...] or one pair [before, after]")
+
+
+def _is_collection(value: Any) -> bool:
+    """Whether it is another kind of list, in an order: a generator, a column of a table; not a table, nor an image."""
+    single = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, set, frozenset, np.generic, np.ndarray)
+    if isinstance(value, (*single, list, tuple, Image.Image, torch.Tensor)) or not isinstance(value, Iterable):
+        return False
+    return not hasattr(value, "read") and not hasattr(value, "columns") and getattr(value, "ndim", 1) == 1
+
+
+def _as_pair(item: Any) -> Any:
+    """A pair in a list, where it came as an array of paths or of images or as another kind of list."""
+    if isinstance(item, np.ndarray) and item.ndim == 1 and item.dtype.kind in "OUT":
+        return item.tolist()
+    return list(item) if _is_collection(item) else item
+
+
+def _has_class_numbers(maps: torch.Tensor) -> bool:
+    """Whether one of these maps, (batch, 2, 3, H, W) uint8, is grey and of numbers below 32, as `_clean_map` asks."""
+    brightest = maps.amax(dim=(2, 3, 4))  # (batch, 2)
+    doubtful = maps[(brightest > 0) & (brightest < _FEWEST_COLOURS)]  # (doubtful, 3, H, W)
+    if not len(doubtful):
+        return False
+    return bool((doubtful == doubtful[:, :1]).flatten(1).all(dim=1).any())
+
+
+def _is_sequence(item: Any) -> bool:
+    return isinstance(item, list | tuple) or (isinstance(item, torch.Tensor | np.ndarray) and item.ndim == 4)
+
+
+def _both_missing(pair: Any) -> bool:
+    return isinstance(pair, list | tuple) and len(pair) == 2 and pair[0] is None and pair[1] is None
+
+
+def _stack(arrays: list[np.ndarray], names: list[Any]) -> torch.Tensor:
+    for array, name in zip(arrays, names, strict=True):
+        if array.shape != arrays[0].shape or array.dtype != arrays[0].dtype:
+            shown = repr(name) if isinstance(name, str) else name
+            raise PairError(
+                f"Pair {shown}: is {array.dtype} of shape {array.shape} where the first pair of the batch is "
+                f"{arrays[0].dtype} of shape {arrays[0].shape}: turn do_resize on or convert the images",
+                name,
+            )
+    return torch.from_numpy(np.stack(arrays))

@@ -1,0 +1,421 @@
+"""The `change-captioning` pipeline of transformers: pairs in whatever form they come, captions out.
+
+    from transformers import pipeline
+
+    captioner = pipeline("change-captioning", model="org/ccexpert-7b", trust_remote_code=True)
+    captioner(("before.png", "after.png"))  # [{"generated_text": "two houses appear along the road"}]
+
+It ships with every checkpoint; after `import rscc_hf` the installed one is used, without `trust_remote_code`.
+"""
+
+import base64
+import binascii
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import get_session
+from huggingface_hub.errors import HTTPError  # of whichever client it uses
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset
+from transformers import GenerationConfig, Pipeline
+
+TASK = "change-captioning"
+# A pair as a dictionary: our names, and the columns of a data set.
+_DATES = {"before": ("before", "image_before"), "after": ("after", "image_after")}
+_MAPS = ("semantic_before", "semantic_after")
+_KEYS = {"images", "semantic_maps", "text", "pair_id", *_MAPS, *(key for keys in _DATES.values() for key in keys)}
+_MOST_BYTES = 2**28  # of one image from the web
+_GENERATION = {field for field in vars(GenerationConfig()) if not field.startswith("_")} | {
+    *("generation_config", "logits_processor", "stopping_criteria", "streamer", "prefix_allowed_tokens_fn"),
+}
+
+
+class ChangeCaptioningPipeline(Pipeline):
+    """Captions pairs of images, each as a whole.
+
+    A pair is a tuple `(before, after)`, a list of two images, an array (2, C, H, W), or a dictionary: `before` and
+    `after` (or `image_before` and `image_after`, as in the rows of a data set; further columns are left alone), and
+    where there are any `semantic_before`, `semantic_after`, `text`, `pair_id`. An image is a path, a web address, a
+    data URL, bytes, a PIL image, a numpy array or a torch tensor.
+
+    The answer to a pair is a list of dictionaries, one for each returned sequence, as transformers' other pipelines
+    that write text give it: `[{"generated_text": caption}]`. A list of pairs gives a list of such answers; a data set
+    or a generator gives them one by one as they are asked for.
+    """
+
+    model: Any  # transformers' mixins are beyond a type checker
+    processor: Any
+    _load_processor: Any = True
+    _load_tokenizer: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_video_processor: Any = False
+
+    def __init__(self, model: Any, *, processor: Any = None, **kwargs: Any):
+        if processor is None or not hasattr(processor, "image_processor"):
+            raise ValueError(f"{TASK} needs the processor of the checkpoint: give processor=AutoProcessor's.")
+        if not getattr(model, "can_generate", lambda: False)():
+            raise ValueError(f"{type(model).__name__} cannot write captions: give a change captioning model.")
+        super().__init__(model, processor=processor, **kwargs)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the model is asked with words, and so can be asked something else."""
+        return "input_ids" in self.processor.model_input_names
+
+    @property
+    def takes_maps(self) -> bool:
+        """Whether the processor reads semantic maps."""
+        return "semantic_values" in self.processor.image_processor.model_input_names
+
+    def _sanitize_parameters(  # type: ignore[override]
+        self,
+        text: str | None = None,
+        timeout: float | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        return_tensors: bool | None = None,
+        **kwargs: Any,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        unknown = sorted(set(kwargs) - _GENERATION)
+        if unknown:
+            raise TypeError(
+                f"{', '.join(unknown)}: no setting of the {TASK} pipeline; settings of the processor go into "
+                "processor_kwargs and other arguments of generate into generate_kwargs."
+            )
+        twice = sorted(set(kwargs) & set(generate_kwargs or ()))
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is given both by itself and in generate_kwargs: give it once.")
+        if text is not None and not self.takes_text:
+            raise ValueError(f"{type(self.model).__name__} takes no questions: leave text out.")
+        if text is not None and not isinstance(text, str):
+            raise ValueError("text must be one string here: give each pair its own in its dictionary, under 'text'.")
+        before = {"text": text, "timeout": timeout, "processor_kwargs": processor_kwargs}
+        during = {**(generate_kwargs or {}), **kwargs}
+        after = {"return_tensors": return_tensors}
+        return (
+            {name: value for name, value in before.items() if value is not None},
+            during,
+            {name: value for name, value in after.items() if value is not None},
+        )
+
+    def __call__(self, images: Any, *, semantic_maps: Any = None, text: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Captions pairs.
+
+        Args:
+            images: A pair, a list of pairs (also a column of a table or an array of paths), an array (batch, 2, C, H,
+                W), a data set (torch's or `datasets`') or a generator of pairs; see the class for what a pair can be.
+            semantic_maps: Where `images` is a pair or a list of pairs without dictionaries: its maps
+                `(before, after)`, or a list of such with None for a pair without. Else they are in the dictionaries.
+            text: What is asked (CCExpert): one question or prompt for all pairs, or a list with one for each of a list
+                of pairs, None for the checkpoint's prompt.
+            **kwargs: `batch_size` and `num_workers`; `generate_kwargs`, a dictionary for `generate`, or its settings
+                by name (`num_beams=1`, `max_new_tokens=20`, ...); `processor_kwargs`, settings of the image
+                processor; `timeout` in seconds for images from the web; `return_tensors=True` for token ids,
+                `generated_token_ids` (tokens,), in place of text.
+
+        Returns:
+            `[{"generated_text": str}, ...]`, as many as `num_return_sequences`; for a list a list of those; for a
+            data set or generator an iterator over those.
+
+        Raises:
+            ValueError: A pair cannot be used (the sentence names the pair and the file); maps or a question for a
+                model that takes none; no maps for one that needs them; a table, or a row of one.
+            TypeError: A setting has an unknown name.
+        """
+        images = _without_labels(images)
+        several = _as_list(images)
+        if several is None and not _is_pair(images):  # a data set or a generator
+            if semantic_maps is not None or not isinstance(text, str | None):
+                raise ValueError("give the maps and texts of a data set or generator inside of its dictionaries.")
+            for_all = {} if text is None else {"text": text}
+            return super().__call__(_stream(images), **for_all, **kwargs)
+        pairs = [images] if several is None else several
+        if not pairs:
+            return []
+        maps = [semantic_maps] if several is None else _spread(semantic_maps, len(pairs), "semantic_maps")
+        one = several is None or isinstance(text, str | None)
+        texts = [text] * len(pairs) if one else _spread(text, len(pairs), "text")
+        requests = [
+            _request(pair, index, maps=one, text=words)
+            for index, (pair, one, words) in enumerate(zip(pairs, maps, texts, strict=True))
+        ]
+        return super().__call__(requests[0] if several is None else requests, **kwargs)
+
+    def preprocess(  # type: ignore[override]
+        self,
+        inputs: Any,
+        text: str | None = None,
+        timeout: float | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Reads one pair."""
+        request = _request(inputs, 0)
+        settings = dict(processor_kwargs or {})
+        if request.maps is not None:
+            if not self.takes_maps:
+                raise ValueError(f"pair {request.pair_id!r} has semantic maps, which this model does not take.")
+            settings["semantic_maps"] = [[_fetch(image, request.pair_id, timeout) for image in request.maps]]
+        text = request.text if request.text is not None else text
+        if text is not None and not (self.takes_text and isinstance(text, str)):
+            raise ValueError(
+                f"pair {request.pair_id!r}: text must be a string."
+                if self.takes_text
+                else f"pair {request.pair_id!r} has a text, but this model takes no questions."
+            )
+        images = [_fetch(image, request.pair_id, timeout) for image in request.images]
+        read = self.processor.image_processor([images], pair_ids=[request.pair_id], return_tensors="pt", **settings)
+        # a list of dictionaries is what transformers' batches make of these, and takes pairs with and without maps
+        return {"pair": {"values": dict(read), "text": text, "pair_id": request.pair_id}}
+
+    def _forward(self, inputs: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Writes the captions of one batch."""
+        batch = inputs["pair"] if isinstance(inputs["pair"], list) else [inputs["pair"]]
+        values = [one["values"] for one in batch]
+        tensors = {"pixel_values": torch.cat([one["pixel_values"] for one in values])}
+        with_maps = next((one["semantic_values"] for one in values if "semantic_values" in one), None)
+        if with_maps is not None:
+            nothing = torch.zeros_like(with_maps)
+            tensors["semantic_values"] = torch.cat([one.get("semantic_values", nothing) for one in values])
+            absent = torch.zeros(1, dtype=torch.bool, device=nothing.device)
+            tensors["semantic_present"] = torch.cat([one.get("semantic_present", absent) for one in values])
+        if self.takes_text:
+            asked = self.processor(text=[one["text"] for one in batch], pair_ids=[one["pair_id"] for one in batch])
+            tensors |= {name: ids.to(self.device) for name, ids in asked.items()}
+        dtype = self.model.dtype
+        tensors = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+        written = self.model.generate(**tensors, **generate_kwargs)
+        if not isinstance(written, torch.Tensor):  # return_dict_in_generate
+            written = written.sequences
+        return {"sequences": written.unflatten(0, (len(batch), -1))}  # (pairs, sequences a pair, tokens)
+
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: dict[str, Any], return_tensors: bool = False
+    ) -> list[dict[str, Any]]:
+        """The answer to one pair."""
+        rows = model_outputs["sequences"][0]
+        if return_tensors:
+            return [{"generated_token_ids": row} for row in rows]
+        captions = self.processor.batch_decode(rows, skip_special_tokens=True)
+        return [{"generated_text": caption.strip()} for caption in captions]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Writes the checkpoint: model and processor, and the code of all three."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """One pair, in one form."""
+
+    images: Sequence[Any]
+    maps: Sequence[Any] | None
+    text: str | None
+    pair_id: str | int
+
+
+class _Rows(Dataset):
+    """A data set as requests, each with its place."""
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> _Request:
+        return _request(self.rows[index], index)
+
+
+def _stream(images: Any) -> Any:
+    """Data sets and generators in a form that transformers streams."""
+    if not isinstance(images, IterableDataset) and hasattr(images, "__getitem__") and hasattr(images, "__len__"):
+        return _Rows(images)
+    if not isinstance(images, Iterable):
+        raise ValueError(
+            f"{type(images).__name__} is no pair: give (before, after), a dictionary with before and after, a list "
+            "of such, or a data set or generator."
+        )
+    return _Stream(images)
+
+
+class _Stream(IterableDataset):
+    """Pairs that come one by one, as requests; older transformers (5.6) would read a bare generator to its end."""
+
+    def __init__(self, pairs: Iterable[Any]):
+        self.pairs = pairs
+
+    def __iter__(self) -> Iterator[_Request]:
+        for index, pair in enumerate(self.pairs):
+            yield _request(pair, index)
+
+
+def _is_image(value: Any) -> bool:
+    """Whether it is one image, in any form that the processors read, or an address."""
+    if isinstance(value, str | bytes | bytearray | memoryview | os.PathLike | Image.Image):
+        return True
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return value.ndim in (2, 3)
+    if isinstance(value, Mapping):  # an undecoded `datasets.Image`
+        return bool(value) and set(value) <= {"bytes", "path"}
+    return hasattr(value, "read")
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether it is one pair and not several."""
+    if isinstance(value, tuple | Mapping | _Request):
+        return True
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return value.ndim != 5
+    if isinstance(value, list):
+        return len(value) == 2 and all(image is None or _is_image(image) for image in value)
+    return _is_image(value)  # half a pair, which `_request` refuses
+
+
+def _without_labels(images: Any) -> Any:
+    """What is asked for by its place: a column of pandas, whose `[]` means labels, and an array of paths as lists.
+
+    Raises:
+        ValueError: It is a table, or a row of one, whose order says nothing.
+    """
+    if isinstance(images, np.ndarray | Dataset):
+        return _listed(images)
+    kind = type(images).__name__
+    if hasattr(images, "columns"):
+        raise ValueError(
+            f"images is a {kind}: give a list of pairs, such as list(zip(table['before'], table['after'])), or of "
+            "dictionaries."
+        )
+    if not hasattr(images, "iloc"):
+        return images
+    if _KEYS & set(images.index):
+        raise ValueError(f"images is a {kind} that is a row of a table: give it as a dictionary (to_dict()).")
+    return list(images)
+
+
+def _listed(images: Any) -> Any:
+    """An array of paths or of images, (2,) for a pair or (pairs, 2), as lists; anything else as it is."""
+    is_list = isinstance(images, np.ndarray) and images.dtype.kind in "OUT" and images.ndim in (1, 2)
+    return images.tolist() if is_list else images
+
+
+def _as_list(images: Any) -> list[Any] | None:
+    """The pairs of a list or of an array of pairs; None for anything else."""
+    if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 5:
+        return list(images)
+    return list(images) if isinstance(images, list) and not _is_pair(images) else None
+
+
+def _spread(given: Any, count: int, name: str) -> list[Any]:
+    """One value for each pair of a list."""
+    if given is None:
+        return [None] * count
+    single = isinstance(given, str | bytes | bytearray | memoryview | Mapping | set | frozenset | Image.Image)
+    single = single or hasattr(given, "columns")  # of a table, whose names they would be
+    values = list(given) if isinstance(given, Iterable) and not single else None
+    if values is None or len(values) != count:
+        shown = f"{len(values)} values" if values is not None else f"a {type(given).__name__}"
+        raise ValueError(f"{name} has {shown} for {count} pairs: give one for each, None where there is none.")
+    return values
+
+
+def _request(pair: Any, index: int, maps: Any = None, text: str | None = None) -> _Request:
+    """A pair in whatever form, in one.
+
+    Args:
+        pair: See `ChangeCaptioningPipeline`.
+        index: Its place, which names it in errors where it has no `pair_id`.
+        maps: Its maps, where they are given apart.
+        text: Its text, where that is given apart.
+
+    Raises:
+        ValueError: It is no pair, or one of its parts is given twice.
+    """
+    if isinstance(pair, _Request):
+        return pair
+    if not isinstance(pair, Mapping):
+        return _Request(_two(pair, "images", index), None if maps is None else _two(maps, "maps", index), text, index)
+    row = {key: value for key, value in pair.items() if value is not None}
+    name = row.get("pair_id", index)
+    for keys in (
+        ("images", *_DATES["before"]),
+        ("images", *_DATES["after"]),
+        *(("semantic_maps", key) for key in _MAPS),
+    ):
+        twice = [key for key in keys if key in row]
+        if len(twice) > 1:
+            raise ValueError(f"pair {name!r} has both {' and '.join(twice)}: give one of them.")
+    if "images" in row:
+        images = row["images"]
+    else:
+        images = [next((row[key] for key in keys if key in row), None) for keys in _DATES.values()]
+        is_row = any(keys[1] in row for keys in _DATES.values())
+        unknown = sorted(str(key) for key in set(pair) - _KEYS)
+        if unknown and not is_row:
+            raise ValueError(f"pair {name!r} has {', '.join(unknown)}; known are {', '.join(sorted(_KEYS))}.")
+        missing = [date for date, image in zip(_DATES, images, strict=True) if image is None]
+        if missing:
+            raise ValueError(f"pair {name!r} has no {' and no '.join(missing)}: a pair needs both dates.")
+    theirs = row.get("semantic_maps")
+    if theirs is None and any(key in row for key in _MAPS):
+        theirs = [row.get(key) for key in _MAPS]
+    for what, inside, apart in (("semantic maps", theirs, maps), ("text", row.get("text"), text)):
+        if inside is not None and apart is not None:
+            raise ValueError(f"pair {name!r} has its {what} in its dictionary and beside it: give them once.")
+    theirs = maps if theirs is None else theirs
+    return _Request(
+        _two(images, "images", name),
+        None if theirs is None else _two(theirs, "maps", name),
+        text if row.get("text") is None else row["text"],
+        name,
+    )
+
+
+def _two(images: Any, what: str, name: str | int) -> list[Any]:
+    """Before and after.
+
+    Raises:
+        ValueError: There are not two.
+    """
+    images = _listed(images)
+    one = isinstance(images, str | bytes | bytearray | os.PathLike | Mapping) or not isinstance(
+        images, Sequence | np.ndarray | torch.Tensor
+    )
+    if one:
+        raise ValueError(f"pair {name!r}: one {type(images).__name__} is given where two {what} are expected.")
+    if len(images) != 2 or getattr(images, "ndim", 4) != 4:
+        raise ValueError(f"pair {name!r}: {len(images)} {what} are given where two are expected, before and after.")
+    return list(images)
+
+
+def _fetch(image: Any, name: str | int, timeout: float | None) -> Any:
+    """An image as it is; the bytes of one that is an address, for the processor fetches nothing."""
+    if not isinstance(image, str):
+        return image
+    if image.startswith("data:"):
+        header, _, content = image.partition(",")
+        try:
+            if not header.endswith(";base64"):
+                raise ValueError("it is not in base64")
+            return {"bytes": base64.b64decode(content, validate=True), "path": f"{header},..."}
+        except (ValueError, binascii.Error) as error:
+            raise ValueError(f"pair {name!r}: {header},... cannot be read ({error}).") from error
+    if not image.startswith(("http://", "https://")):
+        return image
+    try:
+        read = bytearray()
+        with get_session().stream("GET", image, timeout=timeout, follow_redirects=True) as answer:
+            answer.raise_for_status()
+            for chunk in answer.iter_bytes():
+                read += chunk
+                if len(read) > _MOST_BYTES:
+                    raise ValueError(f"pair {name!r}: {image} is larger than {_MOST_BYTES} bytes.")
+    except (HTTPError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(f"pair {name!r}: {image} cannot be fetched ({reason}).") from error
+    return {"bytes": bytes(read), "path": image}
