@@ -247,7 +247,3 @@ def main(arguments: list[str] | None = None) -> None:
         merge_adapters(given.adapters, given.out, given.base, overwrite=given.overwrite)
     except ValueError as error:
         sys.exit(f"adapters.py: {error}")
-
-
-if __name__ == "__main__":
-    main()
