@@ -22,6 +22,7 @@ from rscc_hf.modeling import (
     MModalCCConfig,
     MModalCCForConditionalGeneration,
 )
+from rscc_hf.pair import Caption, Pair
 from rscc_hf.processing.image_processing_ccexpert import CCExpertImageProcessor
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
 from rscc_hf.processing.pipeline_change_captioning import ChangeCaptioningPipeline
@@ -73,11 +74,13 @@ __all__ = [
     "CCExpertForConditionalGeneration",
     "CCExpertImageProcessor",
     "CCExpertProcessor",
+    "Caption",
     "ChangeCaptioner",
     "ChangeCaptioningPipeline",
     "MModalCCConfig",
     "MModalCCForConditionalGeneration",
     "MModalCCImageProcessor",
     "MModalCCProcessor",
+    "Pair",
     "__version__",
 ]
