@@ -30,7 +30,7 @@ test-slow: $(VENV)/.installed-dev  ## the tests that take longer
 
 test-deepspeed: $(VENV)/.installed-dev  ## two processes under DeepSpeed (installs it: compiles, takes minutes)
 	$(BIN)/python -m $(PIP) $(PIP_ARGS) -c constraints.txt -e ".[deepspeed]"
-	$(BIN)/python -m pytest -m slow tests/training/test_ccexpert_deepspeed.py
+	$(BIN)/python -m pytest -m slow tests/training/systems/test_ccexpert_deepspeed.py
 
 test-floor: .venv-floor/.installed  ## the tests on the oldest supported versions (constraints-floor.txt)
 	.venv-floor/bin/python -m pytest -n 2 --dist worksteal

@@ -25,9 +25,10 @@ from accelerate.utils import broadcast, gather_object, set_seed
 
 from rscc_hf.errors import InputError, RecipeError, TrainingError
 from rscc_hf.progress import Work, progress
-from rscc_hf.training.engine import checkpoints, deepspeed_engine
+from rscc_hf.training.engine import backend_deepspeed, checkpoints
+from rscc_hf.training.engine.backend_deepspeed import Zero
+from rscc_hf.training.engine.backend_fsdp2 import Sharded
 from rscc_hf.training.engine.batches import Window
-from rscc_hf.training.engine.deepspeed_engine import Zero
 from rscc_hf.training.engine.identity import check_identity
 from rscc_hf.training.engine.optimisation import (
     build_optimizer,
@@ -46,7 +47,6 @@ from rscc_hf.training.engine.safeguards import (
     require_finite_start,
     require_room,
 )
-from rscc_hf.training.engine.sharding import Sharded
 from rscc_hf.training.engine.steps import Steps
 from rscc_hf.training.engine.stopwatch import Stopwatch
 from rscc_hf.training.engine.task import Task
@@ -186,12 +186,12 @@ class _Loop:
             checkpoints.load_weights(checkpoint, task.model)
         optimizer = build_optimizer(self.parts, recipe, task.model)
         self.schedule = build_schedule(optimizer, recipe, self.total_steps)
-        shares = accelerator.is_fsdp2 or deepspeed_engine.stage(accelerator) is not None
+        shares = accelerator.is_fsdp2 or backend_deepspeed.stage(accelerator) is not None
         if shares and type(task).save_weights is Task.save_weights:
             task.save_weights(folder.path, {})  # says that it cannot, now instead of after an epoch
         self.zero: Zero | None = None
         self.sharded: Sharded | Zero | None = None
-        if deepspeed_engine.stage(accelerator) is not None:
+        if backend_deepspeed.stage(accelerator) is not None:
             self.sharded = self.zero = Zero(accelerator, task.model, optimizer, self.parts)
             self.model, self.optimizer = self.zero.engine, self.zero.optimizer
         else:

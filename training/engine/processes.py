@@ -19,7 +19,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.nn.parallel import DistributedDataParallel
 
 from rscc_hf.errors import RecipeError
-from rscc_hf.training.engine import deepspeed_engine
+from rscc_hf.training.engine import backend_deepspeed
 from rscc_hf.training.engine.arithmetic import settle
 from rscc_hf.training.engine.recipe import LoopRecipe
 
@@ -48,9 +48,9 @@ def open_accelerator(recipe: R) -> Iterator[tuple[Accelerator, R]]:
     tracker = None if recipe.tracker == "none" else recipe.tracker
     if tracker is not None and tracker not in [str(name) for name in get_available_trackers()]:
         raise RecipeError(f"tracker {tracker} is not installed: `pip install {tracker}`, or set tracker to none.")
-    deepspeed = deepspeed_engine.asked_for()
+    deepspeed = backend_deepspeed.asked_for()
     if deepspeed:
-        deepspeed_engine.check(recipe)
+        backend_deepspeed.check(recipe)
     ours = not AcceleratorState._shared_state  # a notebook may have an Accelerator of its own
     existing = None if ours or deepspeed else AcceleratorState().mixed_precision
 
@@ -67,7 +67,7 @@ def open_accelerator(recipe: R) -> Iterator[tuple[Accelerator, R]]:
 
     accelerator = None
     try:
-        if deepspeed:  # has its own autocast, see `deepspeed_engine`
+        if deepspeed:  # has its own autocast, see `backend_deepspeed`
             accelerator = make("no")
             recipe = settle(recipe, PartialState(), existing)
         else:
@@ -86,7 +86,7 @@ def open_accelerator(recipe: R) -> Iterator[tuple[Accelerator, R]]:
         if accelerator.is_fsdp2:
             _configure_fsdp(accelerator, recipe)
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
-            deepspeed_engine.configure(accelerator, recipe)
+            backend_deepspeed.configure(accelerator, recipe)
         yield accelerator, recipe
     finally:
         if accelerator is not None:

@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from accelerate.utils import reduce, send_to_device
 
 from rscc_hf.errors import TrainingError
+from rscc_hf.training.engine.backend_deepspeed import Zero
 from rscc_hf.training.engine.batches import Batch, BatchSource
-from rscc_hf.training.engine.deepspeed_engine import Zero
 from rscc_hf.training.engine.optimisation import limit_gradients
 from rscc_hf.training.engine.recipe import LoopRecipe
 from rscc_hf.training.engine.task import Part, Task

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from rscc_hf.data.captions import is_no_change
 from rscc_hf.errors import InputError, MeteorError, RecipeError
 from rscc_hf.evaluation import ChangeCaptionScorer, corpus_scores, find_java
-from rscc_hf.training.engine import deepspeed_engine
+from rscc_hf.training.engine import backend_deepspeed
 from rscc_hf.training.engine.workers import Batch, prepared
 
 
@@ -91,7 +91,7 @@ class Validator:
         indices = list(range(len(self.pairs.pair_ids)))[accelerator.process_index :: accelerator.num_processes]
         chunks = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
         options = dict(self.generate_options)
-        if accelerator.is_fsdp2 or deepspeed_engine.stage(accelerator) == 3:
+        if accelerator.is_fsdp2 or backend_deepspeed.stage(accelerator) == 3:
             # all processes must run as many forward passes: the shortest repeats its pairs
             options["synced_gpus"] = True
             most = max(gather_object([len(chunks)]))
@@ -99,7 +99,7 @@ class Validator:
         loader = prepared(self.pairs.batch, chunks, self.num_workers)
         answers: list[tuple[int, str]] = []
         generator: Any = model  # a PreTrainedModel need not generate, as far as its type says
-        with torch.no_grad(), deepspeed_engine.autocast(accelerator):
+        with torch.no_grad(), backend_deepspeed.autocast(accelerator):
             for chunk, batch in zip(chunks, loader, strict=True):
                 if accelerator.is_fsdp2:
                     generator.unshard()  # what lies in no layer; images may be encoded outside of `forward`

@@ -6,18 +6,18 @@ import pytest
 from toys.task import ToyTask, toy_recipe
 
 from rscc_hf.errors import RecipeError
-from rscc_hf.training.engine import deepspeed_engine
+from rscc_hf.training.engine import backend_deepspeed
 from rscc_hf.training.engine.loop import train
 
 
 @pytest.fixture
 def installed(monkeypatch):
-    monkeypatch.setattr(deepspeed_engine.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(backend_deepspeed.importlib.util, "find_spec", lambda name: object())
 
 
 def test_is_an_extra(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    monkeypatch.setattr(deepspeed_engine.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(backend_deepspeed.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"which is not installed: `pip install rscc_hf\[deepspeed\]`"):
         train(toy_recipe(tmp_path), ToyTask)
 
@@ -32,8 +32,8 @@ def test_is_an_extra(tmp_path, monkeypatch):
 )
 def test_recipes(tmp_path, installed, changes, message):
     with pytest.raises(RecipeError, match=message):
-        deepspeed_engine.check(toy_recipe(tmp_path, **{"cpu": False, **changes}))
-    deepspeed_engine.check(toy_recipe(tmp_path, cpu=False))
+        backend_deepspeed.check(toy_recipe(tmp_path, **{"cpu": False, **changes}))
+    backend_deepspeed.check(toy_recipe(tmp_path, cpu=False))
 
 
 def accelerator_with(**config):
@@ -59,13 +59,13 @@ def accelerator_with(**config):
 def test_configurations(tmp_path, config, message):
     accelerator, _ = accelerator_with(**config)
     with pytest.raises(RecipeError, match=message):
-        deepspeed_engine.configure(accelerator, toy_recipe(tmp_path, max_grad_norm=1.0))
+        backend_deepspeed.configure(accelerator, toy_recipe(tmp_path, max_grad_norm=1.0))
 
 
 def test_the_recipe_decides(tmp_path):
     accelerator, config = accelerator_with(gradient_accumulation_steps=7, bf16={"enabled": False})
     recipe = toy_recipe(tmp_path, mixed_precision="bf16", per_device_batch_size=2)
-    deepspeed_engine.configure(accelerator, recipe)
+    backend_deepspeed.configure(accelerator, recipe)
     assert config["gradient_accumulation_steps"] == 1 and config["gradient_clipping"] == 0.0
     assert (config["train_micro_batch_size_per_gpu"], config["train_batch_size"]) == (2, 8)
     assert config["torch_autocast"]["enabled"] and config["torch_autocast"]["dtype"] == "bfloat16"
