@@ -33,9 +33,9 @@ TESTS = Path(__file__).resolve().parents[1]
 TRAINING = TESTS.parent / "training"
 sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
 
-import toy_mmodalcc_release  # noqa: E402
 from asked import ANSWERED, answers, machine  # noqa: E402
 from documented import documented  # noqa: E402
+from toys import mmodalcc_release  # noqa: E402
 
 import rscc_hf  # noqa: E402
 
@@ -200,14 +200,14 @@ def write_llava(folder: Path) -> None:
 def write_models(scratch: Path) -> None:
     """Conversions, finished and interrupted runs, adapters."""
     release, words = scratch / "release.pth.tar", scratch / "words.json"
-    toy_mmodalcc_release.WIDTH, toy_mmodalcc_release.STAGES, toy_mmodalcc_release.LAYERS = 8, 1, 1
-    toy_mmodalcc_release.DEPTHS = (1, 1, 1)
-    content = toy_mmodalcc_release.toy_content(bottleneck=False)
+    mmodalcc_release.WIDTH, mmodalcc_release.STAGES, mmodalcc_release.LAYERS = 8, 1, 1
+    mmodalcc_release.DEPTHS = (1, 1, 1)
+    content = mmodalcc_release.toy_content(bottleneck=False)
     with torch.no_grad():  # random words follow the images more when they speak up; a caption is never empty
         content["decoder"].wdc.weight.mul_(20)
         content["decoder"].wdc.bias[-3:] = -50
-    release.write_bytes(toy_mmodalcc_release.saved(content))
-    toy_mmodalcc_release.write_word_map(words)
+    release.write_bytes(mmodalcc_release.saved(content))
+    mmodalcc_release.write_word_map(words)
     rscc("convert", "mmodalcc", release, "--word-map", words, "converted")
     write_llava(scratch / "llava")
     rscc("convert", "llava-onevision", scratch / "llava", "start",
