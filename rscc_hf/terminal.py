@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from rscc_hf.errors import RsccError
 from rscc_hf.files import cleaning_up_when_terminated
 from rscc_hf.progress import Work, progress
+from rscc_hf.text import printable
 
 TERMINATED = 128 + signal.SIGTERM
 """How a command ends after SIGTERM."""
@@ -129,20 +130,6 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return printable(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
     return printable(str(error))
-
-
-def printable(text: str) -> str:
-    """Text in one line; what would control the terminal is shown as its escape, letters of all languages as they are.
-
-    Names out of files and archives of strangers are among what is told.
-    """
-    line = " ".join(text.split())
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
-
-
-def count(number: int, noun: str) -> str:
-    """`1 pair`, `2 pairs`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def tell(text: str = "") -> None:

@@ -15,15 +15,14 @@ from rscc_hf.errors import InputError
 from rscc_hf.terminal import (
     TERMINATED,
     check_output,
-    count,
     is_given,
-    printable,
     progress_bar,
     quiet_models,
     quiet_reading,
     tell,
     tell_some,
 )
+from rscc_hf.text import count, printable
 
 if TYPE_CHECKING:
     from rscc_hf.data.lists.items import PairList

@@ -22,6 +22,7 @@ from rscc_hf.checkpoint_folder import CHECKPOINT
 from rscc_hf.demo.answers import CONDITIONS, SCORED, Row
 from rscc_hf.demo.report import COLUMNS, NOTHING, cells_of
 from rscc_hf.files import Written, new_folder, write_text
+from rscc_hf.formats.predictions import PredictionLine
 from rscc_hf.progress import Work, progress
 from rscc_hf.synthetic.dataset import DATASET, synthesize
 from rscc_hf.training.engine import run_files
@@ -202,16 +203,16 @@ def common_texts(test: Dataset) -> dict[str, Any]:
 
 
 def write_predictions(out: Path, test: Dataset, answers: dict[str, list[str]]) -> None:
-    """One file a condition, in the form that `rscc evaluate` reads."""
+    """Write one file a condition, in the form that `rscc evaluate` reads."""
     columns = {name: list(test[name]) for name in ("pair_id", "captions", "changed")}
     for key, captions in answers.items():
         lines = [
-            json.dumps({"pair_id": pair_id, "prediction": caption, "references": references, "changed": changed})
+            PredictionLine(pair_id, caption, tuple(references), changed).text()
             for pair_id, caption, references, changed in zip(
                 columns["pair_id"], captions, columns["captions"], columns["changed"], strict=True
             )
         ]
-        write_text(out / f"predictions_{key}.jsonl", "\n".join(lines) + "\n")
+        write_text(out / f"predictions_{key}.jsonl", "".join(lines))
 
 
 def synthesize_scenes(data: Path, pairs: int, seed: int, work: Work) -> None:

@@ -1,8 +1,7 @@
 """Predictions as JSONL: one pair a line, read strictly.
 
-A line is an object with `pair_id` or `uid`; `prediction` or `pred`; `references`, `captions` or `change_caption` (a
-list of strings); and optionally `changed`, `change_flag` or `changeflag` (true or false). A field that is null counts
-as absent. Fields that neither these nor `rscc caption` know are not used, and named.
+What a line holds, and under which names, is told by `rscc_hf.formats.predictions`; to be scored it needs references.
+Fields that are not known are not used, and named.
 """
 
 import json
@@ -10,19 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rscc_hf.data.captions import is_no_change
 from rscc_hf.data.captions import pair_key as pair_key
 from rscc_hf.errors import PredictionsError
-from rscc_hf.text import JsonObject, RepeatedField
+from rscc_hf.formats.predictions import PredictionLine, prediction_lines
 
-ID_FIELDS = ("pair_id", "uid")
-PREDICTION_FIELDS = ("prediction", "pred")
-REFERENCE_FIELDS = ("references", "captions", "change_caption")
-CHANGED_FIELDS = ("changed", "change_flag", "changeflag")
-_OF_A_RUN = ("before", "after", "model", "settings", "inputs", "notes")
-"""What `rscc caption` says of a caption beside these: known, and not needed for a score."""
 _TOLD = 5
 
 
@@ -52,72 +44,23 @@ def infer_changed(references: Iterable[str], extra: Sequence[str] = ()) -> bool:
     return not all(is_no_change(caption, extra) for caption in references)
 
 
-def _pick(row: dict[str, Any], names: Sequence[str], where: str, *, needed: bool = True) -> tuple[str, Any]:
-    """The one of several fields for a thing that says something, and its value; null where none is there."""
-    present = [name for name in names if row.get(name) is not None] or [name for name in names if name in row]
-    if not present:
-        if needed:
-            quoted = " or ".join(f"`{name}`" for name in names)
-            raise PredictionsError(f"{where} has no field {quoted}.")
-        return names[0], None
-    for other in present[1:]:
-        if row[other] != row[present[0]]:
-            raise PredictionsError(f"{where}: `{present[0]}` and `{other}` contradict each other; keep one of them.")
-    return present[0], row[present[0]]
-
-
-def _parse(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode("utf-8"), object_pairs_hook=JsonObject.unrepeated)
-    except RepeatedField as error:
-        raise PredictionsError(f"{where} has the field `{error}` twice; keep one of them.") from error
-    except UnicodeDecodeError as error:
-        raise PredictionsError(f"{where} is not UTF-8 text.") from error
-    except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep or a number too long"
-        raise PredictionsError(f"{where} is not JSON ({reason}).") from error
-    if not isinstance(row, dict):
-        raise PredictionsError(f"{where} is not a JSON object with fields but a {type(row).__name__}.")
-    return row
-
-
-def _read_row(row: dict[str, Any], where: str, extra: Sequence[str]) -> tuple[str, str, list[str], bool]:
-    name, pair_id = _pick(row, ID_FIELDS, where)
-    if isinstance(pair_id, bool) or not isinstance(pair_id, (str, int)) or pair_id == "":
-        raise PredictionsError(f"{where}: `{name}` must be a non-empty string or a whole number.")
-    name, prediction = _pick(row, PREDICTION_FIELDS, where)
-    if not isinstance(prediction, str):
-        raise PredictionsError(f"{where}: `{name}` must be a string (an empty one for no caption).")
-    name, references = _pick(row, REFERENCE_FIELDS, where)
-    if not isinstance(references, list) or not all(isinstance(caption, str) for caption in references):
-        raise PredictionsError(f"{where}: `{name}` must be a list of strings.")
-    if not references:
-        raise PredictionsError(f"{where}: `{name}` is an empty list; give at least one reference.")
-    name, changed = _pick(row, CHANGED_FIELDS, where, needed=False)
-    if changed is None:
-        return str(pair_id), prediction, references, infer_changed(references, extra)
-    if changed not in (True, False):  # 0 and 1 are equal to these
-        raise PredictionsError(f"{where}: `{name}` must be true or false.")
-    return str(pair_id), prediction, references, bool(changed)
-
-
 class _Notes:
-    """Gathers what is worth saying of a file while its lines are read."""
+    """Gather what is worth saying of a file while its lines are read."""
 
     def __init__(self) -> None:
         self.lines = self.flagged = 0
         self.unused: Counter[str] = Counter()
         self.origins: Counter[tuple[str, str]] = Counter()
 
-    def add(self, row: dict[str, Any]) -> None:
-        known = (*ID_FIELDS, *PREDICTION_FIELDS, *REFERENCE_FIELDS, *CHANGED_FIELDS, *_OF_A_RUN)
+    def add(self, line: PredictionLine) -> None:
+        """Count what a line says beside its caption."""
         self.lines += 1
-        self.flagged += any(row.get(name) is not None for name in CHANGED_FIELDS)
-        self.unused.update(row.keys() - set(known))
-        settings = row.get("settings")
-        self.origins[str(row.get("model")), json.dumps(settings, sort_keys=True)] += 1
+        self.flagged += line.changed is not None
+        self.unused.update(line.unknown)
+        self.origins[str(line.model), json.dumps(line.settings, sort_keys=True)] += 1
 
     def sentences(self) -> list[str]:
+        """Return what is worth saying."""
         told = []
         if self.unused:
             names = [f"`{name}`" for name, _ in self.unused.most_common(_TOLD)]
@@ -152,36 +95,29 @@ def read_predictions(path: Path, no_change_sentences: Sequence[str] = ()) -> Pre
         PredictionsError: No such file, no line in it, or a line that cannot be used; the message names the line.
     """
     path = Path(path)
-    if not path.is_file():
-        raise PredictionsError(f"There is no file of predictions {path}.")
     result = Predictions()
     notes = _Notes()
     seen: dict[str, tuple[int, int]] = {}  # pair -> (index in the result, number of its line)
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            row = _parse(line, where)
-            pair_id, prediction, references, changed = _read_row(row, where, no_change_sentences)
-            notes.add(row)
-            if pair_key(pair_id) in seen:
-                index, first = seen[pair_key(pair_id)]
-                before = (result.predictions[index], result.references[index], result.changed[index])
-                if before != (prediction, references, changed):
-                    raise PredictionsError(
-                        f"{path}: pair {pair_id!r} is given twice, differently, on lines "
-                        f"{first} and {number}; keep one of them."
-                    )
-                result.duplicates_dropped += 1
-                continue
-            seen[pair_key(pair_id)] = (len(result.pair_ids), number)
-            result.pair_ids.append(pair_id)
-            result.predictions.append(prediction)
-            result.references.append(references)
-            result.changed.append(changed)
+    for number, line in prediction_lines(path, ["references"]):
+        notes.add(line)
+        references = list(line.references or ())
+        changed = infer_changed(references, no_change_sentences) if line.changed is None else line.changed
+        if pair_key(line.pair_id) in seen:
+            index, first = seen[pair_key(line.pair_id)]
+            before = (result.predictions[index], result.references[index], result.changed[index])
+            if before != (line.prediction, references, changed):
+                raise PredictionsError(
+                    f"{path}: pair {line.pair_id!r} is given twice, differently, on lines {first} and {number}; keep "
+                    "one of them."
+                )
+            result.duplicates_dropped += 1
+            continue
+        seen[pair_key(line.pair_id)] = (len(result.pair_ids), number)
+        result.pair_ids.append(line.pair_id)
+        result.predictions.append(line.prediction)
+        result.references.append(references)
+        result.changed.append(changed)
     if not result.pair_ids:
-        raise PredictionsError(f"{path} is empty: it has no line with a prediction.")
+        raise PredictionsError(f"{path} is empty: it has no line with a prediction; give the captions to score.")
     result.notes = notes.sentences()
     return result

@@ -29,8 +29,7 @@ from rscc_hf.hub.leaks import leak_in_text
 from rscc_hf.hub.push_model import OnStage
 from rscc_hf.hub.upload import PushPlan, full_repo_id, plan_push, upload
 from rscc_hf.synthetic.dataset import MARK
-from rscc_hf.terminal import count
-from rscc_hf.text import first_line
+from rscc_hf.text import count, first_line
 
 SHARD_BYTES = 500_000_000
 _TRIAL = Path(__file__).with_name("dataset_trial.py")

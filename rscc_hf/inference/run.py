@@ -1,30 +1,29 @@
 """Captioning many pairs into a JSONL file that can be stopped at any time and continued.
 
-A line is `{"pair_id", "prediction", "references", "changed", "before", "after", "model", "settings", "inputs",
-"notes"}` (`references` and `changed` where the input has them), so that `rscc evaluate` reads it as it is. `inputs`
-are digests of what was asked (see `rscc_hf.inference.run_inputs`): a run goes on only where all of it is the same.
+A line is a `PredictionLine` (`references` and `changed` where the input has them), so that `rscc evaluate` reads it as
+it is. `inputs` are digests of what was asked (see `rscc_hf.inference.run_inputs`): a run goes on only where all of it
+is the same.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rscc_hf.data.lists.items import PairItem, PairList, as_text
-from rscc_hf.errors import InputError
+from rscc_hf.data.lists.items import PairItem, PairList
+from rscc_hf.errors import InputError, PredictionsError
 from rscc_hf.files import check_replaceable_file, exclusive, refuse_input_as_output, write_text
+from rscc_hf.formats.predictions import PredictionLine, SkippedLine, begins_as
 from rscc_hf.inference.captioner import CaptionResult, ChangeCaptioner
 from rscc_hf.inference.run_inputs import difference, pair_digests, run_digests
+from rscc_hf.text import is_torn, json_object
 
 _REMEDY = "choose another output or overwrite it (--overwrite)."
-# Longest first line that is looked at to know a file of captions
-_FIRST_LINE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -131,23 +130,9 @@ def _is_file(path: Path, own: os.stat_result) -> bool:
 def _check_is_ours(output: Path, overwrite: bool) -> None:
     """Refuses to replace what no run of this kind wrote, be it the output or the list of skipped pairs beside it."""
     if overwrite:
-        check_replaceable_file(output, "file of captions", lambda path: _begins_with(path, "pair_id", "prediction"))
+        check_replaceable_file(output, "file of captions", lambda path: begins_as(path, PredictionLine))
     skipped = skipped_path(output)
-    check_replaceable_file(skipped, "list of skipped pairs", lambda path: _begins_with(path, "pair_id", "error"))
-
-
-def _begins_with(path: Path, *fields: str) -> bool:
-    """Whether a file is empty or its first line is an object with these fields (or the beginning of one)."""
-    with path.open("rb") as file:
-        line = file.readline(_FIRST_LINE).removeprefix(b"\xef\xbb\xbf")
-    if not line.endswith(b"\n"):  # cut off by a kill
-        start = f'{{"{fields[0]}": '.encode()
-        return start.startswith(line[: len(start)])
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(row, dict) and row.keys() >= set(fields)
+    check_replaceable_file(skipped, "list of skipped pairs", lambda path: begins_as(path, SkippedLine))
 
 
 class _Run:
@@ -172,7 +157,8 @@ class _Run:
         self.generate_kwargs = generate_kwargs
         model = captioner.name if captioner.fingerprint is None else f"{captioner.name}@{captioner.fingerprint}"
         dtype = str(captioner.model.dtype).removeprefix("torch.")
-        self.common = {"model": model, "settings": {"dtype": dtype, "semantic_maps": with_maps, **asked}}
+        self.model = model
+        self.settings = {"dtype": dtype, "semantic_maps": with_maps, **asked}
         self.digests = run_digests(captioner, generate_kwargs)
 
     def finish(self, batch_size: int, overwrite: bool, on_progress: Callable[[int, int], None] | None) -> RunSummary:
@@ -185,7 +171,8 @@ class _Run:
             finished = self._continue(ids, tell)
         skipped_path(self.output).unlink(missing_ok=True)
         pending = [index for index, pair_id in enumerate(ids) if pair_id not in finished]
-        written, skipped, noted = 0, [], []
+        skipped: list[SkippedLine] = []
+        written, noted = 0, []
         tell(len(finished), len(ids))
         if not anew:
             self._append("")
@@ -196,9 +183,9 @@ class _Run:
             lines = []
             for pair, result, digests in zip(batch, results, inputs, strict=True):
                 if result.caption is None:
-                    skipped.append({**_head(pair), "error": result.error})
+                    skipped.append(SkippedLine(pair.pair_id, *pair.names, error=str(result.error)))
                     continue
-                lines.append(_json(_row(pair, result, self.common, digests)))
+                lines.append(self._line(pair, result, digests).text())
                 if result.notes:
                     noted.append((pair.pair_id, result.notes[0]))
             if anew and lines:  # not earlier: what was there is lost only when there is something new
@@ -211,11 +198,11 @@ class _Run:
         if anew:  # every pair was skipped
             write_text(self.file, "")
         if skipped:
-            write_text(skipped_path(self.output), "".join(_json(row) for row in skipped))
+            write_text(skipped_path(self.output), "".join(line.text() for line in skipped))
         return RunSummary(
             written=written,
             already=len(finished),
-            skipped=tuple((row["pair_id"], row["error"]) for row in skipped),
+            skipped=tuple((line.pair_id, line.error) for line in skipped),
             skipped_file=skipped_path(self.output) if skipped else None,
             noted=tuple(noted),
         )
@@ -239,21 +226,22 @@ class _Run:
         places = {pair_id: index for index, pair_id in enumerate(ids)}
         finished: set[str] = set()
         size = 0
-        torn = False
+        torn = False  # whether a run was killed in the middle of the last line
         with self.file.open("rb") as file:
             for number, raw in enumerate(file, start=1):
                 where = f"{self.output}, line {number}"
+                if is_torn(raw):
+                    torn = True
+                    break
+                row = json_object(raw, where, _REMEDY.rstrip("."))
                 try:
-                    row = json.loads(raw)
-                except (ValueError, RecursionError) as error:
-                    if not raw.endswith(b"\n"):  # a run was killed in the middle of this line, the last one
-                        torn = True
-                        break
-                    raise InputError(f"{where} is no JSON; {_REMEDY}") from error
-                self._check_row(row, where, places)
-                if row["pair_id"] in finished:
-                    raise InputError(f"{where}: pair {row['pair_id']!r} is there twice; {_REMEDY}")
-                finished.add(row["pair_id"])
+                    line = PredictionLine.read(row, where)
+                except PredictionsError as error:
+                    raise InputError(f"{where} was not written by `rscc caption`; {_REMEDY}") from error
+                self._check_line(line, where, places)
+                if line.pair_id in finished:
+                    raise InputError(f"{where}: pair {line.pair_id!r} is there twice; {_REMEDY}")
+                finished.add(line.pair_id)
                 size += len(raw)
                 tell(len(finished), len(ids))
         if torn or size:
@@ -264,38 +252,53 @@ class _Run:
                     file.write(b"\n")
         return finished
 
-    def _check_row(self, row: Any, where: str, places: Mapping[str, int]) -> None:
-        if not isinstance(row, dict) or not {"pair_id", "prediction", "model"} <= row.keys():
+    def _check_line(self, line: PredictionLine, where: str, places: Mapping[str, int]) -> None:
+        """Refuse to go on after a line that this run would have written otherwise."""
+        if line.model is None:
             raise InputError(f"{where} was not written by `rscc caption`; {_REMEDY}")
         # The digest tells models apart; the name may be another path to the same one.
-        if _after_at(row["model"]) != _after_at(self.common["model"]):
-            raise InputError(f"{where} is by another model ({row['model']}, now {self.common['model']}); {_REMEDY}")
-        if row.get("settings") != self.common["settings"]:
+        if _after_at(line.model) != _after_at(self.model):
+            raise InputError(f"{where} is by another model ({line.model}, now {self.model}); {_REMEDY}")
+        if line.settings != self.settings:
             raise InputError(
-                f"{where} was written with other settings ({json.dumps(row.get('settings'))}, "
-                f"now {json.dumps(self.common['settings'])}); {_REMEDY}"
+                f"{where} was written with other settings ({json.dumps(line.settings)}, "
+                f"now {json.dumps(self.settings)}); {_REMEDY}"
             )
-        written = row.get("inputs")
-        if not isinstance(written, dict):
+        if not isinstance(line.inputs, dict):
             raise InputError(
                 f"{where} was written by an older version, which noted no digests of its inputs, and cannot be "
                 f"continued; {_REMEDY}"
             )
-        index = places.get(row["pair_id"]) if isinstance(row["pair_id"], str) else None
+        index = places.get(line.pair_id)
         if index is None:
-            raise InputError(f"{where}: pair {row['pair_id']!r} is not in the list of pairs; {_REMEDY}")
+            raise InputError(f"{where}: pair {line.pair_id!r} is not in the list of pairs; {_REMEDY}")
         names = self.pairs.names_of(index)
-        if names is not None and names != (row.get("before"), row.get("after")):
-            raise InputError(f"{where}: pair {row['pair_id']!r} has other images in the list of pairs; {_REMEDY}")
+        if names is not None and names != (line.before, line.after):
+            raise InputError(f"{where}: pair {line.pair_id!r} has other images in the list of pairs; {_REMEDY}")
         pair = self.pairs.pairs[index]
-        now = {**pair_digests(pair, self.with_maps), **self.digests}
-        other = difference(written, now)
-        expected = json.loads(_json(_said(pair)))
-        for name in ("references", "changed"):
-            if other is None and row.get(name) != expected.get(name):
-                other = f"other {name}" if name == "references" else f"another value of {name}"
+        other = difference(line.inputs, {**pair_digests(pair, self.with_maps), **self.digests})
+        said = self._line(pair, CaptionResult(""), {})
+        expected = PredictionLine.read(json.loads(said.text()), where)
+        if other is None and line.references != expected.references:
+            other = "other references"
+        if other is None and line.changed != expected.changed:
+            other = "another value of changed"
         if other is not None:
-            raise InputError(f"{where}: pair {row['pair_id']!r} was captioned with {other}; {_REMEDY}")
+            raise InputError(f"{where}: pair {line.pair_id!r} was captioned with {other}; {_REMEDY}")
+
+    def _line(self, pair: PairItem, result: CaptionResult, inputs: dict[str, str]) -> PredictionLine:
+        return PredictionLine(
+            pair_id=pair.pair_id,
+            prediction=result.caption or "",
+            references=pair.references,
+            changed=pair.changed,
+            before=pair.names[0],
+            after=pair.names[1],
+            model=self.model,
+            settings=self.settings,
+            inputs=inputs,
+            notes=list(result.notes),
+        )
 
 
 def _after_at(model: Any) -> str:
@@ -329,29 +332,3 @@ def _caption(
         **generate_kwargs,
     )
     return results
-
-
-def _head(pair: PairItem) -> dict[str, Any]:
-    return {"pair_id": pair.pair_id, "before": pair.names[0], "after": pair.names[1]}
-
-
-def _said(pair: PairItem) -> dict[str, Any]:
-    """What the list itself says about the pair's changes."""
-    row: dict[str, Any] = {}
-    if pair.references is not None:
-        row["references"] = list(pair.references)
-    if pair.changed is not None:
-        row["changed"] = pair.changed
-    return row
-
-
-def _row(pair: PairItem, result: CaptionResult, common: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
-    first = {"pair_id": pair.pair_id, "prediction": result.caption, **_said(pair)}
-    return {**first, **_head(pair), **common, "inputs": inputs, "notes": list(result.notes)}
-
-
-def _json(row: dict[str, Any]) -> str:
-    """A line of JSON that is UTF-8 whatever names of files (in a note, say) are among its values."""
-    text = json.dumps(row, ensure_ascii=False)
-    # what is no text stands inside of a JSON string, where a backslash is written as two
-    return re.sub("[\ud800-\udfff]", lambda found: as_text(found.group()).replace("\\", "\\\\"), text) + "\n"

@@ -85,10 +85,10 @@ def without(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{oops", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
-        ("[1, 2]", "not a JSON object"),
-        ("null", "not a JSON object"),
+        ("{oops", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("[1, 2]", "no JSON object"),
+        ("null", "no JSON object"),
         (without("pair_id"), "has no field `pair_id` or `uid`"),
         (without("prediction"), "has no field `prediction` or `pred`"),
         (without("references"), "has no field `references` or `captions` or `change_caption`"),

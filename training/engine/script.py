@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from rscc_hf.terminal import printable
+from rscc_hf.text import printable
 from rscc_hf.training.engine.loop import TrainingResult
 
 logger = logging.getLogger(__name__)

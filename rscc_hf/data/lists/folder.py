@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from rscc_hf.data.lists.items import MAPS, PairItem, PairList, as_text
+from rscc_hf.data.lists.items import MAPS, PairItem, PairList
 from rscc_hf.errors import InputError
 from rscc_hf.files import LITTER, some
-from rscc_hf.terminal import count
+from rscc_hf.text import as_text, count
 
 # Sub-folders with the images of both dates, and those with their semantic maps, of which there may be none. The last
 # of each is how SECOND-CC lies on the disk.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any, overload
 
 from rscc_hf.data.captions import has_words, is_no_change
 from rscc_hf.files import some
-from rscc_hf.terminal import count
+from rscc_hf.text import count
 
 IMAGES = ("before", "after")
 MAPS = ("semantic_before", "semantic_after")
-_NO_TEXT = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -139,26 +137,6 @@ class DatasetPairs(Sequence[PairItem]):
             references=usable_references(row["captions"]),
             changed=row["changed"],
         )
-
-
-def as_text(name: str, *, always: bool = False) -> str:
-    r"""A file name as text that every program can read: bytes that are no UTF-8 become `\xe9`, a backslash `\\`.
-
-    Python keeps such bytes as lone surrogates, which no UTF-8 file can hold.
-
-    Args:
-        name: The name, or any text.
-        always: Doubles the backslashes of proper text too, so that two names never become one.
-    """
-    if not always and not _NO_TEXT.search(name):
-        return name
-    return _NO_TEXT.sub(_escape, name.replace("\\", "\\\\"))
-
-
-def _escape(found: re.Match[str]) -> str:
-    number = ord(found.group())
-    byte = number - 0xDC00  # what `os.fsdecode` adds to a byte that is no UTF-8
-    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else f"\\u{number:04x}"
 
 
 def contradictions(said: Iterable[tuple[str, Sequence[str] | None, bool | None]]) -> list[str]:

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rscc_hf.errors import InputError
-from rscc_hf.terminal import count
-from rscc_hf.text import JsonObject
+from rscc_hf.text import JsonObject, count
 
 Cells = list[tuple[str, Any]]
 Row = tuple[int, Cells, str | None]

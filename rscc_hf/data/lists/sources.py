@@ -18,7 +18,7 @@ from rscc_hf.data.lists.items import (
 from rscc_hf.data.lists.table import COLUMNS, read_list
 from rscc_hf.errors import InputError
 from rscc_hf.files import some
-from rscc_hf.terminal import count
+from rscc_hf.text import count
 
 __all__ = [
     "COLUMNS",

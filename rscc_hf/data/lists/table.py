@@ -14,7 +14,6 @@ from rscc_hf.data.lists.items import (
     MAPS,
     PairItem,
     PairList,
-    as_text,
     contradictions,
     same_files,
     without_references,
@@ -22,18 +21,10 @@ from rscc_hf.data.lists.items import (
 from rscc_hf.data.lists.rows import Cells, read_rows
 from rscc_hf.errors import InputError
 from rscc_hf.files import some
-from rscc_hf.terminal import count
+from rscc_hf.formats.predictions import NAMES
+from rscc_hf.text import as_text, count
 
-# First the names of this library, then those of its schema and of the field's annotation files.
-COLUMNS = {
-    "pair_id": ("pair_id", "uid"),
-    "before": ("before", "image_before", "img1_path"),
-    "after": ("after", "image_after", "img2_path"),
-    "semantic_before": ("semantic_before",),
-    "semantic_after": ("semantic_after",),
-    "references": ("references", "captions", "change_caption"),
-    "changed": ("changed", "change_flag", "changeflag"),
-}
+COLUMNS = {name: aliases for name, aliases in NAMES.items() if name != "prediction"}
 _MEANING = {alias: name for name, aliases in COLUMNS.items() for alias in aliases}
 _MOST_COLUMNS = 10
 

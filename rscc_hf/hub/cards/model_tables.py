@@ -7,7 +7,7 @@ from rscc_hf.hub.cards.facts import RECIPE, ModelFacts, Training
 from rscc_hf.hub.cards.limits import notes_on
 from rscc_hf.hub.cards.rendering import last_part, plain
 from rscc_hf.hub.cards.results import Evaluation
-from rscc_hf.terminal import count
+from rscc_hf.text import count
 
 SCORES = {
     "bleu_1": "BLEU-1",

@@ -13,6 +13,7 @@ from rscc_hf.checkpoint import fingerprint_of
 from rscc_hf.errors import InputError
 from rscc_hf.evaluation.report import why_no_report
 from rscc_hf.files import exclusive, refuse_input_as_output, write_text
+from rscc_hf.formats.predictions import prediction_lines
 
 RESULTS = "results.jsonl"
 
@@ -123,21 +124,17 @@ def read_evaluations(folder: Path) -> tuple[list[Evaluation], int]:
 
 
 def _settings(predictions: Path, folder: Path, fingerprint: str) -> dict[str, Any]:
-    """How the captions came about, after a look at who wrote every one of them."""
+    """Return how the captions came about, after a look at who wrote every one of them."""
     settings: dict[str, Any] | None = None
-    with predictions.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{predictions}, line {number}"
-            try:
-                row = json.loads(line)
-                writer, given = str(row["model"]), dict(row["settings"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{where} was not written by `rscc caption`; give the captions it wrote.") from error
-            if writer.rpartition("@")[2] != fingerprint:
-                raise InputError(f"{where} is by {writer}, and {folder} is {fingerprint}; caption with {folder}.")
-            if settings not in (None, given):
-                raise InputError(f"{where} was written with other settings than line 1; caption anew.")
-            settings = given
+    for number, line in prediction_lines(predictions):
+        where = f"{predictions}, line {number}"
+        if line.model is None or not isinstance(line.settings, dict):
+            raise InputError(f"{where} was not written by `rscc caption`; give the captions it wrote.")
+        if str(line.model).rpartition("@")[2] != fingerprint:
+            raise InputError(f"{where} is by {line.model}, and {folder} is {fingerprint}; caption with {folder}.")
+        if settings not in (None, line.settings):
+            raise InputError(f"{where} was written with other settings than line 1; caption anew.")
+        settings = dict(line.settings)
     if settings is None:
         raise InputError(f"{predictions} is empty; give the captions that were scored.")
     return settings
