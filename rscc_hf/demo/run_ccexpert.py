@@ -6,7 +6,6 @@ Stage 0 stands in for the pretrained LLaVA-OneVision. As in `run_mmodalcc.py` th
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +37,7 @@ from rscc_hf.inference.captioner import ChangeCaptioner
 from rscc_hf.progress import Work
 from rscc_hf.training.aids.land_cover import LandCoverRecipe, train_land_cover
 from rscc_hf.training.engine.recipe import read_recipe
+from rscc_hf.training.engine.recipe_files import packaged_recipe
 from rscc_hf.training.systems.ccexpert.recipe import CCExpertRecipe, Stage1Recipe, Stage2Recipe, Stage3Recipe
 from rscc_hf.training.systems.ccexpert.task import train_ccexpert
 
@@ -69,9 +69,8 @@ def stage_recipe(kind: type[R], name: str, data: Path, out: Path, start: Path, s
         **overrides: Fields to change.
     """
     given = {"train_data": str(data), "output_dir": str(out), "init_from": str(start), "seed": seed}
-    file = resources.files("rscc_hf.training.recipes").joinpath(f"ccexpert_synthetic_{name}.yaml")
-    with resources.as_file(file) as path:
-        return read_recipe(kind, path, **{**given, "progress_bar": False, **overrides})
+    file = packaged_recipe(f"ccexpert_synthetic_{name}")
+    return read_recipe(kind, file, **{**given, "progress_bar": False, **overrides})
 
 
 def run_ccexpert(

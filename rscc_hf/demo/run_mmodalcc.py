@@ -5,7 +5,6 @@ The amount of work is fixed (pairs and training samples, not seconds), so that t
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,11 @@ from rscc_hf.evaluation import ChangeCaptionScorer
 from rscc_hf.inference.captioner import ChangeCaptioner
 from rscc_hf.progress import Work
 from rscc_hf.training.engine.recipe import read_recipe
+from rscc_hf.training.engine.recipe_files import packaged_recipe
 from rscc_hf.training.systems.mmodalcc.recipe import MModalCCRecipe
 from rscc_hf.training.systems.mmodalcc.task import train_mmodalcc
 
-RECIPE = "mmodalcc_synthetic.yaml"
+RECIPE = "mmodalcc_synthetic"
 NOTE_ON_MAPS = (
     "RGB, maps of changes: the maps show changed pixels only (SECOND's way), which gives away whether and where "
     "something changed."
@@ -48,8 +48,7 @@ NOTE_ON_MAPS = (
 def demo_recipe(data: Path, out: Path, seed: int, **overrides: Any) -> MModalCCRecipe:
     """The demo's recipe (training/recipes/mmodalcc_synthetic.yaml) for the scenes in `data`."""
     given = {"train_data": str(data), "output_dir": str(out), "seed": seed, "progress_bar": False, **overrides}
-    with resources.as_file(resources.files("rscc_hf.training.recipes").joinpath(RECIPE)) as path:
-        return read_recipe(MModalCCRecipe, path, **given)
+    return read_recipe(MModalCCRecipe, packaged_recipe(RECIPE), **given)
 
 
 def run_mmodalcc(
@@ -154,7 +153,7 @@ def _texts(captioner: ChangeCaptioner, test: Dataset, recipe: MModalCCRecipe, se
         "notes": (*NOTES, NOTE_ON_MAPS),
         "training_text": (
             f"About {samples:,} samples in {seconds:.0f} seconds, images of {recipe.image_size} pixels, "
-            f"{precision_text([recipe])}; recipe: training/recipes/{RECIPE}, resolved in model/recipe.yaml. "
+            f"{precision_text([recipe])}; recipe: training/recipes/{RECIPE}.yaml, resolved in model/recipe.yaml. "
             f"In the first {recipe.changed_coverage_epochs} epochs the maps show changed pixels only."
         ),
         "gallery_text": (

@@ -4,7 +4,6 @@
 The form follows trl's `TrlParser` and timm's `train.py`.
 """
 
-import difflib
 import os
 import sys
 import typing
@@ -12,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from importlib.resources.abc import Traversable
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import yaml
@@ -21,7 +20,8 @@ from transformers import HfArgumentParser
 from rscc_hf.errors import RecipeError
 from rscc_hf.reading import is_unreadable, reason_of
 from rscc_hf.training.engine.flags import idle_flag, names_of_flags
-from rscc_hf.training.engine.recipe_values import checked, is_infinite, load_yaml
+from rscc_hf.training.engine.recipe_files import close_to, read_values
+from rscc_hf.training.engine.recipe_values import checked, is_infinite
 
 R = TypeVar("R", bound="LoopRecipe")
 
@@ -219,12 +219,12 @@ def parse_recipe(recipe_class: type[R], arguments: Sequence[str] | None = None) 
 
     nulls, remaining = _take_nulls(given, hints)
     known, _ = parser.parse_known_args(remaining)
-    values = {} if known.config is None else read_yaml(recipe_class, known.config)
+    values = {} if known.config is None else read_values(known.config, hints, recipe_class.__name__)
     parser.set_defaults(**values)
     namespace, unknown = parser.parse_known_args(remaining)
     if unknown:
         flag = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
-        raise RecipeError(f"{unknown[0]}: no such flag{_close(flag, names)}.")
+        raise RecipeError(f"{unknown[0]}: no such flag{close_to(flag, names)}.")
     chosen = {name: getattr(namespace, name) for name in names}
     recipe = recipe_class(**{**chosen, **dict.fromkeys(nulls)})
     if sentence := idle_flag(recipe, names_of_flags(given, names)):
@@ -232,35 +232,22 @@ def parse_recipe(recipe_class: type[R], arguments: Sequence[str] | None = None) 
     return recipe
 
 
-def read_recipe(recipe_class: type[R], path: str | os.PathLike, **overrides: Any) -> R:
-    """A recipe from a YAML file, with keyword overrides; raises as `parse_recipe`."""
-    unknown = [name for name in overrides if name not in {item.name for item in fields(recipe_class)}]
+def read_recipe(recipe_class: type[R], path: str | os.PathLike | Traversable, **overrides: Any) -> R:
+    """Read a recipe from a YAML file (see `recipe_files` for its `base`), with keyword overrides.
+
+    Args:
+        recipe_class: The dataclass to fill.
+        path: The file; `packaged_recipe` gives those of this package.
+        **overrides: Values in place of the file's.
+
+    Raises:
+        RecipeError: See `parse_recipe`.
+    """
+    hints = _hints(recipe_class)
+    unknown = [name for name in overrides if name not in hints]
     if unknown:
-        raise RecipeError(f"{unknown[0]}: no key of {recipe_class.__name__}.")
-    return recipe_class(**{**read_yaml(recipe_class, path), **overrides})
-
-
-def read_yaml(recipe_class: type[LoopRecipe], path: str | os.PathLike) -> dict[str, Any]:
-    """The values of a YAML file, each of its field's type; raises as `parse_recipe`."""
-    path = os.path.expanduser(path)  # noqa: PTH111 (leaves homes that there are not, where Path fails)
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: the recipe is not UTF-8 ({error.reason} at byte {error.start}).") from error
-    except (OSError, ValueError) as error:  # ValueError: a name with a null in it
-        raise RecipeError(f"{path}: the recipe cannot be read ({error}).") from error
-    try:
-        content = load_yaml(text)
-    except ValueError as error:
-        raise RecipeError(f"{path}: no valid YAML ({error}).") from error
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path}: a recipe is a list of `key: value` lines.")
-    names = [item.name for item in fields(recipe_class)]
-    for key in content:
-        if key not in names:
-            raise RecipeError(f"{path}: {key!r} is no key of {recipe_class.__name__}{_close(str(key), names)}.")
-    return checked(content, _hints(recipe_class), lambda sentence: RecipeError(f"{path}: {sentence}"))
+        raise RecipeError(f"{unknown[0]}: no key of {recipe_class.__name__}{close_to(unknown[0], list(hints))}.")
+    return recipe_class(**{**read_values(path, hints, recipe_class.__name__), **overrides})
 
 
 def recipe_to_yaml(recipe: LoopRecipe) -> str:
@@ -315,7 +302,9 @@ def with_later_keys(old: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hints(recipe_class: type) -> dict[str, Any]:
-    return typing.get_type_hints(recipe_class)
+    """Return the type of each field, in the order of the fields (class variables are none)."""
+    hints = typing.get_type_hints(recipe_class)
+    return {item.name: hints[item.name] for item in fields(recipe_class)}
 
 
 def _expanded(value: Any) -> Any:
@@ -358,8 +347,3 @@ def _take_nulls(arguments: list[str], hints: dict[str, Any]) -> tuple[list[str],
             remaining.append(arguments[position])
             position += 1
     return nulls, remaining
-
-
-def _close(name: str, names: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(name, names, n=3)
-    return f"; did you mean {' or '.join(matches)}?".rstrip("?") if matches else " (--help lists them all)"

@@ -1,0 +1,105 @@
+"""Files of recipes: YAML of flat keys, and `base`, the recipe that a file differs from.
+
+`base` is the name of a recipe of this package (`ccexpert_7b_stage1`) or the path of a file (`../mine.yaml`), as seen
+from the file that says it. Its keys hold unless the file has them too; a base may have a base.
+"""
+
+import difflib
+import os
+from collections.abc import Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from rscc_hf.errors import RecipeError
+from rscc_hf.training.engine.recipe_values import checked, load_yaml
+
+BASE = "base"
+_SUFFIXES = (".yaml", ".yml")
+
+
+def packaged_recipe(name: str) -> Traversable:
+    """Return the file of a recipe of this package, by its name without `.yaml`.
+
+    Raises:
+        RecipeError: There is none of that name.
+    """
+    there = [file for file in resources.files("rscc_hf.training.recipes").iterdir() if file.name.endswith(_SUFFIXES)]
+    by_name = {file.name.removesuffix(".yaml"): file for file in there}
+    if name not in by_name:
+        raise RecipeError(f"{name!r} is no recipe of this package{close_to(name, list(by_name), 'training/recipes')}.")
+    return by_name[name]
+
+
+def read_values(file: str | os.PathLike | Traversable, hints: dict[str, Any], owner: str) -> dict[str, Any]:
+    """Read the keys of a recipe's file and of all its bases, each value of its field's type.
+
+    Args:
+        file: Of the recipe.
+        hints: Types by key.
+        owner: Name of what has these keys, for errors.
+
+    Raises:
+        RecipeError: A file or a base cannot be read, has a key that there is not, a value of another type, or the
+            bases go round in a circle; the sentence names the file in which it stands.
+    """
+    values: dict[str, Any] = {}
+    seen: list[Any] = []
+    this: Any = Path(os.path.expanduser(file)) if isinstance(file, str | os.PathLike) else file  # noqa: PTH111 (leaves
+    while this is not None:  # homes that there are not, where Path fails)
+        own, base = read_own(this, hints, owner)
+        place = this.resolve() if isinstance(this, Path) else this
+        if place in seen:
+            circle = " -> ".join(other.name for other in [*seen[seen.index(place) :], place])
+            raise RecipeError(f"{this}: its base is, in the end, itself ({circle}): take one `base` out.")
+        seen.append(place)
+        values = {**own, **values}
+        this = None if base is None else _base_of(this, base)
+    return values
+
+
+def read_own(file: Path | Traversable, hints: dict[str, Any], owner: str) -> tuple[dict[str, Any], str | None]:
+    """Read what stands in one file: its values, and its `base`, None where it has none; raises as `read_values`."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{file}: the recipe is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8."
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a null in it
+        raise RecipeError(f"{file}: the recipe cannot be read ({error}).") from error
+    try:
+        content = load_yaml(text)
+    except ValueError as error:
+        raise RecipeError(f"{file}: no valid YAML ({error}).") from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise RecipeError(f"{file}: a recipe is a list of `key: value` lines.")
+    if BASE in content and not isinstance(content[BASE], str):
+        raise RecipeError(f"{file}: base is {content[BASE]!r}: give the name of a recipe, or the path of a file.")
+    base = content.pop(BASE, None)
+    for key in content:
+        if key not in hints:
+            raise RecipeError(f"{file}: {key!r} is no key of {owner}{close_to(str(key), list(hints))}.")
+    return checked(content, hints, lambda sentence: RecipeError(f"{file}: {sentence}")), base
+
+
+def close_to(name: str, names: Sequence[str], lists: str = "--help") -> str:
+    """Return words about the names that are most like one that there is not, or about what lists all."""
+    matches = difflib.get_close_matches(name, names, n=3)
+    return f"; did you mean {' or '.join(matches)}" if matches else f" ({lists} lists them all)"
+
+
+def _base_of(file: Path | Traversable, base: str) -> Path | Traversable:
+    """Return the file that `base` in `file` means."""
+    if not base.endswith(_SUFFIXES):
+        try:
+            return packaged_recipe(base)
+        except RecipeError as error:
+            sentence = str(error).rstrip(".")
+            raise RecipeError(f"{file}: base: {sentence}; a file is named by its path, up to its .yaml.") from error
+    other = Path(str(file)).parent / os.path.expanduser(base)  # noqa: PTH111 (as in `read_values`)
+    if not other.is_file():
+        raise RecipeError(f"{file}: base is {base!r}, and {other} is no file: name one as seen from this file.")
+    return other
