@@ -20,7 +20,7 @@ from rich.table import Table
 from rscc_hf import __version__
 from rscc_hf.checkpoint_folder import CHECKPOINT
 from rscc_hf.demo.answers import CONDITIONS, SCORED, Row
-from rscc_hf.demo.report import COLUMNS, NOTHING, cells_of
+from rscc_hf.demo.report import COLUMNS, NOTHING, SHOWN, cells_of
 from rscc_hf.files import Written, new_folder, write_text
 from rscc_hf.formats.predictions import PredictionLine
 from rscc_hf.progress import Work, progress
@@ -79,7 +79,7 @@ class Stopwatch:
 
 def score_tables(rows: list[Row]) -> list[Table]:
     """The demo's table for a terminal, cut in two so that it fits 80 columns: scores, then what is right."""
-    half = COLUMNS.index("S*m") + 1
+    half = len(SHOWN)
     tables = []
     for title, part in (
         ("Scores on the test split", slice(0, half)),

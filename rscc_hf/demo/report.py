@@ -16,19 +16,17 @@ from PIL import Image
 from rscc_hf.data.captions import is_no_change
 from rscc_hf.data.palette import CLASSES
 from rscc_hf.demo.answers import CONTENT, Row
+from rscc_hf.evaluation.scores import PARTS, TITLES
 from rscc_hf.files import write_text
 from rscc_hf.synthetic.caption_facts import judge
 from rscc_hf.synthetic.dataset import plain_sentence
 
-COLUMNS = (
-    "BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D", "S*m",
-    "changed", "unchanged", "kind", "object", "place", "count",
-)  # fmt: skip
+SHOWN = ("bleu_1", "bleu_4", "meteor", "rouge_l", "cider_d", "s_m")
+COLUMNS = (*(TITLES[key] for key in SHOWN), *PARTS, *CONTENT)
 NOTHING = "-"
 CURVE_COLOURS = ("#2171b5", "#8c5aaa", "#238b45", "#d97b12", "#1d2733")
 #: A stage of training: its name, the entries of its log, and the samples a step.
 Curve = tuple[str, list[dict[str, Any]], int]
-SCORE_KEYS = ("bleu_1", "bleu_4", "meteor", "rouge_l", "cider_d", "s_m")
 
 
 def data_uri(image: Image.Image) -> str:
@@ -40,8 +38,8 @@ def data_uri(image: Image.Image) -> str:
 
 def cells_of(row: Row) -> list[str]:
     """The row's numbers as the table shows them, a dash where a number does not apply."""
-    values = [row.scores.get(key) for key in SCORE_KEYS]
-    values += [row.accuracy.get("changed"), row.accuracy.get("unchanged")]
+    values = [row.scores.get(key) for key in SHOWN]
+    values += [row.accuracy.get(part) for part in PARTS]
     values += [row.content.get(key) for key in CONTENT]
     return [NOTHING if value is None else f"{value:.1f}" for value in values]
 
@@ -83,7 +81,7 @@ def loss_plot(curves: Sequence[Curve]) -> str:
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize="small")
     if right is not None:
-        right.set_ylabel("S*m on validation", color="#b3402a")
+        right.set_ylabel(f"{TITLES['s_m']} on validation", color="#b3402a")
         right.set_ylim(bottom=0)
         right.spines[["top"]].set_visible(False)
     buffer = io.StringIO()
@@ -127,7 +125,7 @@ def write_report(path: Path, template: str, *, rows: Sequence[Row], curves: Sequ
     )  # fmt: skip
     page = environment.get_template(template).render(
         columns=COLUMNS,
-        sm_column=1 + SCORE_KEYS.index("s_m"),
+        sm_column=1 + SHOWN.index("s_m"),
         rows=[{"name": row.name, "ours": row.ours, "cells": cells_of(row)} for row in rows],
         palette=[(name.replace("_", " "), "rgb({}, {}, {})".format(*colour)) for name, colour in CLASSES.items()],
         loss_plot=Markup(loss_plot(curves)),  # our own SVG: no text of a user is in it

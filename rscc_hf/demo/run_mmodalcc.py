@@ -31,6 +31,7 @@ from rscc_hf.demo.common import (
 from rscc_hf.demo.gallery_mmodalcc import gallery_entry
 from rscc_hf.demo.report import read_log, write_report
 from rscc_hf.evaluation import ChangeCaptionScorer
+from rscc_hf.evaluation.scores import TITLES
 from rscc_hf.inference.captioner import ChangeCaptioner
 from rscc_hf.progress import Work
 from rscc_hf.training.engine.recipe import read_recipe
@@ -113,7 +114,8 @@ def _train(work: Work, recipe: MModalCCRecipe, console: Console) -> MModalCCReci
     """Trains; gives the recipe with what it left open."""
 
     def on_evaluation(scores: dict[str, float]) -> None:
-        console.print(f"   validation: BLEU-4 {scores['bleu_4']:.1f}, S*m {scores['s_m']:.1f}")
+        shown = ", ".join(f"{TITLES[key]} {scores[key]:.1f}" for key in ("bleu_4", "s_m"))
+        console.print(f"   validation: {shown}")
 
     return train_on(work, console, train_mmodalcc, recipe, on_evaluation=on_evaluation).recipe
 

@@ -2,12 +2,13 @@
 
 from rscc_hf.errors import MeteorError, PredictionsError
 from rscc_hf.evaluation.baselines import best_constant, leave_one_out
-from rscc_hf.evaluation.corpus import SCORE_KEYS, corpus_scores
+from rscc_hf.evaluation.corpus import corpus_scores
 from rscc_hf.evaluation.meteor import Meteor, find_java
 from rscc_hf.evaluation.predictions import read_predictions
 from rscc_hf.evaluation.protocols import PROTOCOLS
 from rscc_hf.evaluation.report import Report, render_table, write_json
 from rscc_hf.evaluation.scorer import ChangeCaptionScorer, evaluate_file
+from rscc_hf.evaluation.scores import SCORE_KEYS
 
 __all__ = [
     "PROTOCOLS",

@@ -9,9 +9,10 @@ from pycocoevalcap.cider.cider_scorer import precook
 from pycocoevalcap.rouge.rouge import Rouge
 
 from rscc_hf.errors import InputError
-from rscc_hf.evaluation.corpus import SCORE_KEYS, Scores, bleu_from_sums, bleu_statistics, corpus_scores, mean_score
+from rscc_hf.evaluation.corpus import bleu_from_sums, bleu_statistics, corpus_scores
 from rscc_hf.evaluation.meteor import Meteor, score_from_sums, summable
 from rscc_hf.evaluation.protocols import apply_protocol, prepare
+from rscc_hf.evaluation.scores import HIGHEST, SCORE_KEYS, Scores, mean_score
 
 CANDIDATES = 20
 """How many of the most frequent references are tried as the constant caption (the project's evaluation protocol)."""
@@ -106,13 +107,13 @@ def best_constant(references: Sequence[Sequence[str]], meteor: Meteor | None = N
     _, (encoded, *encoded_references) = apply_protocol([""] * (len(ready) + 1), [candidates, *ready], protocol)
     scorer = _ConstantScorer(encoded_references)
     cheap = [scorer.bleu_and_cider(caption) for caption in encoded]
-    # ROUGE-L and METEOR are the slow part: a caption that would lose even with 100 needs neither.
-    bounds = [mean_score({**scores, "rouge_l": 100.0, "meteor": 100.0}) for scores in cheap]
+    # ROUGE-L and METEOR are the slow part: a caption that would lose even with the highest needs neither.
+    bounds = [mean_score({**HIGHEST, **scores}) for scores in cheap]
     best, best_score = 0, -1.0
     for i in sorted(range(len(candidates)), key=lambda i: -bounds[i]):
         if bounds[i] < best_score:
             break
-        scores = {**cheap[i], "rouge_l": scorer.rouge_l(encoded[i]), "meteor": 100.0}
+        scores = {**HIGHEST, **cheap[i], "rouge_l": scorer.rouge_l(encoded[i])}
         if mean_score(scores) < best_score:
             continue
         score = mean_score({**scores, "meteor": scorer.meteor(encoded[i], meteor)})

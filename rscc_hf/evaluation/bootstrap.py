@@ -8,8 +8,9 @@ BLEU-4 by more than a point, so several runs need their own mean and deviation.
 import numpy as np
 
 from rscc_hf.errors import InputError
-from rscc_hf.evaluation.corpus import SCORE_KEYS, Segments, bleu_from_sums
+from rscc_hf.evaluation.corpus import Segments, bleu_from_sums
 from rscc_hf.evaluation.meteor import score_from_sums, summable
+from rscc_hf.evaluation.scores import SCORE_KEYS, mean_score
 
 LEVEL = 0.95
 _CHUNK = 200  # samples drawn at once: bounds the memory to 200 x n counts
@@ -42,13 +43,13 @@ def bootstrap_intervals(segments: Segments, samples: int, seed: int) -> Interval
     for start in range(0, samples, _CHUNK):
         size = min(_CHUNK, samples - start)
         counts = generator.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)  # (samples, pairs)
-        scores = np.empty((size, len(SCORE_KEYS)))
-        scores[:, :4] = bleu_from_sums(counts @ segments.bleu)
-        scores[:, 4] = score_from_sums(counts @ meteor)
-        scores[:, 5] = counts @ segments.rouge_l / n
-        scores[:, 6] = counts @ segments.cider_d / n
-        scores[:, 7] = scores[:, 3:7].mean(axis=1)
-        drawn.append(100 * scores)
+        bleu = bleu_from_sums(counts @ segments.bleu)
+        scores = {f"bleu_{order}": bleu[:, order - 1] for order in (1, 2, 3, 4)}
+        scores["meteor"] = score_from_sums(counts @ meteor)
+        scores["rouge_l"] = counts @ segments.rouge_l / n
+        scores["cider_d"] = counts @ segments.cider_d / n
+        scores["s_m"] = mean_score(scores)
+        drawn.append(100 * np.stack([scores[key] for key in SCORE_KEYS], axis=1))
     tail = (1 - LEVEL) / 2
     ends = np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
     return {key: [float(ends[0, i]), float(ends[1, i])] for i, key in enumerate(SCORE_KEYS)}

@@ -15,9 +15,9 @@ import datasets
 import evaluate
 
 from rscc_hf.errors import InputError
-from rscc_hf.evaluation.corpus import SCORE_KEYS
 from rscc_hf.evaluation.protocols import PROTOCOLS
 from rscc_hf.evaluation.scorer import ChangeCaptionScorer
+from rscc_hf.evaluation.scores import SCORE_KEYS, flat_accuracy
 
 _CITATION = """\
 @inproceedings{denkowski2014meteor, title={Meteor Universal}, author={Denkowski, Michael and Lavie, Alon}, year={2014}}
@@ -33,7 +33,7 @@ Args:
     baseline (bool, to `compute`): also score the best constant caption; False by default.
 Returns:
     bleu_1 ... bleu_4, meteor, rouge_l, cider_d, s_m of the whole set, times 100; the same with `changed_` and
-    `unchanged_` before the name for the parts that have pairs; `changed_accuracy`, `unchanged_accuracy`; with
+    `unchanged_` before the name for the parts that have pairs; `accuracy_changed`, `accuracy_unchanged`; with
     `baseline` the eight with `constant_` before the name and the `constant_caption`.
 """
 
@@ -74,9 +74,7 @@ class ChangeCaptionMetric(evaluate.Metric):
         result: dict[str, float | str] = {}
         for prefix, scores in (("", report.all), ("changed_", report.changed), ("unchanged_", report.unchanged)):
             result |= {f"{prefix}{key}": value for key, value in (scores or {}).items()}
-        for name, accuracy in report.accuracy.items():
-            if accuracy is not None:
-                result[f"{name}_accuracy"] = accuracy
+        result |= flat_accuracy(report.accuracy)
         if report.baseline is not None:
             result |= {f"constant_{key}": report.baseline[key] for key in (*SCORE_KEYS, "caption")}
         return result

@@ -10,7 +10,7 @@ SPICE is not offered: it needs Stanford CoreNLP, which pycocoevalcap downloads o
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,12 @@ from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.rouge.rouge import Rouge
 
+from rscc_hf.data.captions import is_no_change
 from rscc_hf.evaluation.meteor import Meteor
 from rscc_hf.evaluation.protocols import apply_protocol, caption_notes, pair_label, prepare
+from rscc_hf.evaluation.scores import PARTS, Scores, flat_accuracy, mean_score
 
 logger = logging.getLogger(__name__)
-
-SCORE_KEYS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider_d", "s_m")
-"""The eight scores of a set, in the order of every table."""
-
-Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -45,11 +42,6 @@ class Segments:
     meteor: np.ndarray | None
     rouge_l: np.ndarray
     cider_d: np.ndarray
-
-
-def mean_score(scores: Scores) -> float:
-    """Return S*m, the mean of BLEU-4, METEOR, ROUGE-L and CIDEr-D (Liu et al., LEVIR-CC; all times 100)."""
-    return (scores["bleu_4"] + scores["meteor"] + scores["rouge_l"] + scores["cider_d"]) / 4
 
 
 def bleu_from_sums(sums: np.ndarray) -> np.ndarray:
@@ -107,7 +99,7 @@ class CookedSet:
             part: Indices of the pairs; all by default. At least one.
 
         Returns:
-            The scores, times 100 and not rounded, under `SCORE_KEYS`, and what each pair contributed.
+            The scores, times 100 and not rounded, under `scores.SCORE_KEYS`, and what each pair contributed.
 
         Raises:
             MeteorError: METEOR could not be computed.
@@ -143,6 +135,28 @@ def bleu_statistics(cooked: dict[str, Any]) -> list[float]:
     return [words, closest, *cooked["guess"], *cooked["correct"]]
 
 
+def accuracy_of_parts(
+    predictions: Sequence[str], changed: Sequence[bool], says_no_change: Callable[[str], bool] = is_no_change
+) -> dict[str, float | None]:
+    """Tell how many pairs got a caption that says rightly whether anything changed.
+
+    Args:
+        predictions: One caption a pair.
+        changed: Whether each pair is a changed one.
+        says_no_change: Tells whether a caption says that nothing changed.
+
+    Returns:
+        Per cent of the changed and of the unchanged pairs, under `scores.PARTS`; None where there are no such pairs.
+    """
+    right: dict[bool, list[bool]] = {True: [], False: []}
+    for prediction, flag in zip(predictions, changed, strict=True):
+        right[bool(flag)].append(says_no_change(prediction) != flag)
+    return {
+        part: 100 * sum(right[flag]) / len(right[flag]) if right[flag] else None
+        for part, flag in zip(PARTS, (True, False), strict=True)
+    }
+
+
 @functools.cache
 def _warn_once(note: str) -> None:
     """Training scores its validation captions many times; a note about them is worth saying once."""
@@ -155,6 +169,7 @@ def corpus_scores(
     meteor: bool | Meteor = True,
     protocol: str = "words",
     pair_ids: Sequence[str] | None = None,
+    changed: Sequence[bool] | None = None,
 ) -> Scores:
     """Score raw captions as one set, without subsets or baseline (what validation during training needs).
 
@@ -165,9 +180,11 @@ def corpus_scores(
             `Meteor` of one's own is kept, which saves its start of some seconds at every validation.
         protocol: One of `protocols.PROTOCOLS`.
         pair_ids: Names of the pairs, for the error messages.
+        changed: Whether each pair is a changed one; where it is said, both accuracies are told too.
 
     Returns:
-        The scores, times 100, under `SCORE_KEYS` (without `meteor` and `s_m` when METEOR is left out).
+        The scores, times 100, under `scores.SCORE_KEYS` (without `meteor` and `s_m` when METEOR is left out), and with
+        `changed` the per cent of `accuracy_changed` and `accuracy_unchanged` (absent where there are no such pairs).
 
     Raises:
         ValueError: A caption cannot be scored; see `protocols.prepare`.
@@ -176,12 +193,11 @@ def corpus_scores(
     ready, ready_references = prepare(predictions, references, pair_ids)
     for note in caption_notes([], ready_references):
         _warn_once(note)
-    ready, ready_references = apply_protocol(ready, ready_references, protocol)
+    accuracy = {} if changed is None else flat_accuracy(accuracy_of_parts(ready, changed))
+    encoded = apply_protocol(ready, ready_references, protocol)
     labels = [pair_label(index, pair_ids) for index in range(len(ready))]
-    if isinstance(meteor, Meteor):
-        return CookedSet(ready, ready_references, meteor, labels).score()[0]
-    if not meteor:
-        return CookedSet(ready, ready_references, None, labels).score()[0]
-    with Meteor() as own:
-        own.launch()
-        return CookedSet(ready, ready_references, own, labels).score()[0]
+    if meteor is True:
+        with Meteor() as own:
+            own.launch()
+            return CookedSet(*encoded, own, labels).score()[0] | accuracy
+    return CookedSet(*encoded, meteor or None, labels).score()[0] | accuracy

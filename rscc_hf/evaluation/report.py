@@ -10,10 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rscc_hf.evaluation.corpus import SCORE_KEYS, Scores
+from rscc_hf.evaluation.scores import PARTS, SCORE_KEYS, SCORES, Scores
 from rscc_hf.files import check_replaceable_file, refuse_input_as_output, write_text
-
-_HEADERS = ("B-1", "B-2", "B-3", "B-4", "METEOR", "ROUGE-L", "CIDEr-D", "S*m")
 
 
 @dataclass
@@ -21,7 +19,7 @@ class Report:
     """The scores of a set of captions; every number is times 100 (per cent) and not rounded.
 
     Attributes:
-        all: The eight scores (`corpus.SCORE_KEYS`) of the whole set.
+        all: The eight scores (`scores.SCORE_KEYS`) of the whole set.
         changed: Those of its changed pairs, scored as a set of their own; None when there are none.
         unchanged: Those of its unchanged pairs; None when there are none.
         baseline: The best constant caption: its eight scores on the whole set, its `caption`, and its scores on the
@@ -95,7 +93,7 @@ def why_no_report(content: Any) -> str | None:
     """Why JSON is no report that was written here, as the end of a sentence; None: it is one."""
     if not isinstance(content, dict) or not {"all", "protocol", "n", "accuracy"} <= content.keys():
         return "is no report"
-    for part in ("all", "changed", "unchanged"):
+    for part in ("all", *PARTS):
         scores = content.get(part)
         if scores is None and part != "all":
             continue
@@ -135,8 +133,8 @@ def render_table(report: Report) -> Group:
     # Six digits in many columns, and 80 of them hold the table without the space between.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, int(hundreds < 3), 0, 0))
     table.add_column("", no_wrap=True)
-    for header in _HEADERS:
-        table.add_column(header, justify="right", no_wrap=True)
+    for score in SCORES:
+        table.add_column(score.head, justify="right", no_wrap=True)
 
     def add(name: str, scores: dict[str, Any] | None, style: str = "") -> None:
         cells = [f"{scores[key]:.2f}" for key in SCORE_KEYS] if scores else ["-"] * len(SCORE_KEYS)

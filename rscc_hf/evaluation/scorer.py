@@ -11,11 +11,12 @@ from rscc_hf.data.captions import is_no_change
 from rscc_hf.errors import InputError, PredictionsError
 from rscc_hf.evaluation.baselines import best_constant, leave_one_out
 from rscc_hf.evaluation.bootstrap import LEVEL, bootstrap_intervals
-from rscc_hf.evaluation.corpus import CookedSet, Scores, Segments, corpus_scores
+from rscc_hf.evaluation.corpus import CookedSet, Segments, accuracy_of_parts, corpus_scores
 from rscc_hf.evaluation.meteor import Meteor
 from rscc_hf.evaluation.predictions import Predictions, infer_changed, pair_key, read_predictions
 from rscc_hf.evaluation.protocols import apply_protocol, caption_notes, check_protocol, pair_label, prepare
 from rscc_hf.evaluation.report import Report
+from rscc_hf.evaluation.scores import Scores
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ class ChangeCaptionScorer:
             changed=scores["changed"],
             unchanged=scores["unchanged"],
             baseline=constant,
-            accuracy=self._accuracy(ready, flags),
+            accuracy=accuracy_of_parts(ready, flags, lambda it: is_no_change(it, self.no_change_sentences)),
             protocol=self.protocol,
             n=len(ready),
             n_changed=len(parts["changed"]),
@@ -230,15 +231,6 @@ class ChangeCaptionScorer:
             if part:  # an empty part has no scores
                 scores[name], segments[name] = cooked.score(part)
         return scores, segments
-
-    def _accuracy(self, predictions: Sequence[str], changed: Sequence[bool]) -> dict[str, float | None]:
-        right: dict[bool, list[bool]] = {True: [], False: []}
-        for prediction, flag in zip(predictions, changed, strict=True):
-            right[flag].append(is_no_change(prediction, self.no_change_sentences) != flag)
-        return {
-            name: 100 * sum(right[flag]) / len(right[flag]) if right[flag] else None
-            for name, flag in (("changed", True), ("unchanged", False))
-        }
 
     def _versions(self) -> dict[str, str]:
         return {

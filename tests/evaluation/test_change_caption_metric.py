@@ -38,7 +38,7 @@ def test_batches_are_gathered_and_scored_once(
     assert {key: result[f"changed_{key}"] for key in SCORE_KEYS} == pytest.approx(report.changed)
     assert result["constant_s_m"] == pytest.approx(report.baseline["s_m"])
     assert result["constant_caption"] == report.baseline["caption"]
-    assert result["changed_accuracy"] == report.accuracy["changed"]
+    assert result["accuracy_changed"] == report.accuracy["changed"]
 
 
 def test_it_scores_by_its_protocol_and_keeps_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

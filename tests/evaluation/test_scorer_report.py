@@ -69,9 +69,10 @@ def test_accuracy_counts_what_a_caption_says(scorer: ChangeCaptionScorer, captio
 
 
 def test_a_data_sets_own_no_change_sentence_counts(captions: Captions) -> None:
-    predictions, _ = captions
+    predictions, references = captions
     with ChangeCaptionScorer(no_change_sentences=["A house is built"]) as scorer:
-        assert scorer._accuracy(predictions, [True] * 5 + [False] * 3)["unchanged"] == 100
+        report = scorer.score(predictions, references, baseline=False)
+    assert report.accuracy["unchanged"] == 100
 
 
 def test_an_empty_part_is_null(scorer: ChangeCaptionScorer, captions: Captions) -> None:

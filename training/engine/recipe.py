@@ -18,6 +18,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from rscc_hf.errors import RecipeError
+from rscc_hf.evaluation.scores import BestScore
 from rscc_hf.reading import is_unreadable, reason_of
 from rscc_hf.training.engine.flags import idle_flag, names_of_flags
 from rscc_hf.training.engine.recipe_files import close_to, read_values
@@ -111,7 +112,7 @@ class LoopRecipe:
     torch_threads: int | None = option(None, "torch.set_num_threads for the run; null leaves it.")
     num_workers: int = option(0, "Processes that prepare batches, for each training process; 0: none.")
 
-    metric_for_best: Literal["bleu_4", "s_m"] = option("bleu_4", "Validation score that picks the best weights.")
+    metric_for_best: BestScore = option("bleu_4", "Validation score that picks the best weights.")  # noqa: RUF009 (a field)
     eval_every: int = option(1, "Evaluate each time this many eval_units have passed.")
     eval_unit: Literal["epochs", "steps", "never"] = option("epochs", "Unit of eval_every; never: keep last weights.")
     validation_batch_size: int = option(32, "Pairs a generation batch on one device.")

@@ -1,5 +1,6 @@
 """What a model cannot do, or cannot be said to do: sentences that follow from the facts about it."""
 
+from rscc_hf.evaluation.scores import TITLES
 from rscc_hf.hub.cards.facts import ModelFacts
 from rscc_hf.hub.cards.known import known_data
 from rscc_hf.hub.cards.rendering import last_part, plain
@@ -146,8 +147,8 @@ def _selection(facts: ModelFacts) -> list[str]:
     split = _validation_split(facts)
     if facts.training is None or split is None:
         return []
-    metric = {"bleu_4": "BLEU-4", "s_m": "S\\*m"}.get(str(facts.training.recipe.get("metric_for_best")))
-    chosen = f"The weights were chosen by {metric or 'their score'} on the {split} split"
+    metric = TITLES.get(str(facts.training.recipe.get("metric_for_best")), "their score")
+    chosen = f"The weights were chosen by {plain(metric)} on the {split} split"
     if split == "test":
         return [f"{chosen}: scores on it are optimistic, and there is no untouched split left."]
     return [f"{chosen}; scores on that split are optimistic."]

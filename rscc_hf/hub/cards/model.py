@@ -9,17 +9,17 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from rscc_hf.card_text import is_ours, own_text
+from rscc_hf.evaluation.scores import SCORES
 from rscc_hf.hub.cards.facts import ModelFacts, read_model_facts
 from rscc_hf.hub.cards.known import known_data
 from rscc_hf.hub.cards.limits import limits_of
-from rscc_hf.hub.cards.model_tables import SCORES, evaluation_table, properties_of, training_section
+from rscc_hf.hub.cards.model_tables import evaluation_table, properties_of, training_section
 from rscc_hf.hub.cards.rendering import as_model_card, earlier_metadata, plain, read_card, render, write_card
 from rscc_hf.hub.cards.results import Evaluation
 
 _NOT_STATED = "not-stated"
 # Keys of a recipe that say what the weights started from.
 _STARTS = ("init_from", "backbone_weights_rgb", "backbone_weights_semantic")
-_METRIC_TYPES = {"meteor": "meteor", "rouge_l": "rouge", "cider_d": "cider", "s_m": "s_m"}
 # Metadata that is worked out anew each time; the rest of an earlier card's stays.
 _RECOMPUTED = {"model-index", "pipeline_tag", "library_name", "tags", "datasets", "base_model", "metrics"}
 
@@ -185,7 +185,7 @@ def _one_or_many(values: Sequence[str | None], always_list: bool = False) -> Any
 def _eval_results(one: Evaluation, task: str) -> list[EvalResult]:
     """The scores of the whole split and both accuracies, for the `model-index`."""
     protocol = one.report["protocol"]
-    values = [(_METRIC_TYPES.get(key, "bleu"), title, one.report["all"][key]) for key, title in SCORES.items()]
+    values = [(score.metric, score.title, one.report["all"][score.key]) for score in SCORES]
     values += [
         ("accuracy", f"says {kind} of {kind} pairs", value)
         for kind, value in one.report["accuracy"].items()

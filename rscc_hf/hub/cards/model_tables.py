@@ -1,25 +1,14 @@
 """The tables and sentences of a model's card, each from the facts about the model."""
 
 import shlex
-from typing import Any
+from typing import Any, get_args
 
+from rscc_hf.evaluation.scores import PARTS, SCORE_KEYS, TITLES, BestScore
 from rscc_hf.hub.cards.facts import RECIPE, ModelFacts, Training
 from rscc_hf.hub.cards.limits import notes_on
 from rscc_hf.hub.cards.rendering import last_part, plain
 from rscc_hf.hub.cards.results import Evaluation
 from rscc_hf.text import count
-
-SCORES = {
-    "bleu_1": "BLEU-1",
-    "bleu_2": "BLEU-2",
-    "bleu_3": "BLEU-3",
-    "bleu_4": "BLEU-4",
-    "meteor": "METEOR",
-    "rouge_l": "ROUGE-L",
-    "cider_d": "CIDEr-D",
-    "s_m": "S*m",
-}
-"""Keys of a report's scores, as people call them."""
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "U8": "4 or 8 bit"}
 # Shown of a recipe, which is there as a whole beside the card.
@@ -109,14 +98,14 @@ def evaluation_table(one: Evaluation, facts: ModelFacts) -> dict[str, Any]:
     if report.get("n_changed") is not None and report.get("n_unchanged") is not None:
         parts.append(f"{report['n_changed']:,} changed, {report['n_unchanged']:,} unchanged")
     rows = [("all pairs", report["all"])]
-    rows += [(f"{kind} pairs", report[kind]) for kind in ("changed", "unchanged") if report.get(kind)]
+    rows += [(f"{kind} pairs", report[kind]) for kind in PARTS if report.get(kind)]
     baseline = report.get("baseline")
     if baseline:
         rows.append(("best constant caption", baseline))
-    cells = [(name, [f"{scores[key]:.2f}" for key in SCORES]) for name, scores in rows]
+    cells = [(name, [f"{scores[key]:.2f}" for key in SCORE_KEYS]) for name, scores in rows]
     interval = ((report.get("bootstrap") or {}).get("all")) or {}
     if interval:
-        ends = [interval.get(key) for key in SCORES]
+        ends = [interval.get(key) for key in SCORE_KEYS]
         cells.insert(1, ("95 % interval", [f"{end[0]:.1f}\u2013{end[1]:.1f}" if end else "" for end in ends]))
     accuracy = [
         f"{value:.1f} % of the {kind} pairs got a caption that says so"
@@ -137,7 +126,7 @@ def evaluation_table(one: Evaluation, facts: ModelFacts) -> dict[str, Any]:
         "counts": ": ".join(parts) + ".",
         "protocol": report["protocol"],
         "decoding": ", ".join(f"`{key}` {plain(value)}" for key, value in (one.settings or {}).items()),
-        "columns": [plain(title) for title in SCORES.values()],
+        "columns": [plain(title) for title in TITLES.values()],
         "rows": cells,
         "sentences": sentences,
         "notes": notes_on(one, facts),
@@ -166,7 +155,8 @@ def training_section(facts: ModelFacts, training: Training) -> dict[str, Any]:
         batch = f" of {recipe['global_batch_size']} samples" if recipe.get("global_batch_size") else ""
         sentences.append(f"The run took {training.steps:,} steps{batch}{took}, as logged.")
     if training.best is not None:
-        kept = {SCORES[key]: value for key, value in training.best["scores"].items() if key in ("bleu_4", "s_m")}
+        choosing = get_args(BestScore)
+        kept = {TITLES[key]: value for key, value in training.best["scores"].items() if key in choosing}
         scores = ", ".join(f"{plain(name)} {value:.2f}" for name, value in kept.items())
         limit = recipe.get("max_validation_pairs")
         pairs = f" on {limit} pairs of it at most" if limit else ""

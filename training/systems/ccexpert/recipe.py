@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from rscc_hf.errors import RecipeError
+from rscc_hf.evaluation.scores import BestScore
 from rscc_hf.training.engine.recipe import MIXED_PRECISION_HELP, OPTIMIZER_HELP, option
 from rscc_hf.training.systems.pairs.recipe import PairRecipe
 
@@ -51,7 +52,7 @@ class CCExpertRecipe(PairRecipe):
     max_grad_norm: float | None = option(1.0, "Clip the norm of all gradients to this.")
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = option("auto", MIXED_PRECISION_HELP)
     gradient_checkpointing: bool = option(True, "Recompute activations in the backward pass to save memory.")
-    metric_for_best: Literal["bleu_4", "s_m"] = option("s_m", "Validation score that picks the best weights.")
+    metric_for_best: BestScore = option("s_m", "Validation score that picks the best weights.")  # noqa: RUF009 (a field)
     validation_batch_size: int = option(8, "Pairs a generation batch on one device.")
 
     init_from: str | None = option(

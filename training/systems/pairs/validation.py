@@ -10,9 +10,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 from transformers import PreTrainedModel
 
-from rscc_hf.data.captions import is_no_change
 from rscc_hf.errors import InputError, MeteorError, RecipeError
-from rscc_hf.evaluation import ChangeCaptionScorer, corpus_scores, find_java
+from rscc_hf.evaluation import Meteor, corpus_scores, find_java
 from rscc_hf.training.engine import backend_deepspeed
 from rscc_hf.training.engine.workers import Batch, prepared
 
@@ -75,7 +74,7 @@ class Validator:
                 find_java()
             except MeteorError as error:
                 raise RecipeError(f"metric_for_best is s_m. {error} Or set metric_for_best to bleu_4.") from error
-        self.scorer = ChangeCaptionScorer() if meteor else None
+        self.meteor = Meteor() if meteor else None
 
     def __call__(self, model: PreTrainedModel, accelerator: Accelerator) -> dict[str, float]:
         """Generates and scores; every process calls it and gets the same scores.
@@ -85,8 +84,7 @@ class Validator:
             accelerator: Of the run. The autocast of the recipe's mixed precision is used here too.
 
         Returns:
-            The scores of `corpus_scores`, and per cent right on changed and on unchanged pairs
-            (`accuracy_changed`, `accuracy_unchanged`; absent where the split has no such pairs).
+            The scores and accuracies of `corpus_scores`.
         """
         indices = list(range(len(self.pairs.pair_ids)))[accelerator.process_index :: accelerator.num_processes]
         chunks = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
@@ -114,8 +112,8 @@ class Validator:
 
     def close(self) -> None:
         """Ends METEOR's process."""
-        if self.scorer is not None:
-            self.scorer.close()
+        if self.meteor is not None:
+            self.meteor.close()
 
     def _score(self, captions: dict[int, str]) -> dict[str, float]:
         pairs = self.pairs
@@ -123,17 +121,9 @@ class Validator:
         if missing:
             raise RuntimeError(f"{len(missing)} validation pairs were not answered, the first is {missing[0]!r}.")
         answers = [captions[index] for index in range(len(pairs.pair_ids))]
-        if self.scorer is None:
-            scores = corpus_scores(answers, pairs.references, meteor=False, pair_ids=pairs.pair_ids)
-        else:
-            scores = self.scorer.corpus_scores(answers, pairs.references, pairs.pair_ids)
-        right: dict[bool, list[bool]] = {True: [], False: []}
-        for answer, changed in zip(answers, pairs.changed, strict=True):
-            right[changed].append(is_no_change(answer) != changed)
-        for name, changed in (("accuracy_changed", True), ("accuracy_unchanged", False)):
-            if right[changed]:
-                scores[name] = 100 * float(np.mean(right[changed]))
-        return scores
+        return corpus_scores(
+            answers, pairs.references, self.meteor or False, pair_ids=pairs.pair_ids, changed=pairs.changed
+        )
 
 
 def spread(count: int, most: int | None) -> list[int]:
