@@ -48,12 +48,12 @@ class Pixels(NamedTuple):
 
 
 def first_line(err: BaseException) -> str:
-    """What an error says, in one line without a full stop."""
+    """Return what an error says, in one line without a full stop."""
     return (str(err).splitlines() or [type(err).__name__])[0].rstrip(".")
 
 
 def open_image(file: Any, error: Error) -> Image.Image:
-    """Opens a path or a binary file with Pillow.
+    """Open a path or a binary file with Pillow.
 
     Raises:
         ValueError: Of `error`: it is no image that is read here.
@@ -74,7 +74,7 @@ def open_image(file: Any, error: Error) -> Image.Image:
 
 
 def open_page(file: Any, error: Error) -> tuple[Image.Image, str | None]:
-    """Opens a file at the page that is the image, and says which that is where there are several.
+    """Open a file at the page that is the image, and say which that is where there are several.
 
     Pages that their file calls reduced copies or masks are not the image; nor is a first page that is a smaller copy
     of a later one, by its shape.
@@ -107,7 +107,7 @@ def open_page(file: Any, error: Error) -> tuple[Image.Image, str | None]:
 
 
 def _choose_page(image: Image.Image) -> tuple[int, str | None]:
-    """The place of the page that is the image, and what to say of it."""
+    """Return the place of the page that is the image, and what to say of it."""
     sizes: dict[int, tuple[int, int]] = {}
     whole = []
     count = 0
@@ -136,7 +136,7 @@ def _choose_page(image: Image.Image) -> tuple[int, str | None]:
 
 
 def pixels_of(image: Image.Image, num_channels: int, error: Error) -> Pixels:
-    """An image's pixels, by the rules of `change_pair_images`.
+    """Return an image's pixels, by the rules of `change_pair_images`.
 
     Args:
         image: At the page that is wanted.
@@ -196,7 +196,7 @@ def pixels_of(image: Image.Image, num_channels: int, error: Error) -> Pixels:
 
 
 def _as_array(image: Image.Image, num_channels: int) -> np.ndarray:
-    """Turned upright and in a mode whose channels mean something here: (H, W) or (H, W, C)."""
+    """Return (H, W) or (H, W, C), turned upright and in a mode whose channels mean something here."""
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "PA":
@@ -211,7 +211,7 @@ def _as_array(image: Image.Image, num_channels: int) -> np.ndarray:
 
 
 def _low_bytes(image: Image.Image) -> Image.Image | None:
-    """The same page with the lower byte of each 16-bit sample, where Pillow takes the upper ones; None: it cannot.
+    """Open the same page with the lower byte of each 16-bit sample, where Pillow takes the upper; None: it cannot.
 
     Read as if its bytes were in the other order, the byte that Pillow keeps is the lower one.
     """
@@ -238,7 +238,7 @@ def _low_bytes(image: Image.Image) -> Image.Image | None:
 
 
 def _deep_ppm(image: Image.Image) -> Pixels | None:
-    """The numbers of a PPM or PGM of more than 8 bits, which Pillow cuts or stretches; None: it reads them rightly.
+    """Read the numbers of a PPM or PGM of over 8 bits, which Pillow cuts or stretches; None: it reads them rightly.
 
     Raises:
         ValueError: There are too few, or some above the one that the file calls its largest.
@@ -266,7 +266,7 @@ def _deep_ppm(image: Image.Image) -> Pixels | None:
 
 
 def _depth_of_jpeg2000(image: Image.Image) -> tuple[int, bool]:
-    """How many bits the numbers of a JPEG 2000 have at most, and whether they have a sign: Pillow does not say.
+    """Return how many bits a JPEG 2000 has at most and whether its numbers have a sign, which Pillow does not say.
 
     Raises:
         ValueError: The file is damaged; or, for the same reason, `struct.error`.
@@ -294,7 +294,7 @@ def _depth_of_jpeg2000(image: Image.Image) -> tuple[int, bool]:
 
 
 def _pixels_of_jpeg2000(array: np.ndarray, bits: int, signed: bool, error: Error) -> Pixels:
-    """A JPEG 2000 in its own numbers, for Pillow moves those of one band to the top of 16 bits.
+    """Return a JPEG 2000 in its own numbers, for Pillow moves those of one band to the top of 16 bits.
 
     Args:
         array: What Pillow makes of it: uint16, or uint8 where it knows no more bits.
@@ -324,7 +324,7 @@ def _pixels_of_jpeg2000(array: np.ndarray, bits: int, signed: bool, error: Error
 
 
 def _raw_mode(tile: Any) -> str:
-    """How the samples of a part lie in the file, by Pillow's name for it."""
+    """Return how the samples of a part lie in the file, by Pillow's name for it."""
     arguments = tile[3]
     if isinstance(arguments, tuple | list):
         arguments = arguments[0] if arguments else None
@@ -332,13 +332,13 @@ def _raw_mode(tile: Any) -> str:
 
 
 def _copies(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether an image of one size is by its shape a smaller copy of an image of the other."""
+    """Return whether an image of one size is by its shape a smaller copy of an image of the other."""
     smaller = one[0] < other[0] and one[1] < other[1]
     return smaller and abs(one[0] * other[1] / (one[1] * other[0]) - 1) < 0.05
 
 
 def _head(file: Any) -> bytes:
-    """The first bytes of a path or a binary file."""
+    """Return the first bytes of a path or a binary file."""
     try:
         if isinstance(file, str | os.PathLike):
             with Path(file).open("rb") as opened:
