@@ -69,7 +69,8 @@ def push_data(
     message: Message = None,
     license: License = None,
     shard_size: Annotated[
-        int, typer.Option(min=1, metavar="MB", help="Larger parquet files, and other formats, are cut to this.")
+        int,
+        typer.Option(min=1, metavar="MB", help="Larger parquet files are cut to this, and to 500 rows and 128 MB."),
     ] = 500,
 ) -> None:
     """Push a data set of pairs to the Hub as sharded parquet. Broken off, it goes on where it stopped."""

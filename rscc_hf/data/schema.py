@@ -55,7 +55,7 @@ def check_columns(columns: Iterable[str], where: str) -> None:
         ValueError: A required column is missing, a column is there twice, or one of the two semantic maps without the
             other.
     """
-    counts = Counter(columns)
+    counts = Counter(list(columns))
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise InputError(f"{where}: there are {counts[twice[0]]} columns {twice[0]}; keep one of them.")
@@ -109,14 +109,15 @@ def check_schema(schema: pa.Schema, where: str) -> Features:
         if name not in features:
             continue
         if isinstance(features[name], ClassLabel):
-            raise InputError(f"{where}: the column {name} holds numbers of classes (ClassLabel); {_needed(name)}.")
+            raise InputError(f"{where}: the column {name} holds numbers of classes (ClassLabel); {needed(name)}.")
         if not _may_be_cast(name, schema.field(name).type):
-            raise InputError(f"{where}: the column {name} is of type {schema.field(name).type}; {_needed(name)}.")
+            raise InputError(f"{where}: the column {name} is of type {schema.field(name).type}; {needed(name)}.")
         features[name] = target
     return features
 
 
-def _needed(name: str) -> str:
+def needed(name: str) -> str:
+    """Return what a column of the schema has to hold, and how it is written."""
     return _NEEDED.get(name, _IMAGE_NEEDED)
 
 

@@ -18,6 +18,7 @@ from huggingface_hub import HfApi
 from rscc_hf.card_text import is_ours
 from rscc_hf.data.layout import Layout, read_layout
 from rscc_hf.data.loading import load_pairs, split_names
+from rscc_hf.data.parquet import LIMITS, write_split
 from rscc_hf.data.rows import check_rows, read_looked_at
 from rscc_hf.data.schema import FEATURES, check_schema
 from rscc_hf.errors import PushError
@@ -32,8 +33,8 @@ from rscc_hf.synthetic.dataset import MARK
 from rscc_hf.text import count, first_line
 
 SHARD_BYTES = 500_000_000
+_ROWS = 10  # read at a time
 _TRIAL = Path(__file__).with_name("dataset_trial.py")
-_ROWS = 100  # written at a time
 # Names of a split's shards, as `datasets` and the Hub know them.
 _SHARD = re.compile(r"(?:data/)?[\w.-]+?(?:-\d{5}-of-\d{5})?\.parquet")
 
@@ -89,7 +90,8 @@ def push_dataset(
         if splits is None:
             tell("Writing parquet shards")
             splits = _written_anew(folder, Path(work), shard_bytes)
-            notes.append(f"{folder} goes as parquet shards of {shard_bytes / 1e6:.0f} MB at most.")
+            largest = min(shard_bytes, LIMITS.shard_bytes)
+            notes.append(f"{folder} goes as parquet shards of {largest / 1e6:.0f} MB at most.")
         tell("Looking for pickles, secrets and paths of this machine")
         others = {name: path for name, path in contents.files.items() if _is_beside(name)}
         shards = {name: path for named in splits.values() for name, path in named.items()}
@@ -214,43 +216,12 @@ def _written_anew(folder: Path, work: Path, shard_bytes: int) -> dict[str, dict[
 
 
 def _write_split(folder: Path, split: str, work: Path, shard_bytes: int) -> dict[str, Path]:
-    """Writes shards one after the other, a batch of rows at a time, with every image inside."""
-    from datasets.table import embed_table_storage
-
+    """Write shards with every image inside, as the file that it is."""
     pairs: Any = load_pairs(folder, split)
-    features = pairs.features
-    schema = features.arrow_schema
-    arrow = pairs.with_format("arrow")
-    written: list[Path] = []
-    writer: pq.ParquetWriter | None = None
-    try:
-        for start in range(0, len(pairs), _ROWS):
-            table = embed_table_storage(arrow[start : start + _ROWS].cast(schema))
-            if writer is None or written[-1].stat().st_size >= shard_bytes:
-                if writer is not None:
-                    writer.close()
-                written.append(work / f"{split}-{len(written):05d}.parquet")
-                writer = pq.ParquetWriter(written[-1], schema, compression="snappy")
-            writer.write_table(_without_folders(table))
-    finally:
-        if writer is not None:
-            writer.close()
-    if not written:
-        raise PushError(f"{folder} has no pairs in its split {split}; leave the split out.")
-    shards = len(written)
-    return {f"data/{split}-{number:05d}-of-{shards:05d}.parquet": path for number, path in enumerate(written)}
-
-
-def _without_folders(table: pa.Table) -> pa.Table:
-    """The table with images named by their file alone."""
-    for index, column in enumerate(table.schema):
-        if pa.types.is_struct(column.type) and {"bytes", "path"} <= {inner.name for inner in column.type}:
-            images = [
-                image and {**image, "path": image["path"] and re.split(r"[\\/]", image["path"])[-1]}
-                for image in table.column(index).to_pylist()
-            ]
-            table = table.set_column(index, column, pa.chunked_array([pa.array(images, column.type)]))
-    return table
+    rows = (row for table in pairs.with_format("arrow").iter(batch_size=_ROWS) for row in table.to_pylist())
+    limits = LIMITS._replace(shard_bytes=min(shard_bytes, LIMITS.shard_bytes))
+    written = write_split(work, split, rows, pairs.features, limits=limits)
+    return {path.relative_to(work).as_posix(): path for path in written}
 
 
 def _is_beside(name: str) -> bool:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,6 @@ __all__ = ["Nuisances", "SceneOptions", "SyntheticPair", "generate_pair", "plain
 
 SOURCE = "synthetic"
 _EVENT_SHARES = (0.6, 0.3, 0.1)
-_SHARD = 1000  # pairs in one parquet file
 _BATCH = 20  # pairs that a worker makes at a time
 MARK = "made by `rscc data synthesize`"
 """What the card of such a data set says, by which it is known."""
@@ -248,7 +248,10 @@ def synthesize(
         ValueError: `pairs`, `seed` or `workers` is out of range; or the path of `out` is no text in UTF-8.
         FileExistsError: `out` holds something and is not to be replaced.
     """
-    import pyarrow.parquet
+    from datasets import Features, Value
+
+    from rscc_hf.data.parquet import write_split
+    from rscc_hf.data.schema import FEATURES
 
     sizes = split_sizes(pairs)
     options = options or SceneOptions()
@@ -264,25 +267,13 @@ def synthesize(
         raise InputError(
             f"{out}: the path is no text in UTF-8, which parquet needs; choose another folder."
         ) from error
-    schema = _features().arrow_schema
+    columns = Features({**FEATURES, "record": Value("string")})
     with (
         new_folder(Path(out), overwrite=overwrite, kind=DATASET) as folder,
-        closing(_all_rows(pairs, seed, options, workers)) as rows,  # ends the workers' queue when it is left early
+        closing(_told(_all_rows(pairs, seed, options, workers), progress)) as rows,
     ):
-        (folder / "data").mkdir()
-        done = 0
         for split, size in sizes.items():
-            shards = math.ceil(size / _SHARD)
-            for shard in range(shards):
-                path = folder / "data" / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
-                count = min(_SHARD, size - shard * _SHARD)
-                with pyarrow.parquet.ParquetWriter(path, schema, compression="snappy") as writer:
-                    for start in range(0, count, 100):
-                        part = [next(rows) for _ in range(min(100, count - start))]
-                        writer.write_table(pyarrow.Table.from_pylist(part, schema=schema))
-                        done += len(part)
-                        if progress is not None:
-                            progress(done)
+            write_split(folder, split, islice(rows, size), columns)
         (folder / "README.md").write_text(_card(sizes, seed, options), encoding="utf-8")
     return sizes
 
@@ -292,14 +283,6 @@ def _cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
         return os.cpu_count() or 1
-
-
-def _features() -> Any:
-    from datasets import Features, Value
-
-    from rscc_hf.data.schema import FEATURES
-
-    return Features({**FEATURES, "record": Value("string")})
 
 
 def _context() -> multiprocessing.context.BaseContext:
@@ -320,7 +303,7 @@ def _context() -> multiprocessing.context.BaseContext:
 
 
 def _leave_signals_to_the_first() -> None:
-    """A worker does not answer Ctrl+C with a traceback of its own, nor SIGTERM in the way of the first process."""
+    """Let a worker not answer Ctrl+C by a traceback of its own, nor SIGTERM in the way of the first process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -337,6 +320,17 @@ def _all_rows(pairs: int, seed: int, options: SceneOptions, workers: int) -> Gen
             yield from rows
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _told(
+    rows: Generator[dict[str, Any], None, None], progress: Callable[[int], None] | None
+) -> Generator[dict[str, Any], None, None]:
+    """Pass rows on and tell how many there were; left early, it ends the workers' queue."""
+    with closing(rows):
+        for done, row in enumerate(rows, start=1):
+            if progress is not None:
+                progress(done)
+            yield row
 
 
 def _card(sizes: dict[str, int], seed: int, options: SceneOptions) -> str:

@@ -1,0 +1,181 @@
+"""The one writer of a data set's parquet files: rows come as they are made, and go in small groups and shards.
+
+Groups and pages of images are kept small, because a reader holds at least one of them: a stream shows its first pair
+after 32 MB at most, and where it reads page by page after about one.
+"""
+
+import glob
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path, PureWindowsPath
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, List
+
+from rscc_hf.data.layout import is_parquet, name_of
+from rscc_hf.data.schema import FEATURES, check_columns, needed
+from rscc_hf.errors import InputError
+from rscc_hf.text import first_line
+
+
+class Limits(NamedTuple):
+    """How much goes together; bytes are those of images and texts before compression.
+
+    A row that is larger than a limit is alone: in its group, or in its shard.
+
+    Attributes:
+        shard_rows: Most rows of a file.
+        shard_bytes: Most bytes of a file.
+        group_rows: Most rows of a row group.
+        group_bytes: Most bytes of a row group.
+    """
+
+    shard_rows: int = 500
+    shard_bytes: int = 128_000_000
+    group_rows: int = 100
+    group_bytes: int = 32_000_000
+
+
+LIMITS = Limits()
+
+
+def write_split(
+    folder: Path,
+    split: str,
+    rows: Iterable[Mapping[str, Any]],
+    features: Features = FEATURES,
+    *,
+    limits: Limits = LIMITS,
+) -> list[Path]:
+    """Write a split's rows as `data/{split}-NNNNN-of-NNNNN.parquet`, which `datasets.load_dataset(folder)` reads.
+
+    One row group is held in memory. The same rows give the same bytes. Files get their names at the end, when their
+    number is known: after an error nothing of the split is left, after a kill hidden files are, which the next call
+    removes.
+
+    Args:
+        folder: The data set; its folder `data` is made where it is missing.
+        split: Name of the split.
+        rows: The pairs. An image is its file's bytes, which are kept as they are, as `{"bytes": ..., "path": ...}` or
+            alone; or the path of a file on this machine, whose bytes are read. Of paths the last part is kept. Columns
+            that a row leaves out are null.
+        features: The columns: those of the schema, and further ones.
+        limits: How much goes together.
+
+    Returns:
+        The files in their order; none where there are no rows.
+
+    Raises:
+        InputError: The columns are not those of the schema; the folder holds the split already; a row has a column
+            that is not one of them, a value of another type, or an image that is not there.
+        OSError: A file cannot be written.
+    """
+    check_columns(features, f"{folder} ({split})")
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    there = [file.name for file in data.iterdir() if is_parquet(file.name) and name_of(file).split == split]
+    if there:
+        raise InputError(f"{data} already holds {split} ({min(there)}); remove it, or write into another folder.")
+    for left in data.glob(f".{glob.escape(split)}-{'[0-9]' * 5}.part"):
+        left.unlink()
+    schema = features.arrow_schema
+    parts: list[Path] = []
+    try:
+        with ExitStack() as open_file:
+            contents = (_contents(row, features) for row in rows)
+            for begins, group in _groups(contents, limits):
+                if begins:
+                    open_file.close()
+                    parts.append(data / f".{split}-{len(parts):05d}.part")
+                    writer = open_file.enter_context(_writer(parts[-1], schema))
+                writer.write_table(_table(group, schema))
+        names = [f"{split}-{number:05d}-of-{len(parts):05d}.parquet" for number in range(len(parts))]
+        return [part.rename(data / name) for part, name in zip(parts, names, strict=True)]
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Open a file whose pages end after the image that makes them a MiB: by default a page is a thousand of them."""
+    return pq.ParquetWriter(path, schema, compression="snappy", use_dictionary=False, write_batch_size=1)
+
+
+def _groups(rows: Iterable[Mapping[str, Any]], limits: Limits) -> Iterator[tuple[bool, list[Mapping[str, Any]]]]:
+    """Cut rows into row groups; with each goes whether it begins a shard."""
+    group: list[Mapping[str, Any]] = []
+    begins, group_bytes, shard_rows, shard_bytes = True, 0, 0, 0  # of the shard with the group
+    for row in rows:
+        size = _size(row)
+        full = shard_rows >= limits.shard_rows or shard_bytes + size > limits.shard_bytes
+        if group and (full or len(group) >= limits.group_rows or group_bytes + size > limits.group_bytes):
+            yield begins, group
+            begins, group, group_bytes = False, [], 0
+        if full and shard_rows:
+            begins, shard_rows, shard_bytes = True, 0, 0
+        group.append(row)
+        group_bytes, shard_rows, shard_bytes = group_bytes + size, shard_rows + 1, shard_bytes + size
+    if group:
+        yield begins, group
+
+
+def _size(value: Any) -> int:
+    """Return the bytes of a value and of what is in it."""
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_size, value))
+    if isinstance(value, str):
+        return len(value.encode("utf-8", errors="surrogatepass"))
+    return len(value) if isinstance(value, bytes) else 8
+
+
+def _contents(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
+    """Return a row with its images' bytes inside."""
+    unknown = sorted(row.keys() - features.keys())
+    if unknown:
+        raise InputError(f"pair {row.get('pair_id')!r} has {unknown[0]}, which is no column; name it in the features.")
+    try:
+        return {name: _content(value, features[name], name) for name, value in row.items()}
+    except TypeError as error:
+        raise InputError(f"pair {row.get('pair_id')!r}: {error}.") from error
+    except OSError as error:
+        raise InputError(
+            f"pair {row.get('pair_id')!r}: an image cannot be read ({first_line(error)}); give its bytes, or the path "
+            "of a file on this machine."
+        ) from error
+
+
+def _content(value: Any, feature: Any, name: str) -> Any:
+    if value is None:
+        return None
+    if isinstance(feature, dict) and isinstance(value, Mapping):
+        return {inner: _content(one, feature.get(inner), name) for inner, one in value.items()}
+    if isinstance(value, list):
+        return [_content(one, getattr(feature, "feature", None), name) for one in value]
+    is_file = hasattr(feature, "embed_storage")  # an image, a sound, a video
+    if (isinstance(feature, List) and isinstance(value, str)) or (
+        is_file and not isinstance(value, bytes | str | Path | Mapping)
+    ):  # Arrow would take a text for a list of letters
+        wanted = needed(name) if name in FEATURES else f"{type(feature).__name__} is needed"
+        raise TypeError(f"the column {name} is of type {type(value).__name__}; {wanted}")
+    if not is_file:
+        return value
+    if isinstance(value, bytes):
+        return {"bytes": value, "path": None}
+    encoded, path = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (None, value)
+    if encoded is None and path is not None:
+        encoded = Path(path).read_bytes()
+    return {"bytes": encoded, "path": path and PureWindowsPath(path).name}  # parted by / and \ alike
+
+
+def _table(rows: list[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    try:
+        return pa.Table.from_pylist(rows, schema=schema)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        first, last = rows[0].get("pair_id"), rows[-1].get("pair_id")
+        raise InputError(
+            f"the pairs {first!r} to {last!r} do not fit the columns ({first_line(error)}); mend the values."
+        ) from error
