@@ -18,7 +18,8 @@ from accelerate import (
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from rscc_hf import CCExpertForConditionalGeneration
-from rscc_hf.training.engine import backend_deepspeed, processes
+from rscc_hf.training.engine import processes
+from rscc_hf.training.engine.backend import asks_for_deepspeed
 from rscc_hf.training.engine.loop import TrainingResult, train
 from rscc_hf.training.systems.ccexpert.recipe import CCExpertRecipe
 from rscc_hf.training.systems.ccexpert.task import CCExpertTask
@@ -149,7 +150,7 @@ if __name__ == "__main__":
     zero = given.pop("zero", None)
     if zero is not None:
         ask_for_deepspeed(zero)
-    if backend_deepspeed.asked_for():  # by us, or by `accelerate launch`
+    if asks_for_deepspeed():  # by us, or by `accelerate launch`
         processes.Accelerator = gloo_accelerator
         given["cpu"] = False
         kind = CCExpertTask  # DeepSpeed's optimiser works in float32

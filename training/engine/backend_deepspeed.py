@@ -5,30 +5,24 @@ The recipe says what it says without DeepSpeed: precision (float32 weights under
 communication alone. Checkpoints hold whole tensors by name, so that the stage may change.
 """
 
-import contextlib
 import importlib.util
 import logging
-import os
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 
-from rscc_hf.errors import RecipeError
+from rscc_hf.errors import RecipeError, TrainingError
+from rscc_hf.training.engine.backend import SharedOut
+from rscc_hf.training.engine.batches import Batch
 from rscc_hf.training.engine.recipe import LoopRecipe
-from rscc_hf.training.engine.task import Part
+from rscc_hf.training.engine.task import Part, Task
 
 _STAGES = (2, 3)
 
 
-def asked_for() -> bool:
-    """Whether the launcher wants DeepSpeed; this is how `accelerate launch` says so."""
-    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
-
-
 def check(recipe: LoopRecipe) -> None:
-    """Refuses what DeepSpeed cannot do, before anything is started.
+    """Refuse what DeepSpeed cannot do, before anything is started.
 
     Raises:
         RecipeError: It is not installed, or the recipe has a key that does not go with it.
@@ -46,7 +40,7 @@ def check(recipe: LoopRecipe) -> None:
 
 
 def configure(accelerator: Accelerator, recipe: LoopRecipe) -> None:
-    """Puts the recipe's settings into DeepSpeed's configuration.
+    """Put the recipe's settings into DeepSpeed's configuration.
 
     Raises:
         RecipeError: The configuration has a key that the recipe decides, or one that was never tried.
@@ -86,89 +80,81 @@ def configure(accelerator: Accelerator, recipe: LoopRecipe) -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 
-def stage(accelerator: Accelerator) -> int | None:
-    """ZeRO's stage; None: the run goes without DeepSpeed."""
-    if accelerator.distributed_type != DistributedType.DEEPSPEED:
-        return None
-    return int(_config(accelerator)["zero_optimization"]["stage"])
-
-
-def autocast(accelerator: Accelerator) -> contextlib.AbstractContextManager[Any]:
-    """The recipe's precision where the bare model is run, with DeepSpeed or without."""
-    if stage(accelerator) is None:
-        return accelerator.autocast()
-    return torch.autocast(
-        accelerator.device.type, dtype=torch.bfloat16, enabled=_config(accelerator)["torch_autocast"]["enabled"]
-    )
-
-
-class Zero:
-    """What differs with DeepSpeed: backward and update, and how pieces are put together for files.
-
-    Every process must call each method.
-
-    Args:
-        accelerator: Of the run.
-        model: The bare model, on the CPU.
-        optimizer: Of torch, with the groups of `parts`.
-        parts: What learns.
-
-    Attributes:
-        engine: The model as DeepSpeed runs it.
-        optimizer: The prepared optimiser; its groups are those of the given one.
+class DeepSpeed(SharedOut):
+    """See `Backend`; DeepSpeed's engine runs the model, clips and steps.
 
     Raises:
-        RecipeError: Elements of gradients are to be clamped, or weights are quantised.
+        RecipeError: DeepSpeed's configuration has what the recipe decides, or what was never tried.
     """
 
-    def __init__(
-        self, accelerator: Accelerator, model: torch.nn.Module, optimizer: torch.optim.Optimizer, parts: list[Part]
-    ):
-        if any(part.clamp is not None for part in parts):
-            raise RecipeError("gradient_clamp needs whole gradients, which DeepSpeed cuts up: set it to null.")
-        if any(not parameter.is_floating_point() for parameter in model.parameters()):
-            raise RecipeError("quantization 4bit was never tried with DeepSpeed: set it to none.")
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        self.bare, self.main, self.stage = model, accelerator.is_main_process, stage(accelerator)
+    def __init__(self, accelerator: Accelerator, recipe: LoopRecipe):
+        super().__init__(accelerator, recipe)
+        configure(accelerator, recipe)
+        self.stage = int(_config(accelerator)["zero_optimization"]["stage"])
+        self.lockstep = self.stage == 3  # where layers are put together for every forward pass
+
+    def prepare(self, task: Task, optimizer: torch.optim.Optimizer, parts: list[Part]) -> None:
+        """See `Backend`."""
+        names = {id(parameter): name for name, parameter in task.model.named_parameters()}
         self.groups = [
             [(names[id(parameter)], parameter) for parameter in group["params"]] for group in optimizer.param_groups
         ]
-        self.engine, self.optimizer = accelerator.prepare(model, optimizer)
+        super().prepare(task, optimizer, parts)
         self.zero = self.optimizer.optimizer  # DeepSpeed's, around torch's
 
-    def backward(self, loss: torch.Tensor, last: bool) -> None:
-        """Adds to the gradients, of which the processes take the mean.
+    def check_task(self, task: Task, parts: list[Part]) -> None:
+        """See `SharedOut`; refuse also clamped gradients and quantised weights."""
+        super().check_task(task, parts)
+        if any(part.clamp is not None for part in parts):
+            raise RecipeError("gradient_clamp needs whole gradients, which DeepSpeed cuts up: set it to null.")
+        if any(not parameter.is_floating_point() for parameter in task.model.parameters()):
+            raise RecipeError("quantization 4bit was never tried with DeepSpeed: set it to none.")
 
-        Args:
-            loss: Of a micro-batch.
-            last: Whether it is the step's last.
-        """
-        self.engine.set_gradient_accumulation_boundary(last)
-        self.engine.backward(loss, scale_wrt_gas=False)
+    def accumulate(self, batch: Batch, targets: int, *, weight: float, last: bool) -> torch.Tensor:
+        """See `Backend`; the engine's forward pass has its own autocast."""
+        loss = self.task.loss(self.model, batch, targets)
+        self.model.set_gradient_accumulation_boundary(last)
+        self.model.backward(self._shared(loss, weight), scale_wrt_gas=False)
+        return loss.detach()
 
-    def update(self) -> bool:
-        """Clips, steps and drops the gradients; False: they were not finite, and nothing has changed."""
-        self.engine.step()
-        return self.engine.was_step_applied()
+    def update(self, step: int) -> bool:
+        """See `Backend`."""
+        self.model.step()
+        if not self.model.was_step_applied():
+            raise TrainingError(
+                f"The gradients are not finite at step {step}: lower learning_rate, or clip the gradients by "
+                "max_grad_norm."
+            )
+        return True
+
+    def generate(self, batch: Batch, **options: Any) -> torch.Tensor:
+        """See `Backend`; the bare model generates, which has no autocast of its own."""
+        if self.lockstep:
+            options["synced_gpus"] = True
+        enabled = _config(self.accelerator)["torch_autocast"]["enabled"]
+        with torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16, enabled=enabled):
+            return super().generate(batch, **options)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """All weights, on the CPU, tied ones once under both names; empty in all processes but the first."""
+        """See `SharedOut`."""
         from deepspeed.runtime.zero import GatheredParameters
 
+        main = self.accelerator.is_main_process
         whole: dict[str, torch.Tensor] = {}
         copies: dict[int, torch.Tensor] = {}
-        for name, tensor in self.bare.state_dict(keep_vars=True).items():
+        for name, tensor in self.task.model.state_dict(keep_vars=True).items():
             with GatheredParameters([tensor], enabled=self.stage == 3 and isinstance(tensor, torch.nn.Parameter)):
-                if self.main:
+                if main:
                     if id(tensor) not in copies:
                         copies[id(tensor)] = tensor.detach().to("cpu", copy=True)
                     whole[name] = copies[id(tensor)]
         return whole
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's state by names of parameters; empty in all processes but the first."""
+        """See `SharedOut`."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
+        main = self.accelerator.is_main_process
         state: dict[str, dict[str, Any]] = {}
         own: dict[str, Any] = next(iter(self._torch_optimizer.state.values()), {})
         self._link_state()
@@ -179,10 +165,10 @@ class Zero:
                     entry[key] = value.clone()
                 else:
                     whole = safe_get_full_optimizer_state(parameter, key)
-                    if self.main:
+                    if main:
                         entry[key] = whole.to("cpu", copy=True)
             state[name] = entry
-        if not self.main:
+        if not main:
             return {}
         groups = [
             {**{key: value for key, value in group.items() if key != "params"}, "params": [name for name, _ in items]}
@@ -191,7 +177,7 @@ class Zero:
         return {"state": state, "param_groups": groups}
 
     def load_optimizer_state(self, state: dict[str, Any]) -> None:
-        """Takes up what `optimizer_state` gave."""
+        """See `SharedOut`."""
         entries = state["state"]
         for group, saved in zip(self._torch_optimizer.param_groups, state["param_groups"], strict=True):
             group.update({key: value for key, value in saved.items() if key != "params"})
@@ -204,7 +190,7 @@ class Zero:
                     self._set(parameter, key, value)
 
     def _make_state(self, like: dict[str, Any]) -> None:
-        """The state that the first step would make, of zeros: DeepSpeed offers to fill it, not to make it."""
+        """Make, of zeros, the state that the first step would: DeepSpeed offers to fill it, not to make it."""
         flat = self.zero.single_partition_of_fp32_groups if self.stage == 2 else self.zero.fp32_partitioned_groups_flat
         for piece in flat:
             self._torch_optimizer.state[piece] = {
@@ -213,7 +199,7 @@ class Zero:
         self._link_state()
 
     def _link_state(self) -> None:
-        """Stage 2 links parameters to their state after the first group's first step, when other groups have none."""
+        """Link parameters to their state, which stage 2 does when other groups than the first have none yet."""
         if self.stage == 2 and self._torch_optimizer.state:
             self.zero._hp_optimizer_states_linked = False
             self.zero._lazy_init_hp_params_optimizer_state()

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_file, save_model
+from safetensors.torch import load_model
 
 from rscc_hf.errors import CheckpointError
 from rscc_hf.files import digest_file, write_text
@@ -59,7 +59,7 @@ class Digests:
 def write_checkpoint(
     folder: Path,
     step: int,
-    model: torch.nn.Module | dict[str, torch.Tensor],
+    write_weights: Callable[[Path], None],
     optimizer_state: dict[str, Any],
     state: dict[str, Any],
     recipe: str,
@@ -73,7 +73,7 @@ def write_checkpoint(
     Args:
         folder: The run's `checkpoints` folder.
         step: Optimiser steps done.
-        model: The bare model, not its distributed wrapper; or its whole state where processes share it out.
+        write_weights: Writes the weights into a file, as `load_weights` reads them.
         optimizer_state: State dicts of optimiser, schedule and scaler: tensors and plain values only.
         state: What JSON can hold: the position of the loop.
         recipe: The resolved recipe as YAML.
@@ -89,10 +89,7 @@ def write_checkpoint(
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
-        if isinstance(model, dict):
-            save_file({name: tensor.clone() for name, tensor in model.items()}, partial / MODEL)  # tied ones twice
-        else:
-            save_model(model, str(partial / MODEL))
+        write_weights(partial / MODEL)
         torch.save(optimizer_state, partial / OPTIMIZER)
         (partial / RECIPE).write_text(recipe, encoding="utf-8")
         files = {path.name: _described(path, digest_file(path)) for path in sorted(partial.iterdir())}

@@ -25,9 +25,8 @@ from accelerate.utils import broadcast, gather_object, set_seed
 
 from rscc_hf.errors import InputError, RecipeError, TrainingError
 from rscc_hf.progress import Work, progress
-from rscc_hf.training.engine import backend_deepspeed, checkpoints
-from rscc_hf.training.engine.backend_deepspeed import Zero
-from rscc_hf.training.engine.backend_fsdp2 import Sharded
+from rscc_hf.training.engine import checkpoints
+from rscc_hf.training.engine.backend import Backend
 from rscc_hf.training.engine.batches import Window
 from rscc_hf.training.engine.identity import check_identity
 from rscc_hf.training.engine.optimisation import (
@@ -37,7 +36,7 @@ from rscc_hf.training.engine.optimisation import (
     log_name,
     warmup_length,
 )
-from rscc_hf.training.engine.processes import open_accelerator
+from rscc_hf.training.engine.processes import open_backend
 from rscc_hf.training.engine.recipe import LoopRecipe, limit_passed
 from rscc_hf.training.engine.run_folder import RunFolder
 from rscc_hf.training.engine.safeguards import (
@@ -117,7 +116,8 @@ def train(
     if recipe.torch_threads is not None:
         torch.set_num_threads(recipe.torch_threads)
     try:
-        with open_accelerator(recipe) as (accelerator, recipe), _shown(recipe, accelerator) as work:
+        with open_backend(recipe) as (backend, recipe), _shown(recipe, backend.accelerator) as work:
+            accelerator = backend.accelerator
             accumulation = recipe.accumulation_steps(accelerator.num_processes)
             folder = RunFolder(recipe, accelerator)
             try:
@@ -125,7 +125,7 @@ def train(
                 set_seed(recipe.seed)
                 task = build_task(recipe, accelerator)
                 try:
-                    loop = _Loop(recipe, accelerator, task, accumulation, folder, checkpoint)
+                    loop = _Loop(recipe, backend, task, accumulation, folder, checkpoint)
                     loop.on_step, loop.on_evaluation, loop.work = on_step, on_evaluation, work
                     loop.run()
                 finally:
@@ -155,15 +155,15 @@ class _Loop:
     def __init__(
         self,
         recipe: LoopRecipe,
-        accelerator: Accelerator,
+        backend: Backend,
         task: Task,
         accumulation: int,
         folder: RunFolder,
         checkpoint: Path | None,
     ):
-        self.recipe, self.accelerator, self.task, self.folder = recipe, accelerator, task, folder
-        self.accumulation = accumulation
-        self.processes, self.process = accelerator.num_processes, accelerator.process_index
+        self.recipe, self.backend, self.task, self.folder = recipe, backend, task, folder
+        self.accelerator = accelerator = backend.accelerator
+        self.processes = accelerator.num_processes
         self.on_step: OnStep | None = None
         self.on_evaluation: OnEvaluation | None = None
         self.work = Work("unseen")
@@ -173,9 +173,8 @@ class _Loop:
         self.finite_step: int | None = None
         self.watch = Stopwatch()
 
-        self.source = task.batches(self.process, self.processes, accumulation)
+        self.source = task.batches(accelerator.process_index, self.processes, accumulation)
         self.total_steps = self._total_steps(recipe.max_steps, recipe.max_epochs)
-        self.parts = task.parts()
         require_finite_start(task.model)
         self.saved = None if checkpoint is None else checkpoints.read_state(checkpoint)
         keeps = recipe.save_unit != "never" or checkpoint is not None
@@ -184,24 +183,12 @@ class _Loop:
             assert self.saved is not None
             folder.in_main(lambda: check_identity(checkpoint, self.saved or {}, self.identity))
             checkpoints.load_weights(checkpoint, task.model)
-        optimizer = build_optimizer(self.parts, recipe, task.model)
-        self.schedule = build_schedule(optimizer, recipe, self.total_steps)
-        shares = accelerator.is_fsdp2 or backend_deepspeed.stage(accelerator) is not None
-        if shares and type(task).save_weights is Task.save_weights:
-            task.save_weights(folder.path, {})  # says that it cannot, now instead of after an epoch
-        self.zero: Zero | None = None
-        self.sharded: Sharded | Zero | None = None
-        if backend_deepspeed.stage(accelerator) is not None:
-            self.sharded = self.zero = Zero(accelerator, task.model, optimizer, self.parts)
-            self.model, self.optimizer = self.zero.engine, self.zero.optimizer
-        else:
-            self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
-            if accelerator.is_fsdp2:
-                self.sharded = Sharded(accelerator, self.model, self.optimizer)
-                self.parts = task.parts()  # the processes hold pieces of the parameters now
-        self.steps = Steps(
-            recipe, accelerator, task, self.source, self.model, self.optimizer, self.schedule, self.parts, self.zero
-        )
+        parts = task.parts()
+        self.decaying = {part.name for part in parts if part.decays}
+        self.optimizer = build_optimizer(parts, recipe, task.model)
+        self.schedule = build_schedule(self.optimizer, recipe, self.total_steps)
+        backend.prepare(task, self.optimizer, parts)
+        self.steps = Steps(recipe, backend, task, self.source, self.schedule)
         self.checkpoint = checkpoint
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -223,14 +210,14 @@ class _Loop:
             self._checkpoint()  # before an evaluation that a longer run would not make here
         if recipe.eval_unit == "never":
             self._require_finite()
-            folder.save_model(self.task, self._shared_out())
+            folder.save_model(self.backend.model_writer())
         elif state.evaluated_step != state.step:
             self._evaluate()
         if recipe.keeps_last:
             if recipe.eval_unit == "never" or state.best_step == state.step:
                 folder.drop_last()
             else:
-                folder.save_last(self.task, self._shared_out())
+                folder.save_last(self.backend.model_writer())
         if not folder.holds_model():
             raise TrainingError(f"{folder.path} holds no model at the end: it was deleted meanwhile.")
         if recipe.save_unit != "never":
@@ -300,11 +287,11 @@ class _Loop:
         model = self.task.model
         self.work(note="validation")
         self._require_finite()
-        if self.processes > 1 and not isinstance(self.sharded, Sharded):
+        if self.processes > 1:
             for buffer in model.buffers():  # batch-norm statistics: the first process's are the ones that are saved
                 buffer.copy_(broadcast(buffer.clone()))
         model.eval()
-        scores = self.task.validate(self.accelerator)
+        scores = self.task.validate(self.backend)
         model.train()
         score = scores.get(recipe.metric_for_best)
         if score is None or not math.isfinite(score):
@@ -317,25 +304,20 @@ class _Loop:
         state.history.append({"step": state.step, "epoch": state.epoch, "scores": scores})
         if improved:
             state.best, state.best_step, state.stalls = score, state.step, 0
-            self.folder.save_model(self.task, self._shared_out())
+            self.folder.save_model(self.backend.model_writer())
         else:
             state.stalls += 1
-            decaying = {part.name for part in self.parts if part.decays}
-            if recipe.lr_decay < 1 and decaying and state.stalls % recipe.lr_decay_patience == 0:
-                decay_learning_rate(self.optimizer.optimizer, self.schedule, decaying, recipe.lr_decay)
+            if recipe.lr_decay < 1 and self.decaying and state.stalls % recipe.lr_decay_patience == 0:
+                decay_learning_rate(self.optimizer, self.schedule, self.decaying, recipe.lr_decay)
         self.folder.log({"step": state.step, "epoch": state.epoch, "improved": improved, "validation": scores})
         if self.on_evaluation is not None and self.accelerator.is_main_process:
             self.on_evaluation(scores)
-
-    def _shared_out(self) -> dict[str, torch.Tensor] | None:
-        """The whole model's weights where the processes hold pieces of them; every process must ask."""
-        return None if self.sharded is None else self.sharded.weights()
 
     def _require_finite(self) -> None:
         """Raises, in every process, where the weights are no numbers any more, so that they are saved nowhere."""
         if self.finite_step == self.state.step:
             return
-        name = first_not_finite(self.task.model)
+        name = first_not_finite(self.backend.own_tensors())
         if self.processes > 1:
             name = next((other for other in gather_object([name]) if other is not None), None)
         if name is not None:
@@ -358,15 +340,9 @@ class _Loop:
     def _write_checkpoint(self, unlogged_seconds: float) -> None:
         self._require_finite()
         positions = gather_object([self.position])
-        weights = self._shared_out()
-        optimizer = self.optimizer.state_dict() if self.sharded is None else self.sharded.optimizer_state()
+        write_weights = self.backend.weights_writer()
+        states = {**self.backend.states(), "schedule": self.schedule.state_dict()}
         self.checkpointed_step = self.state.step
-        scaler = self.accelerator.scaler
-        states = {
-            "optimizer": optimizer,
-            "schedule": self.schedule.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-        }
         state = {
             **asdict(self.state),
             "positions": positions,
@@ -375,8 +351,8 @@ class _Loop:
             "identity": self.identity,
             "recipe": asdict(self.recipe),
         }
-        model = self.task.model if weights is None else weights
-        self.folder.save_checkpoint(self.state.step, model, states, state, with_best=self.state.best_step is not None)
+        with_best = self.state.best_step is not None
+        self.folder.save_checkpoint(self.state.step, write_weights, states, state, with_best=with_best)
 
     def _restore(self, checkpoint: Path) -> None:
         saved = self.saved
@@ -405,18 +381,13 @@ class _Loop:
             )
         states = checkpoints.load_optimizer_state(checkpoint)
         by_name = "state" in states["optimizer"] and any(isinstance(key, str) for key in states["optimizer"]["state"])
-        if by_name != (self.sharded is not None):
+        if by_name != self.backend.by_name:
             raise checkpoints.CheckpointError(
                 f"{checkpoint} is of a run {'with' if by_name else 'without'} FSDP or DeepSpeed: continue it so, or "
                 "start another."
             )
-        if self.sharded is None:
-            self.optimizer.load_state_dict(states["optimizer"])
-        else:
-            self.sharded.load_optimizer_state(states["optimizer"])
+        self.backend.load_states(states)
         self.schedule.load_state_dict(states["schedule"])
-        if states["scaler"] is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(states["scaler"])
         self.state = LoopState(**{name: saved[name] for name in asdict(self.state)})
         self.position = self.source.position_from(saved["positions"])
         if self.folder.is_own(checkpoint, self.state.step):

@@ -9,53 +9,34 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    DistributedType,
-    GradientAccumulationPlugin,
-    parse_flag_from_env,
-)
-from torch.distributed.fsdp import MixedPrecisionPolicy
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch.nn.parallel import DistributedDataParallel
 
 from rscc_hf.errors import RecipeError
-from rscc_hf.training.engine import backend_deepspeed
-from rscc_hf.training.engine.arithmetic import settle
+from rscc_hf.training.engine.backend import Backend, start_backend
 from rscc_hf.training.engine.recipe import LoopRecipe
 
 R = TypeVar("R", bound=LoopRecipe)
-_SUPPORTED = {
-    DistributedType.NO,
-    DistributedType.MULTI_CPU,
-    DistributedType.MULTI_GPU,
-    DistributedType.MULTI_XPU,
-    DistributedType.MULTI_NPU,
-    DistributedType.FSDP,
-    DistributedType.DEEPSPEED,
-}
 
 
 @contextmanager
-def open_accelerator(recipe: R) -> Iterator[tuple[Accelerator, R]]:
-    """An `Accelerator` for the recipe; its trackers and process group are closed at the end, also after an error.
+def open_backend(recipe: R) -> Iterator[tuple[Backend, R]]:
+    """Open the backend of a recipe; its trackers and process group are closed at the end, also after an error.
 
     The recipe that comes with it says the precision that the run has where the given one says auto (see `settle`).
 
     Raises:
-        RecipeError: The tracker is not installed, or the launcher asks for a kind of distribution that the loop was
-            never tried with, or that does not go with the recipe.
+        RecipeError: The tracker is not installed, or see `start_backend`.
     """
     tracker = None if recipe.tracker == "none" else recipe.tracker
     if tracker is not None and tracker not in [str(name) for name in get_available_trackers()]:
         raise RecipeError(f"tracker {tracker} is not installed: `pip install {tracker}`, or set tracker to none.")
-    deepspeed = backend_deepspeed.asked_for()
-    if deepspeed:
-        backend_deepspeed.check(recipe)
     ours = not AcceleratorState._shared_state  # a notebook may have an Accelerator of its own
-    existing = None if ours or deepspeed else AcceleratorState().mixed_precision
+    accelerator = None
 
-    def make(mixed_precision: str) -> Accelerator:
-        return Accelerator(
+    def open_accelerator(mixed_precision: str) -> Accelerator:
+        nonlocal accelerator
+        accelerator = Accelerator(
             mixed_precision=mixed_precision,
             cpu=recipe.cpu,
             # the loop accumulates by itself; a launcher's setting must not divide the loss once more
@@ -64,30 +45,10 @@ def open_accelerator(recipe: R) -> Iterator[tuple[Accelerator, R]]:
             log_with=tracker,
             project_dir=str(Path(recipe.output_dir)),
         )
+        return accelerator
 
-    accelerator = None
     try:
-        if deepspeed:  # has its own autocast, see `backend_deepspeed`
-            accelerator = make("no")
-            recipe = settle(recipe, PartialState(), existing)
-        else:
-            # The process group first, by which all learn one precision. The variable is how a launcher says cpu.
-            state = PartialState(cpu=recipe.cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
-            recipe = settle(recipe, state, existing)
-            accelerator = make(recipe.mixed_precision)
-        if accelerator.distributed_type not in _SUPPORTED:
-            kind = accelerator.distributed_type.value
-            raise RecipeError(
-                f"accelerate is set to {kind}: the loop runs on one process, by data parallelism (DDP), FSDP2 or "
-                "DeepSpeed."
-            )
-        if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
-            raise RecipeError("accelerate is set to FSDP version 1: set fsdp_version to 2.")
-        if accelerator.is_fsdp2:
-            _configure_fsdp(accelerator, recipe)
-        if accelerator.distributed_type == DistributedType.DEEPSPEED:
-            backend_deepspeed.configure(accelerator, recipe)
-        yield accelerator, recipe
+        yield start_backend(recipe, open_accelerator)
     finally:
         if accelerator is not None:
             for opened in getattr(accelerator, "trackers", []):
@@ -114,13 +75,3 @@ def release_process_group(models: Iterable[torch.nn.Module]) -> None:
         if isinstance(model, DistributedDataParallel):
             for name in ("logger", "reducer"):  # the logger holds the reducer too
                 model.__dict__.pop(name, None)
-
-
-def _configure_fsdp(accelerator: Accelerator, recipe: LoopRecipe) -> None:
-    if recipe.optimizer == "muon":
-        raise RecipeError("optimizer muon needs whole matrices, which FSDP cuts up: set it to adamw or adam.")
-    if recipe.mixed_precision == "fp16":
-        raise RecipeError("mixed_precision fp16 was never tried with FSDP: set it to bf16 or no.")
-    # Float32 is gathered and summed, autocast does the rest, as in one process. accelerate's own policy for bf16 would
-    # round the loss and add up micro-batches in bf16; sums in float32 beside it fail with adapters (torch 2.13).
-    accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()

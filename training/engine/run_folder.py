@@ -21,7 +21,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
@@ -31,7 +30,6 @@ from rscc_hf.files import digest_file, exclusive, refuse_input_as_output, write_
 from rscc_hf.training.engine import checkpoints, run_files
 from rscc_hf.training.engine.recipe import LoopRecipe, recipe_to_yaml, trajectory_difference, with_later_keys
 from rscc_hf.training.engine.run_files import CHECKPOINTS, LAST, LOG, TRACKER
-from rscc_hf.training.engine.task import Task
 from rscc_hf.training.engine.workers import portable
 
 logger = logging.getLogger(__name__)
@@ -266,7 +264,7 @@ class RunFolder:
     def save_checkpoint(
         self,
         step: int,
-        model: torch.nn.Module | dict[str, torch.Tensor],
+        write_weights: Callable[[Path], None],
         states: dict[str, Any],
         state: dict[str, Any],
         *,
@@ -276,7 +274,7 @@ class RunFolder:
 
         Args:
             step: Optimiser steps done.
-            model: See `write_checkpoint`. So are
+            write_weights: See `write_checkpoint`. So are
             states: those of the optimiser, and
             state: the position of the loop.
             with_best: Whether the model at the top belongs to this run.
@@ -288,7 +286,9 @@ class RunFolder:
                 logger.warning("The best model in %s was deleted: the checkpoint goes without it.", self.path)
                 best = {}
             text = recipe_to_yaml(self.recipe)
-            checkpoints.write_checkpoint(self.checkpoints, step, model, states, state, text, best, digest=self._digest)
+            checkpoints.write_checkpoint(
+                self.checkpoints, step, write_weights, states, state, text, best, digest=self._digest
+            )
             checkpoints.prune(self.checkpoints, self.recipe.keep_checkpoints)
 
         self.in_main(write)
@@ -297,18 +297,17 @@ class RunFolder:
         """Whether the run's best model, with all its files, lies at the top, in every process."""
         return self.in_main(lambda: not self._best_lost and run_files.is_whole(self.path, self.record.model))
 
-    def save_model(self, task: Task, weights: dict[str, torch.Tensor] | None = None) -> None:
-        """Puts the model at the top of the folder, file by file; a file is replaced at once or not at all.
+    def save_model(self, write_model: Callable[[Path], None]) -> None:
+        """Put the model at the top of the folder, file by file; a file is replaced at once or not at all.
 
         Args:
-            task: Writes the model.
-            weights: Of the whole model, where the processes share it out among them.
+            write_model: Writes it into a folder.
         """
-        self.in_main(lambda: self._write(task, weights, run_files.COMPLETE_MODEL))
+        self.in_main(lambda: self._write(write_model, run_files.COMPLETE_MODEL))
 
-    def save_last(self, task: Task, weights: dict[str, torch.Tensor] | None = None) -> None:
-        """As `save_model`, below the folder: the weights that a next stage starts from."""
-        self.in_main(lambda: self._write(task, weights, run_files.COMPLETE_LAST))
+    def save_last(self, write_model: Callable[[Path], None]) -> None:
+        """Put the model below the folder: the weights that a next stage starts from."""
+        self.in_main(lambda: self._write(write_model, run_files.COMPLETE_LAST))
 
     def drop_last(self) -> None:
         """Removes the last model of an earlier end of the run, now that the best is the last."""
@@ -319,15 +318,12 @@ class RunFolder:
         self.record.last = {}
         self.record.write(self.path)
 
-    def _write(self, task: Task, weights: dict[str, torch.Tensor] | None, complete: str) -> None:
+    def _write(self, write_model: Callable[[Path], None], complete: str) -> None:
         partial = self.path / run_files.PARTIAL_MODEL
         if partial.exists():
             shutil.rmtree(partial)
         try:
-            if weights is None:
-                task.save(partial)
-            else:
-                task.save_weights(partial, weights)
+            write_model(partial)
             files = sorted(path for path in partial.rglob("*") if path.is_file())
             digests = {path.relative_to(partial).as_posix(): self._digest(path) for path in files}
             (partial / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")

@@ -2,10 +2,8 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,21 +15,20 @@ _OPTIMIZER_SHARE = 2
 """Numbers that Adam keeps for each that learns."""
 
 
-def first_not_finite(model: torch.nn.Module) -> str | None:
-    """The name of the first of the weights that are saved, parameter or buffer, with a NaN or an infinity; or None.
-
-    Where processes share parameters out, this process's pieces are looked at.
-    """
-    for name, tensor in chain(model.named_parameters(), _saved_buffers(model)):
-        local: Any = tensor.detach()
-        local = local.to_local() if hasattr(local, "to_local") else local
-        if local.is_floating_point() and not bool(torch.isfinite(local).all()):
+def first_not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """Return the name of the first tensor with a NaN or an infinity; None: there is none."""
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.detach()).all()):
             return name
     return None
 
 
-def _saved_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Those of `state_dict`, such as statistics of batch norms; a mask with infinities is made anew and not saved."""
+def saved_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield, by name, the weights that are saved: parameters and buffers such as the statistics of batch norms.
+
+    A buffer that `state_dict` leaves out, such as a mask with infinities, is made anew and not saved.
+    """
+    yield from model.named_parameters()
     for place, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:
@@ -40,7 +37,7 @@ def _saved_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
 
 def require_finite_start(model: torch.nn.Module) -> None:
     """Raises a `RecipeError` where the weights to start from are no numbers."""
-    name = first_not_finite(model)
+    name = first_not_finite(saved_tensors(model))
     if name is not None:
         raise RecipeError(f"The weights to start from are not finite (first {name}): start from others.")
 

@@ -4,21 +4,18 @@ The loss of a global batch is the sum over its target tokens divided by their nu
 processes; see `loop.py`.
 """
 
-import contextlib
 import math
-from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import reduce, send_to_device
+from torch.optim.lr_scheduler import LRScheduler
 
 from rscc_hf.errors import TrainingError
-from rscc_hf.training.engine.backend_deepspeed import Zero
+from rscc_hf.training.engine.backend import Backend
 from rscc_hf.training.engine.batches import Batch, BatchSource
-from rscc_hf.training.engine.optimisation import limit_gradients
 from rscc_hf.training.engine.recipe import LoopRecipe
-from rscc_hf.training.engine.task import Part, Task
+from rscc_hf.training.engine.task import Task
 
 
 class Steps:
@@ -26,34 +23,22 @@ class Steps:
 
     Args:
         recipe: The settings.
-        accelerator: Of the run.
-        task: Gives the losses.
+        backend: Runs and updates the model; prepared.
+        task: Counts the targets.
         source: Gives a batch to a process that has no data left.
-        model: As prepared for distributed, mixed-precision training. So is
-        optimizer.
-        schedule: Of its learning rates.
-        parts: What learns.
-        zero: DeepSpeed's engine, where it runs the model.
+        schedule: Of the optimiser's learning rates.
     """
 
-    def __init__(
-        self,
-        recipe: LoopRecipe,
-        accelerator: Accelerator,
-        task: Task,
-        source: BatchSource,
-        model: Any,
-        optimizer: Any,
-        schedule: Any,
-        parts: list[Part],
-        zero: Zero | None,
-    ):
-        self.recipe, self.accelerator, self.task, self.source = recipe, accelerator, task, source
-        self.model, self.optimizer, self.schedule, self.parts, self.zero = model, optimizer, schedule, parts, zero
-        self.processes, self.process = accelerator.num_processes, accelerator.process_index
+    def __init__(self, recipe: LoopRecipe, backend: Backend, task: Task, source: BatchSource, schedule: LRScheduler):
+        self.recipe, self.backend, self.task, self.source, self.schedule = recipe, backend, task, source, schedule
+        self.accelerator = backend.accelerator
+        self.processes, self.process = self.accelerator.num_processes, self.accelerator.process_index
 
     def count(self, batches: list[Batch]) -> tuple[int, int]:
-        """Target tokens of the global batch, and micro-batches of the process that has most; 0: the epoch is over."""
+        """Return the target tokens of the global batch, and the micro-batches of the process that has most.
+
+        Where these are 0, the epoch is over.
+        """
         counts = torch.tensor([sum(self.task.count_targets(batch) for batch in batches), len(batches)])
         if self.processes == 1:
             return int(counts[0]), int(counts[1])
@@ -61,7 +46,7 @@ class Steps:
         return int(gathered[:, 0].sum()), int(gathered[:, 1].max())
 
     def take(self, number: int, batches: list[Batch], targets: int, micro_batches: int) -> float:
-        """Takes one step.
+        """Take one step.
 
         Args:
             number: The step's, from 1.
@@ -73,33 +58,24 @@ class Steps:
             The loss a target token.
 
         Raises:
-            TrainingError: The loss, or with DeepSpeed a gradient, is not finite.
+            TrainingError: The loss, or what the backend looks at, is not finite.
         """
         device = self.accelerator.device
         self.task.model.train()
         total = torch.zeros((), device=device)
         for place in range(micro_batches):
             last = place == micro_batches - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                torch.manual_seed(self._seed(number, place))
-                if place < len(batches):
-                    batch = send_to_device(batches[place], device)
-                    with self.accelerator.autocast():  # which accelerate leaves out with FSDP2
-                        loss = self.task.loss(self.model, batch, max(targets, 1))
-                    total += loss.detach()
-                else:
-                    # Every process must take part in every backward pass, and in its exchanges in the same order. This
-                    # one has no data left: what it runs counts nothing and leaves no trace in batch-norm statistics.
-                    for module in self.task.model.modules():
-                        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                            module.eval()
-                    with self.accelerator.autocast():
-                        loss = 0 * self.task.loss(self.model, send_to_device(self.source.filler(), device), 1)
-                loss = loss * self.processes  # distributed training takes the mean of the gradients, the sum is wanted
-                if self.zero is None:
-                    self.accelerator.backward(loss)
-                else:
-                    self.zero.backward(loss, last)
+            torch.manual_seed(self._seed(number, place))
+            if place < len(batches):
+                batch = send_to_device(batches[place], device)
+                total += self.backend.accumulate(batch, max(targets, 1), weight=1.0, last=last)
+            else:
+                # Every process must take part in every backward pass, and in its exchanges in the same order. This
+                # one has no data left: what it runs counts nothing and leaves no trace in batch-norm statistics.
+                for module in self.task.model.modules():
+                    if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                        module.eval()
+                self.backend.accumulate(send_to_device(self.source.filler(), device), 1, weight=0.0, last=last)
         if self.processes > 1:
             total = reduce(total, "sum")
         loss_value = float(total)
@@ -108,28 +84,12 @@ class Steps:
                 f"The loss is {loss_value} at step {number}: lower learning_rate, or clip the gradients "
                 "by max_grad_norm."
             )
-        self._update(number)
+        if self.backend.update(number):
+            self.schedule.step()
         return loss_value
 
-    def _update(self, number: int) -> None:
-        if self.zero is None:
-            self.accelerator.unscale_gradients(self.optimizer)
-            limit_gradients(self.parts, self.recipe.max_grad_norm)
-            self.optimizer.step()
-            skipped = self.accelerator.optimizer_step_was_skipped
-            self.optimizer.zero_grad()
-        elif not self.zero.update():
-            raise TrainingError(
-                f"The gradients are not finite at step {number}: lower learning_rate, or clip the "
-                "gradients by max_grad_norm."
-            )
-        else:
-            skipped = False
-        if not skipped:
-            self.schedule.step()
-
     def _seed(self, number: int, place: int) -> int:
-        """Seed of a micro-batch: (recipe's seed, steps done, its number within the global batch)."""
+        """Return the seed of a micro-batch: of (recipe's seed, steps done, its number within the global batch)."""
         place = place * self.processes + self.process
         words = np.random.SeedSequence([self.recipe.seed, number - 1, place]).generate_state(2)
         return int(words[0]) << 31 | int(words[1]) >> 1

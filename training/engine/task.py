@@ -3,13 +3,16 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from rscc_hf.errors import RecipeError
 from rscc_hf.training.engine.batches import Batch, BatchSource
+
+if TYPE_CHECKING:  # which knows tasks
+    from rscc_hf.training.engine.backend import Backend
 
 
 @dataclass
@@ -55,9 +58,12 @@ class Task(ABC):
         """The training data as one of the processes sees it."""
 
     @abstractmethod
-    def validate(self, accelerator: Accelerator) -> dict[str, float]:
-        """Scores of the validation split, the same in every process; the model is in eval mode. Every process calls
-        it at the same time."""
+    def validate(self, backend: "Backend") -> dict[str, float]:
+        """Return the scores of the validation split, the same in every process; every process calls it together.
+
+        Args:
+            backend: Generates with the model, which is in eval mode.
+        """
 
     @abstractmethod
     def save(self, folder: Path) -> None:

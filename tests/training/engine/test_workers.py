@@ -11,7 +11,7 @@ from toys.pairs import toy_pairs_recipe, write_pairs
 
 from rscc_hf.errors import TrainingError
 from rscc_hf.processing.change_pair_images import PairError
-from rscc_hf.training.engine.processes import open_accelerator
+from rscc_hf.training.engine.processes import open_backend
 from rscc_hf.training.engine.workers import portable, prepared
 from rscc_hf.training.systems.mmodalcc.task import MModalCCTask
 
@@ -98,8 +98,8 @@ def test_training_and_validation_can_be_started_anew(tmp_path, changes):
     """What a process of macOS or Windows gets: a pickle, which makes the same batches."""
     data = write_pairs(tmp_path / "data", train=8, validation=4, shards=1)
     recipe = toy_pairs_recipe(data, tmp_path / "out", eval_unit="epochs", metric_for_best="bleu_4", **changes)
-    with open_accelerator(recipe) as (accelerator, recipe):
-        task = MModalCCTask(recipe, accelerator)
+    with open_backend(recipe) as (backend, recipe):
+        task = MModalCCTask(recipe, backend.accelerator)
     for batch, keys in ((task.samples.batch, [(0, 1), (0, 2)]), (task.validator.pairs.batch, [0, 3])):
         one, other = batch(keys), pickle.loads(pickle.dumps(batch))(keys)  # noqa: S301 (our own)
         assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

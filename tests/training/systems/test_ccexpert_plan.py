@@ -11,7 +11,7 @@ from toys.pairs import toy_row, write_pairs
 
 from rscc_hf.data.schema import FEATURES
 from rscc_hf.errors import RecipeError
-from rscc_hf.training.engine.processes import open_accelerator
+from rscc_hf.training.engine.processes import open_backend
 from rscc_hf.training.engine.recipe import read_recipe
 from rscc_hf.training.systems.ccexpert import plan as planning
 from rscc_hf.training.systems.ccexpert.plan import PlanOptions, make_plan, take_plan_options
@@ -144,8 +144,8 @@ def test_samples_and_steps_are_those_of_training(odd_pairs, tmp_path):
     for seed in range(10):
         recipe = random_recipe(odd_pairs, start, tmp_path / "run", seed)
         plan = make_plan(recipe, PlanOptions(devices=2))
-        with open_accelerator(recipe) as opened:
-            task = CCExpertTask(recipe, opened[0])
+        with open_backend(recipe) as (backend, _):
+            task = CCExpertTask(recipe, backend.accelerator)
         counted = task.batches(0, 2, recipe.accumulation_steps(2)).steps_per_epoch
         epochs = math.inf if recipe.max_epochs is None else recipe.max_epochs * counted
         assert (plan.samples, plan.steps) == (len(task.samples), min(epochs, recipe.max_steps)), recipe

@@ -18,6 +18,7 @@ from rscc_hf.data.digest import data_digest
 from rscc_hf.data.loading import load_pairs, stream_digest
 from rscc_hf.data.schema import UNKNOWN_SOURCE
 from rscc_hf.errors import RecipeError
+from rscc_hf.training.engine.backend import Backend
 from rscc_hf.training.engine.batches import Batch, BatchSource, IndexedBatches, IndexedSamples
 from rscc_hf.training.engine.identity import sources_identity, tokenizer_digest
 from rscc_hf.training.engine.stream import StreamBatches
@@ -144,10 +145,10 @@ class PairTask(Task):
             **common,
         )
 
-    def validate(self, accelerator: Accelerator) -> dict[str, float]:
+    def validate(self, backend: Backend) -> dict[str, float]:
         """See `Task`."""
         assert self.validator is not None  # the loop asks only where the recipe evaluates
-        return self.validator(self.model, accelerator)
+        return self.validator(backend)
 
     def identity(self) -> dict[str, str]:
         """See `Task`: of the data, the words, and the models that the recipe starts from."""

@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device
-from transformers import PreTrainedModel
 
 from rscc_hf.errors import InputError, MeteorError, RecipeError
 from rscc_hf.evaluation import Meteor, corpus_scores, find_java
-from rscc_hf.training.engine import backend_deepspeed
+from rscc_hf.training.engine.backend import Backend
 from rscc_hf.training.engine.workers import Batch, prepared
 
 
@@ -76,33 +74,26 @@ class Validator:
                 raise RecipeError(f"metric_for_best is s_m. {error} Or set metric_for_best to bleu_4.") from error
         self.meteor = Meteor() if meteor else None
 
-    def __call__(self, model: PreTrainedModel, accelerator: Accelerator) -> dict[str, float]:
-        """Generates and scores; every process calls it and gets the same scores.
+    def __call__(self, backend: Backend) -> dict[str, float]:
+        """Generate and score; every process calls it and gets the same scores.
 
         Args:
-            model: The bare model, in eval mode.
-            accelerator: Of the run. The autocast of the recipe's mixed precision is used here too.
+            backend: Of the run; its model is in eval mode.
 
         Returns:
             The scores and accuracies of `corpus_scores`.
         """
+        accelerator = backend.accelerator
         indices = list(range(len(self.pairs.pair_ids)))[accelerator.process_index :: accelerator.num_processes]
         chunks = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
-        options = dict(self.generate_options)
-        if accelerator.is_fsdp2 or backend_deepspeed.stage(accelerator) == 3:
-            # all processes must run as many forward passes: the shortest repeats its pairs
-            options["synced_gpus"] = True
+        if backend.lockstep:  # the processes with fewer pairs repeat some
             most = max(gather_object([len(chunks)]))
             chunks += [(indices or [0])[: self.batch_size]] * (most - len(chunks))
         loader = prepared(self.pairs.batch, chunks, self.num_workers)
         answers: list[tuple[int, str]] = []
-        generator: Any = model  # a PreTrainedModel need not generate, as far as its type says
-        with torch.no_grad(), backend_deepspeed.autocast(accelerator):
-            for chunk, batch in zip(chunks, loader, strict=True):
-                if accelerator.is_fsdp2:
-                    generator.unshard()  # what lies in no layer; images may be encoded outside of `forward`
-                sequences = generator.generate(**send_to_device(batch, accelerator.device), **options)
-                answers += zip(chunk, self.decode(sequences), strict=True)
+        for chunk, batch in zip(chunks, loader, strict=True):
+            sequences = backend.generate(send_to_device(batch, accelerator.device), **self.generate_options)
+            answers += zip(chunk, self.decode(sequences), strict=True)
         captions: dict[int, str] = {}
         for index, caption in gather_object(answers):
             if captions.setdefault(index, caption) != caption:
