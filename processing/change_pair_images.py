@@ -2,6 +2,7 @@
 
 The rules, all independent of what an image shows, so that both dates of a pair are treated alike:
 
+- addresses: as `change_pair_web` says, from the web only where the call asks for it;
 - files, bytes and PIL images: turned as their EXIF orientation says (as any viewer shows them), one page or frame:
   the first that is no reduced copy (`change_pair_files`);
 - `P` and `PA` go through their palette; `1`, `L` and `LA` become three equal channels; the alpha of `LA`, `RGBA` and
@@ -16,7 +17,6 @@ The rules, all independent of what an image shows, so that both dates of a pair 
 
 import io
 import os
-import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from PIL import Image
 
 from .change_pair_files import READ_ERRORS, Pixels, first_line, open_page, pixels_of
 from .change_pair_values import Values, image_values, map_values
+from .change_pair_web import read_address, shown_address
 
 _LONGEST_NAME = 4096  # of a path; what is longer is something else, as a picture in base64
 _NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
@@ -55,13 +56,14 @@ class ImageSource:
     """One image as it was given, with the words to speak about it, and after reading what there is to note.
 
     Args:
-        value: Path, bytes, file object, PIL image, numpy array, torch tensor, or the dictionary with `bytes` and
-            `path` of an undecoded `datasets.Image`.
+        value: Path, address, bytes, file object, PIL image, numpy array, torch tensor, or the dictionary with `bytes`
+            and `path` of an undecoded `datasets.Image`.
         pair: Id or index of the pair it belongs to.
         role: For example "image before" or "semantic map after".
+        allow_web: Whether an https address may be fetched; see `change_pair_web`.
     """
 
-    def __init__(self, value: Any, pair: str | int, role: str):
+    def __init__(self, value: Any, pair: str | int, role: str, allow_web: bool = False):
         self.file = _name_of(value, role)
         self.notes: list[str] = []
         if isinstance(value, dict) and value and set(value) <= {"bytes", "path"}:
@@ -69,6 +71,7 @@ class ImageSource:
         self.value = value
         self.pair = pair
         self.role = role
+        self.allow_web = allow_web
 
     def error(self, reason: str) -> PairError:
         """The error that says `reason` about this image."""
@@ -172,20 +175,16 @@ class ImageSource:
         path_name = os.fspath(self.value)
         if isinstance(path_name, bytes):
             path_name = os.fsdecode(path_name)
-        address = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|data:", path_name)
-        if address is not None:
-            raise self.error(
-                "is a data URL, which is not decoded: give its bytes"
-                if address[1] is None
-                else "is an address on the web, which is not fetched: download it and give the path"
-                if address[1].lower() in ("http", "https")
-                else f"is an address ({address[0]}), which is not fetched: give the path of a file"
-            )
+        content = read_address(path_name, self.allow_web, self.error)
+        if content is not None:
+            return self._open_bytes(content)
         path = Path(path_name)
         try:
             found = path.stat()
         except FileNotFoundError:
-            raise self.error("does not exist") from None
+            was_address = isinstance(self.value, Path) and path.parts[:1] in (("https:",), ("http:",))
+            hint = " (a Path takes a slash out of an address: give it as a string)" if was_address else ""
+            raise self.error(f"does not exist{hint}") from None
         except (OSError, ValueError) as err:
             reason = getattr(err, "strerror", None) or first_line(err)
             raise self.error(f"is no path that can be opened ({reason}): give the path of an image file") from err
@@ -351,10 +350,10 @@ def _name_of(value: Any, role: str) -> str | None:
         return None
     if isinstance(value, str | os.PathLike):
         name = os.fspath(value)
-        name = os.fsdecode(name) if isinstance(name, bytes) else str(name)
+        name = shown_address(os.fsdecode(name) if isinstance(name, bytes) else str(name))
         return name if len(name) <= _LONGEST_NAME else f"{name[:60]}..."
     if isinstance(value, dict):
-        return str(value.get("path") or f"<bytes, {role}>")
+        return shown_address(str(value.get("path") or f"<bytes, {role}>"))
     if isinstance(value, Image.Image):
         return str(getattr(value, "filename", "") or f"<PIL image, {role}>")
     if hasattr(value, "read"):

@@ -19,6 +19,7 @@ from .change_pair_files import open_page as open_page
 from .change_pair_images import PairError as PairError
 from .change_pair_reader import PairReader, rescale_and_normalize
 from .change_pair_values import reading_settings
+from .change_pair_web import read_address as read_address
 
 logger = logging.get_logger(__name__)
 

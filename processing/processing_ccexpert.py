@@ -17,6 +17,7 @@ from .change_pair_files import open_page as open_page
 from .change_pair_images import PairError as PairError
 from .change_pair_reader import PairReader as PairReader
 from .change_pair_values import reading_settings as reading_settings
+from .change_pair_web import read_address as read_address
 from .chat_templates_ccexpert import (
     CHAT_TEMPLATES,
     CHATML_TEMPLATE,
