@@ -1,4 +1,4 @@
-"""Caption text: the sentences that say "nothing changed", how captions are normalised, and which ids are one.
+"""Caption text: what says "nothing changed" and what contradicts it, normalised captions, which ids are one.
 
 Sources: LEVIR-CC (Liu et al. 2022, `LevirCCcaptions.json`: unchanged pairs always carry the same five sentences) and
 SECOND-CC (arXiv 2501.10075, which writes two of them differently).
@@ -6,7 +6,10 @@ SECOND-CC (arXiv 2501.10075, which writes two of them differently).
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+
+from rscc_hf.files import some
+from rscc_hf.text import count
 
 # Scripts whose languages write no spaces between words (Unicode's Line_Break ID and SA): a segmented word has two to
 # three letters in the first group, and four to six in the second.
@@ -79,8 +82,54 @@ def is_no_change(text: str, extra: Iterable[str] = ()) -> bool:
     Returns:
         True when the normalised caption is one of `NO_CHANGE_SENTENCES` or of `extra`.
     """
-    caption = normalise(text)
-    return caption in NO_CHANGE_SENTENCES or caption in {normalise(sentence) for sentence in extra}
+    return normalise(text) in no_change_sentences(extra)
+
+
+def no_change_sentences(extra: Iterable[str] = ()) -> frozenset[str]:
+    """Return `NO_CHANGE_SENTENCES` and those of `extra`, normalised."""
+    return frozenset(NO_CHANGE_SENTENCES).union(map(normalise, extra))
+
+
+def infer_changed(references: Iterable[str], says_no_change: Callable[[str], bool] = is_no_change) -> bool:
+    """Tell whether a pair is changed from its references: unchanged when all of them say that nothing changed."""
+    return not all(map(says_no_change, references))
+
+
+def contradictions(
+    said: Iterable[tuple[str, Sequence[str] | None, bool | None]],
+    says_no_change: Callable[[str], bool] = is_no_change,
+) -> list[str]:
+    """Find pairs whose references say something else than their `changed`.
+
+    Args:
+        said: Name, references and `changed` of every pair; pairs that lack one of the latter two are left out.
+        says_no_change: Tells whether a reference says that nothing changed.
+
+    Returns:
+        At most two sentences: of pairs marked as changed, and of pairs marked as unchanged.
+    """
+    silent, speaking, total = [], [], 0
+    for name, references, changed in said:
+        total += 1
+        if changed is None or not references:
+            continue
+        if changed and not infer_changed(references, says_no_change):
+            silent.append(name)
+        elif not changed and not any(map(says_no_change, references)):
+            speaking.append(name)
+    found = []
+    if silent:
+        found.append(
+            f"Marked as changed although all references say that nothing changed: {len(silent):,} of "
+            f"{count(total, 'pair')} ({some(silent)}); the mark counts, so correct it or the references."
+        )
+    if speaking:
+        found.append(
+            f"Marked as unchanged although no reference is a known sentence for that: {len(speaking):,} of "
+            f"{count(total, 'pair')} ({some(speaking)}); the mark counts, so correct it, or name the sentence as a "
+            "no-change one."
+        )
+    return found
 
 
 def has_words(text: str) -> bool:

@@ -252,11 +252,11 @@ def test_what_says_nothing_hides_nothing_and_equals_may_stand_twice(tmp_path, ro
         ([PAIR | {"pair_id": n} for n in "xy"], ["1 pair with the files of another pair (y as x)."]),
         ([PAIR | {"after": "./A/1.png"}], ["1 pair with one file as before and after (1)."]),
         ([PAIR | {"changed": True, "references": ["There is no difference ."]}],
-         ["`changed` is true of 1 pair whose references all say that nothing changed (1); "
-          "what the list says is kept."]),
+         ["Marked as changed although all references say that nothing changed: 1 of 1 pair (1); the mark counts, so "
+          "correct it or the references."]),
         ([PAIR | {"changed": False, "references": ["a house"]}],
-         ["`changed` is false of 1 pair of whose references none is a known sentence for no change (1); "
-          "what the list says is kept."]),
+         ["Marked as unchanged although no reference is a known sentence for that: 1 of 1 pair (1); the mark counts, "
+          "so correct it, or name the sentence as a no-change one."]),
         ([PAIR | {"changed": True, "references": ["there is no difference", "a house"]}], []),
         ([PAIR | {"changed": False, "references": ["there is no difference", "a house"]}], []),
         ([PAIR | {"references": ["there is no difference"]}], []),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from rscc_hf.data.captions import has_words, is_no_change
+from rscc_hf.data.captions import has_words
 from rscc_hf.files import some
 from rscc_hf.text import count
 
@@ -137,35 +137,6 @@ class DatasetPairs(Sequence[PairItem]):
             references=usable_references(row["captions"]),
             changed=row["changed"],
         )
-
-
-def contradictions(said: Iterable[tuple[str, Sequence[str] | None, bool | None]]) -> list[str]:
-    """Sentences about pairs whose references say something else than their `changed`.
-
-    Args:
-        said: Name, references and `changed` of every pair.
-    """
-    same, other = [], []
-    for pair_id, references, changed in said:
-        if changed is None or not references:
-            continue
-        unchanged = [is_no_change(sentence) for sentence in references]
-        if changed and all(unchanged):
-            same.append(pair_id)
-        elif not changed and not any(unchanged):
-            other.append(pair_id)
-    found = []
-    if same:
-        found.append(
-            f"`changed` is true of {count(len(same), 'pair')} whose references all say that nothing changed "
-            f"({some(same)}); what the list says is kept."
-        )
-    if other:
-        found.append(
-            f"`changed` is false of {count(len(other), 'pair')} of whose references none is a known sentence for no "
-            f"change ({some(other)}); what the list says is kept."
-        )
-    return found
 
 
 def usable_references(captions: Sequence[str] | None) -> tuple[str, ...] | None:

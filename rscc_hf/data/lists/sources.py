@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from rscc_hf.data.captions import contradictions
 from rscc_hf.data.lists.folder import IMAGE_SUFFIXES, LAYOUTS, read_folder
 from rscc_hf.data.lists.items import (
     DatasetPairs,
     PairItem,
     PairList,
-    contradictions,
     usable_references,
     without_references,
 )

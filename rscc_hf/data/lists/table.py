@@ -8,13 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rscc_hf.data.captions import has_words, pair_key
+from rscc_hf.data.captions import contradictions, has_words, pair_key
 from rscc_hf.data.lists.items import (
     IMAGES,
     MAPS,
     PairItem,
     PairList,
-    contradictions,
     same_files,
     without_references,
 )
