@@ -4,14 +4,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
+from pycocoevalcap.bleu.bleu_scorer import cook_test
 from pycocoevalcap.cider.cider_scorer import precook
 from pycocoevalcap.rouge.rouge import Rouge
 
 from rscc_hf.errors import InputError
-from rscc_hf.evaluation.corpus import bleu_from_sums, bleu_statistics, corpus_scores
+from rscc_hf.evaluation.corpus import CookedReferences, CookedSet, bleu_from_sums, bleu_statistics, warn_once
 from rscc_hf.evaluation.meteor import Meteor, score_from_sums, summable
-from rscc_hf.evaluation.protocols import apply_protocol, prepare
+from rscc_hf.evaluation.prepared import PreparedSet, prepare_set
+from rscc_hf.evaluation.protocols import apply_protocol, caption_notes, pair_label, prepare
 from rscc_hf.evaluation.scores import HIGHEST, SCORE_KEYS, Scores, mean_score
 
 CANDIDATES = 20
@@ -24,14 +25,18 @@ class _ConstantScorer:
     Gives the numbers of `corpus.CookedSet` (a test compares them), many times faster.
     """
 
-    def __init__(self, references: Sequence[Sequence[str]]) -> None:
-        groups = Counter(tuple(captions) for captions in references)
+    def __init__(self, references: CookedReferences) -> None:
+        groups = Counter(references.of_pairs)
         self.groups = list(groups)
         self.counts = np.array(list(groups.values()), dtype=np.float64)
-        self.total = len(references)
-        self._bleu = [cook_refs(captions) for captions in self.groups]
+        self.total = len(references.of_pairs)
+        self._bleu = [references.bleu[captions] for captions in self.groups]
         frequency: Counter[tuple[str, ...]] = Counter()
-        counted = {reference: precook(reference) for captions in self.groups for reference in captions}
+        counted = {
+            reference: ngrams
+            for captions in self.groups
+            for reference, ngrams in zip(captions, references.cider[captions], strict=True)
+        }
         for captions, count in groups.items():
             for ngram in {ngram for reference in captions for ngram in counted[reference]}:
                 frequency[ngram] += count
@@ -97,15 +102,23 @@ def best_constant(references: Sequence[Sequence[str]], meteor: Meteor | None = N
         ValueError: The references cannot be scored; see `protocols.prepare`.
         MeteorError: METEOR could not be computed.
     """
-    if meteor is None:
-        with Meteor() as own:
-            return best_constant(references, own, protocol)
-    _, ready = prepare([""] * len(references), references)
-    frequency = Counter(caption for captions in ready for caption in captions)
+    ready = prepare_set([""] * len(references), references, protocol=protocol)
+    if meteor is not None:
+        return best_constant_of(ready, meteor)
+    with Meteor() as own:
+        return best_constant_of(ready, own)
+
+
+def best_constant_of(ready: PreparedSet, meteor: Meteor) -> str:
+    """Find the best constant caption of a set that was made ready; see `best_constant`.
+
+    Raises:
+        MeteorError: METEOR could not be computed.
+    """
+    frequency = Counter(caption for captions in ready.references for caption in captions)
     candidates = sorted(frequency, key=lambda caption: (-frequency[caption], caption))[:CANDIDATES]
-    # The candidates go through the protocol beside the references whose words they are made of.
-    _, (encoded, *encoded_references) = apply_protocol([""] * (len(ready) + 1), [candidates, *ready], protocol)
-    scorer = _ConstantScorer(encoded_references)
+    encoded = [ready.encode(caption) for caption in candidates]
+    scorer = _ConstantScorer(ready.cooked_references)
     cheap = [scorer.bleu_and_cider(caption) for caption in encoded]
     # ROUGE-L and METEOR are the slow part: a caption that would lose even with the highest needs neither.
     bounds = [mean_score({**HIGHEST, **scores}) for scores in cheap]
@@ -149,13 +162,13 @@ def leave_one_out(
     if meteor is None:
         with Meteor() as own:
             return leave_one_out(references, own, protocol)
-    every = [
-        corpus_scores(
-            [captions[k] for captions in references],
-            [[*captions[:k], *captions[k + 1 :]] for captions in references],
-            meteor,
-            protocol,
-        )
-        for k in range(rounds)
-    ]
+    _, ready = prepare([""] * len(references), references)
+    for note in caption_notes([], ready):
+        warn_once(note)
+    labels = [pair_label(index, None) for index in range(len(ready))]
+    every = []
+    for k in range(rounds):
+        left_out = [captions[k] for captions in ready]
+        encoded = apply_protocol(left_out, [[*captions[:k], *captions[k + 1 :]] for captions in ready], protocol)
+        every.append(CookedSet(*encoded, meteor, labels).score()[0])
     return {key: float(np.mean([scores[key] for scores in every])) for key in SCORE_KEYS}

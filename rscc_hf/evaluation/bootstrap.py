@@ -18,6 +18,12 @@ _CHUNK = 200  # samples drawn at once: bounds the memory to 200 x n counts
 Intervals = dict[str, list[float]]
 
 
+def check_samples(samples: int) -> None:
+    """Raise `InputError` unless `samples` is a number of samples to draw, 0 for none."""
+    if samples < 0:
+        raise InputError(f"The number of bootstrap samples must be 0 (none) or more, not {samples}; name another one.")
+
+
 def bootstrap_intervals(segments: Segments, samples: int, seed: int) -> Intervals:
     """Compute percentile intervals of the scores of a set.
 

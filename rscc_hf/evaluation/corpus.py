@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pycocoevalcap.bleu import bleu_scorer
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+from pycocoevalcap.cider import cider_scorer
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.rouge.rouge import Rouge
 
@@ -60,6 +62,25 @@ def bleu_from_sums(sums: np.ndarray) -> np.ndarray:
     return np.cumprod(precisions, axis=-1) ** (1 / np.arange(1, 5)) * brevity[..., None]
 
 
+class CookedReferences:
+    """The references of a set with their n-grams counted, once for all lists of captions that are scored against them.
+
+    Args:
+        references: n non-empty lists of captions, ready as for `CookedSet`.
+
+    Attributes:
+        of_pairs: The n lists; pairs may share one.
+        bleu: What BLEU needs of each list.
+        cider: What CIDEr-D needs of each list: the counts of each caption.
+    """
+
+    def __init__(self, references: Sequence[Sequence[str]]) -> None:
+        self.of_pairs = [tuple(captions) for captions in references]
+        shared = dict.fromkeys(self.of_pairs)
+        self.bleu = {captions: bleu_scorer.cook_refs(captions) for captions in shared}
+        self.cider = {captions: cider_scorer.cook_refs(captions) for captions in shared}
+
+
 class CookedSet:
     """A set of captions with its n-grams counted and its METEOR statistics taken, of which parts can be scored.
 
@@ -67,7 +88,7 @@ class CookedSet:
 
     Args:
         predictions: n captions, n >= 1.
-        references: n non-empty lists of captions.
+        references: n non-empty lists of captions, or these with their n-grams counted.
         meteor: The METEOR process to use; None leaves out `meteor` and `s_m`.
         labels: What METEOR's error messages call the pairs.
 
@@ -78,19 +99,19 @@ class CookedSet:
     def __init__(
         self,
         predictions: Sequence[str],
-        references: Sequence[Sequence[str]],
+        references: Sequence[Sequence[str]] | CookedReferences,
         meteor: Meteor | None,
         labels: Sequence[str] | None = None,
     ) -> None:
-        self._bleu, self._cider = BleuScorer(n=4), CiderScorer(n=4, sigma=6.0)
-        rouge, rouge_l = Rouge(), []
-        for prediction, captions in zip(predictions, references, strict=True):
-            self._bleu += (prediction, list(captions))
-            self._cider += (prediction, list(captions))
-            rouge_l.append(rouge.calc_score([prediction], captions))
-        self._rouge_l = np.array(rouge_l)
+        cooked = references if isinstance(references, CookedReferences) else CookedReferences(references)
+        pairs = list(zip(predictions, cooked.of_pairs, strict=True))
+        self._references = cooked
+        self._bleu = [bleu_scorer.cook_test(prediction, cooked.bleu[captions]) for prediction, captions in pairs]
+        self._cider = [cider_scorer.cook_test(prediction) for prediction in predictions]
+        rouge_l = {(said, captions): Rouge().calc_score([said], captions) for said, captions in dict.fromkeys(pairs)}
+        self._rouge_l = np.array([rouge_l[pair] for pair in pairs])
         self._meteor = meteor
-        self._statistics = meteor.statistics(predictions, references, labels) if meteor is not None else None
+        self._statistics = meteor.statistics(predictions, cooked.of_pairs, labels) if meteor is not None else None
 
     def score(self, part: Sequence[int] | None = None) -> tuple[Scores, Segments]:
         """Score the set, or a part of it as a set of its own.
@@ -106,9 +127,10 @@ class CookedSet:
         """
         indices = list(range(len(self._rouge_l))) if part is None else list(part)
         bleu, cider = BleuScorer(n=4), CiderScorer(n=4, sigma=6.0)
-        for whole, piece in ((self._bleu, bleu), (self._cider, cider)):
-            piece.crefs = [whole.crefs[index] for index in indices]
-            piece.ctest = [whole.ctest[index] for index in indices]
+        references = [self._references.of_pairs[index] for index in indices]
+        bleu.crefs = [self._references.bleu[captions] for captions in references]
+        cider.crefs = [self._references.cider[captions] for captions in references]
+        bleu.ctest, cider.ctest = ([cooked[index] for index in indices] for cooked in (self._bleu, self._cider))
         bleu_scores, _ = bleu.compute_score(option="closest", verbose=0)
         cider_score, cider_segments = cider.compute_score()
         rouge_l = self._rouge_l[indices]
@@ -158,7 +180,7 @@ def accuracy_of_parts(
 
 
 @functools.cache
-def _warn_once(note: str) -> None:
+def warn_once(note: str) -> None:
     """Training scores its validation captions many times; a note about them is worth saying once."""
     logger.warning("%s", note)
 
@@ -192,7 +214,7 @@ def corpus_scores(
     """
     ready, ready_references = prepare(predictions, references, pair_ids)
     for note in caption_notes([], ready_references):
-        _warn_once(note)
+        warn_once(note)
     accuracy = {} if changed is None else flat_accuracy(accuracy_of_parts(ready, changed))
     encoded = apply_protocol(ready, ready_references, protocol)
     labels = [pair_label(index, pair_ids) for index in range(len(ready))]

@@ -6,12 +6,12 @@ Fields that are not known are not used, and named.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from rscc_hf.data.captions import is_no_change
-from rscc_hf.data.captions import pair_key as pair_key
+from rscc_hf.data.captions import infer_changed, is_no_change, pair_key
 from rscc_hf.errors import PredictionsError
 from rscc_hf.formats.predictions import PredictionLine, prediction_lines
 
@@ -26,7 +26,7 @@ class Predictions:
         pair_ids: Names of the pairs.
         predictions: Captions as written.
         references: References as written.
-        changed: Whether the pair is a changed one; see `infer_changed` for lines that do not say so.
+        changed: Whether the pair is a changed one; see `data.captions.infer_changed` for lines that do not say so.
         duplicates_dropped: How many lines repeated a pair.
         notes: What a reader of the scores should know of the file, a sentence each.
     """
@@ -37,11 +37,6 @@ class Predictions:
     changed: list[bool] = field(default_factory=list)
     duplicates_dropped: int = 0
     notes: list[str] = field(default_factory=list)
-
-
-def infer_changed(references: Iterable[str], extra: Sequence[str] = ()) -> bool:
-    """Tell whether a pair is changed from its references: unchanged when all of them say that nothing changed."""
-    return not all(is_no_change(caption, extra) for caption in references)
 
 
 class _Notes:
@@ -97,11 +92,12 @@ def read_predictions(path: Path, no_change_sentences: Sequence[str] = ()) -> Pre
     path = Path(path)
     result = Predictions()
     notes = _Notes()
+    says_no_change = partial(is_no_change, extra=no_change_sentences)
     seen: dict[str, tuple[int, int]] = {}  # pair -> (index in the result, number of its line)
     for number, line in prediction_lines(path, ["references"]):
         notes.add(line)
         references = list(line.references or ())
-        changed = infer_changed(references, no_change_sentences) if line.changed is None else line.changed
+        changed = infer_changed(references, says_no_change) if line.changed is None else line.changed
         if pair_key(line.pair_id) in seen:
             index, first = seen[pair_key(line.pair_id)]
             before = (result.predictions[index], result.references[index], result.changed[index])

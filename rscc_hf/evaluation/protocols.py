@@ -10,7 +10,7 @@ The field knows two ways, and the same captions get different numbers under each
 No PTB tokenizer: this field does not use one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rscc_hf.data.captions import has_words, lacks_spaces, normalise
 from rscc_hf.errors import InputError
@@ -140,6 +140,19 @@ def words_to_ids(predictions: Sequence[str], references: Sequence[Sequence[str]]
     return {word: str(number) for number, word in enumerate([*sorted(known), *sorted(new)], start=FIRST_ID)}
 
 
+def encoder(predictions: Sequence[str], references: Sequence[Sequence[str]], protocol: str) -> Callable[[str], str]:
+    """Return what turns a normalised caption of a set into what the scorers see; see `apply_protocol`.
+
+    Raises:
+        InputError: The protocol does not exist.
+    """
+    check_protocol(protocol)
+    if protocol == "words":
+        return str
+    ids = words_to_ids(predictions, references)
+    return lambda caption: " ".join(ids[word] for word in caption.split())
+
+
 def apply_protocol(
     predictions: Sequence[str], references: Sequence[Sequence[str]], protocol: str
 ) -> tuple[list[str], list[list[str]]]:
@@ -156,12 +169,5 @@ def apply_protocol(
     Raises:
         ValueError: The protocol does not exist.
     """
-    check_protocol(protocol)
-    if protocol == "words":
-        return list(predictions), [list(captions) for captions in references]
-    ids = words_to_ids(predictions, references)
-
-    def encode(caption: str) -> str:
-        return " ".join(ids[word] for word in caption.split())
-
+    encode = encoder(predictions, references, protocol)
     return [encode(caption) for caption in predictions], [[encode(c) for c in captions] for captions in references]

@@ -7,16 +7,16 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
-from rscc_hf.data.captions import is_no_change
 from rscc_hf.errors import InputError, PredictionsError
-from rscc_hf.evaluation.baselines import best_constant, leave_one_out
-from rscc_hf.evaluation.bootstrap import LEVEL, bootstrap_intervals
-from rscc_hf.evaluation.corpus import CookedSet, Segments, accuracy_of_parts, corpus_scores
+from rscc_hf.evaluation.baselines import best_constant, best_constant_of, leave_one_out
+from rscc_hf.evaluation.bootstrap import LEVEL, bootstrap_intervals, check_samples
+from rscc_hf.evaluation.corpus import Segments, corpus_scores
 from rscc_hf.evaluation.meteor import Meteor
-from rscc_hf.evaluation.predictions import Predictions, infer_changed, pair_key, read_predictions
-from rscc_hf.evaluation.protocols import apply_protocol, caption_notes, check_protocol, pair_label, prepare
+from rscc_hf.evaluation.predictions import read_predictions
+from rscc_hf.evaluation.prepared import PreparedSet, prepare_set
+from rscc_hf.evaluation.protocols import check_protocol
 from rscc_hf.evaluation.report import Report
-from rscc_hf.evaluation.scores import Scores
+from rscc_hf.evaluation.scores import PARTS, Scores
 
 logger = logging.getLogger(__name__)
 
@@ -101,50 +101,17 @@ class ChangeCaptionScorer:
                 repeated pair that contradicts itself.
             MeteorError: METEOR could not be computed: no Java, a process that failed or took too long.
         """
-        report = self._report(predictions, references, changed, pair_ids, baseline, bootstrap, seed)
+        check_samples(bootstrap)
+        ready = self._prepare(predictions, references, changed, pair_ids)
+        report = self._report(ready, baseline, bootstrap, seed)
         for note in report.notes:
             logger.warning("%s", note)
         return report
 
-    def _report(
-        self,
-        predictions: Sequence[str],
-        references: Sequence[Sequence[str]],
-        changed: Sequence[bool] | None,
-        pair_ids: Sequence[str] | None,
-        baseline: bool,
-        bootstrap: int,
-        seed: int,
-    ) -> Report:
-        """As `score`, but for the notes, which the caller shows."""
-        if bootstrap < 0:
-            raise InputError(f"The number of bootstrap samples must be 0 (none) or more, not {bootstrap}.")
-        ready, ready_references = prepare(predictions, references, pair_ids)
-        said = changed is not None
-        if changed is None:
-            changed = [infer_changed(captions, self.no_change_sentences) for captions in ready_references]
-        if len(changed) != len(ready):
-            raise InputError(
-                f"`changed` has {len(changed):,} entries for {len(ready):,} predictions; give one a pair."
-            )
-        kept = _first_of_each(ready, ready_references, changed, pair_ids)
-        dropped = len(ready) - len(kept)
-        labels = [pair_label(index, pair_ids) for index in kept]
-        ready = [ready[index] for index in kept]
-        ready_references = [ready_references[index] for index in kept]
-        flags = [bool(changed[index]) for index in kept]
-        notes = caption_notes(ready, ready_references)
-        if said:
-            notes += self._contradictions(ready_references, flags, labels)
-
+    def _report(self, ready: PreparedSet, baseline: bool, bootstrap: int, seed: int) -> Report:
+        """Score a set that was made ready; its notes are for the caller to show."""
         self.meteor.launch()  # it loads while the other scores are computed
-        encoded = apply_protocol(ready, ready_references, self.protocol)
-        parts = {
-            "all": list(range(len(ready))),
-            "changed": [index for index, flag in enumerate(flags) if flag],
-            "unchanged": [index for index, flag in enumerate(flags) if not flag],
-        }
-        scores, segments = self._score_parts(*encoded, parts, labels)
+        scores, segments = self._score_parts(ready, ready.predictions)
         intervals = None
         if bootstrap:
             intervals = {"samples": bootstrap, "seed": seed, "level": LEVEL} | {
@@ -153,55 +120,24 @@ class ChangeCaptionScorer:
             }
         constant = None
         if baseline:
-            caption = best_constant(ready_references, self.meteor, self.protocol)
-            repeated = apply_protocol([caption] * len(ready), ready_references, self.protocol)
-            rows, _ = self._score_parts(*repeated, parts, labels)
-            constant = {
-                **(rows["all"] or {}),
-                "caption": caption,
-                "changed": rows["changed"],
-                "unchanged": rows["unchanged"],
-            }
+            caption = best_constant_of(ready, self.meteor)
+            rows, _ = self._score_parts(ready, [caption] * len(ready.labels))
+            constant = {**(rows["all"] or {}), "caption": caption, **{part: rows[part] for part in PARTS}}
         return Report(
             all=scores["all"] or {},
             changed=scores["changed"],
             unchanged=scores["unchanged"],
             baseline=constant,
-            accuracy=accuracy_of_parts(ready, flags, lambda it: is_no_change(it, self.no_change_sentences)),
+            accuracy=ready.accuracy,
             protocol=self.protocol,
-            n=len(ready),
-            n_changed=len(parts["changed"]),
-            n_unchanged=len(parts["unchanged"]),
-            duplicates_dropped=dropped,
+            n=len(ready.labels),
+            n_changed=len(ready.parts["changed"]),
+            n_unchanged=len(ready.parts["unchanged"]),
+            duplicates_dropped=ready.duplicates_dropped,
             versions=self._versions(),
             bootstrap=intervals,
-            notes=notes,
+            notes=ready.notes,
         )
-
-    def _contradictions(
-        self, references: Sequence[Sequence[str]], changed: Sequence[bool], labels: Sequence[str]
-    ) -> list[str]:
-        """Sentences about pairs whose flag is not what their references say."""
-        notes = []
-        silent = [i for i, texts in enumerate(references) if changed[i] and not self._any_change(texts)]
-        if silent:
-            notes.append(
-                "Marked as changed although all references say that nothing changed: "
-                f"{_some(silent, labels)}; the mark counts, so correct it or the references."
-            )
-        unknown = [i for i, texts in enumerate(references) if not changed[i] and not self._any_no_change(texts)]
-        if unknown:
-            notes.append(
-                "Marked as unchanged although no reference is a known sentence for that: "
-                f"{_some(unknown, labels)}; the mark counts, so correct it, or name the sentence as a no-change one."
-            )
-        return notes
-
-    def _any_change(self, captions: Sequence[str]) -> bool:
-        return infer_changed(captions, self.no_change_sentences)
-
-    def _any_no_change(self, captions: Sequence[str]) -> bool:
-        return any(is_no_change(caption, self.no_change_sentences) for caption in captions)
 
     def corpus_scores(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], pair_ids: Sequence[str] | None = None
@@ -217,18 +153,35 @@ class ChangeCaptionScorer:
         """Find the best constant caption under this scorer's protocol; see `baselines.best_constant`."""
         return best_constant(references, self.meteor, self.protocol)
 
-    def _score_parts(
+    def _prepare(
         self,
         predictions: Sequence[str],
         references: Sequence[Sequence[str]],
-        parts: dict[str, list[int]],
-        labels: Sequence[str],
+        changed: Sequence[bool] | None,
+        pair_ids: Sequence[str] | None,
+        *,
+        unique: bool = False,
+    ) -> PreparedSet:
+        """Make a set ready as this scorer's protocol and its sentences for no change ask for."""
+        return prepare_set(
+            predictions,
+            references,
+            changed,
+            pair_ids,
+            protocol=self.protocol,
+            extra_no_change=self.no_change_sentences,
+            unique=unique,
+        )
+
+    def _score_parts(
+        self, ready: PreparedSet, predictions: Sequence[str]
     ) -> tuple[dict[str, Scores | None], dict[str, Segments | None]]:
-        cooked = CookedSet(predictions, references, self.meteor, labels)
-        scores: dict[str, Scores | None] = dict.fromkeys(parts)
-        segments: dict[str, Segments | None] = dict.fromkeys(parts)
-        for name, part in parts.items():
-            if part:  # an empty part has no scores
+        """Score captions of a set that was made ready, as a whole and by its parts; None for an empty part."""
+        cooked = ready.cooked(predictions, self.meteor)
+        scores: dict[str, Scores | None] = dict.fromkeys(ready.parts)
+        segments: dict[str, Segments | None] = dict.fromkeys(ready.parts)
+        for name, part in ready.parts.items():
+            if part:
                 scores[name], segments[name] = cooked.score(part)
         return scores, segments
 
@@ -240,34 +193,6 @@ class ChangeCaptionScorer:
             "java": self.meteor.java_version or "unknown",
             "python": platform.python_version(),
         }
-
-
-def _some(indices: Sequence[int], labels: Sequence[str]) -> str:
-    """`3 of 20 pairs (pair 'a', ...)`."""
-    return f"{len(indices):,} of {len(labels):,} pairs ({labels[indices[0]]}{', ...' if len(indices) > 1 else ''})"
-
-
-def _first_of_each(
-    predictions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    changed: Sequence[bool],
-    pair_ids: Sequence[str] | None,
-) -> list[int]:
-    """Return the indices to keep: the first of every pair."""
-    if pair_ids is None:
-        return list(range(len(predictions)))
-    first: dict[str, int] = {}
-    for index, pair_id in enumerate(pair_ids):
-        if pair_id is None or pair_id == "":
-            raise InputError(f"Prediction number {index + 1} has no pair id; name every pair or none.")
-        other = first.setdefault(pair_key(pair_id), index)
-        same = all(column[index] == column[other] for column in (predictions, references, changed))
-        if not same:
-            raise InputError(
-                f"Pair {pair_id!r} is given twice, differently, at positions {other + 1} and {index + 1}; "
-                "keep one of them."
-            )
-    return list(first.values())
 
 
 def evaluate_file(
@@ -295,15 +220,14 @@ def evaluate_file(
         ValueError: No such protocol, or a negative number of samples.
         MeteorError: METEOR could not be computed.
     """
-    if bootstrap < 0:
-        raise InputError(f"The number of bootstrap samples must be 0 (none) or more, not {bootstrap}.")
+    check_samples(bootstrap)
     with ChangeCaptionScorer(protocol, no_change_sentences=no_change_sentences) as scorer:
-        read: Predictions = read_predictions(path, no_change_sentences)
+        read = read_predictions(path, no_change_sentences)
         try:
-            prepare(read.predictions, read.references, read.pair_ids)
-        except ValueError as error:
+            ready = scorer._prepare(read.predictions, read.references, read.changed, read.pair_ids, unique=True)
+        except InputError as error:
             raise PredictionsError(f"{path}: {error}") from error
-        report = scorer._report(read.predictions, read.references, read.changed, read.pair_ids, True, bootstrap, seed)
+        report = scorer._report(ready, True, bootstrap, seed)
     report.duplicates_dropped += read.duplicates_dropped
     report.notes = [*read.notes, *report.notes]
     return report

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rscc_hf.evaluation import SCORE_KEYS, Meteor, best_constant, corpus_scores, leave_one_out
 from rscc_hf.evaluation.baselines import CANDIDATES, _ConstantScorer
+from rscc_hf.evaluation.corpus import CookedReferences
 
 WORDS = ["the", "house", "houses", "is", "built", "near", "a", "road", "roads", "forest"]
 SENTENCES = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join)
@@ -22,7 +23,7 @@ SETS = st.lists(LISTS, min_size=1, max_size=4).flatmap(
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SETS, SENTENCES)
 def test_the_quick_scorer_agrees_with_the_full_one(meteor: Meteor, references: list[list[str]], caption: str) -> None:
-    quick = _ConstantScorer(references)
+    quick = _ConstantScorer(CookedReferences(references))
     scores = {
         **quick.bleu_and_cider(caption),
         "rouge_l": quick.rouge_l(caption),

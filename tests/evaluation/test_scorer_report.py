@@ -4,10 +4,13 @@ import io
 import json
 import os
 import unicodedata
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from pycocoevalcap.bleu import bleu_scorer
+from pycocoevalcap.cider import cider_scorer
 from rich.console import Console
 
 from rscc_hf.errors import MeteorError, PredictionsError
@@ -17,6 +20,8 @@ from rscc_hf.evaluation import (
     Report,
     corpus_scores,
     evaluate_file,
+    prepared,
+    protocols,
     render_table,
     write_json,
 )
@@ -138,6 +143,37 @@ def test_a_file_is_scored_like_its_captions(
     report = evaluate_file(write(tmp_path, captions, more=(0, 6, 0)), bootstrap=10)
     expected = scorer.score(*captions, bootstrap=10).to_dict()
     assert report.to_dict() == {**expected, "duplicates_dropped": 3}
+
+
+def test_a_set_is_prepared_once_whatever_is_asked_of_it(
+    tmp_path: Path, scorer: ChangeCaptionScorer, captions: Captions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+
+    def count(owner: object, name: str) -> None:
+        called = getattr(owner, name)
+
+        def counted(*args: object, **options: object) -> object:
+            calls[name] += 1
+            return called(*args, **options)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(prepared, "prepare")
+    count(prepared, "_first_of_each")
+    count(protocols, "normalise")
+    count(bleu_scorer, "cook_refs")
+    count(cider_scorer, "precook")
+    monkeypatch.setattr(module, "ChangeCaptionScorer", lambda *args, **options: nullcontext(scorer))
+    report = evaluate_file(write(tmp_path, captions), bootstrap=10)
+    assert report.baseline and report.bootstrap
+    predictions, references = captions
+    lists = {tuple(texts) for texts in references}
+    assert calls["prepare"] == 1 and calls["_first_of_each"] == 0  # the reader of the file has dropped repeats
+    assert calls["normalise"] == len(predictions) + sum(map(len, references))
+    assert calls["cook_refs"] == len(lists)  # three pairs share their references
+    # of CIDEr-D: the references, the captions, and the best constant one said of every pair
+    assert calls["precook"] == sum(map(len, lists)) + 2 * len(predictions)
 
 
 def test_a_caption_that_cannot_be_scored_names_file_and_pair(tmp_path: Path, captions: Captions) -> None:
