@@ -1,11 +1,8 @@
-"""Reading a batch of pairs, images and semantic maps, into one array each; and turning that into the model's numbers.
-
-What the image processors share. `change_pair_images.py` reads a single image.
-"""
+"""Reading a batch of pairs, images and semantic maps, into one array each; `change_pair_images.py` reads one image."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,77 +15,57 @@ DATES = ("before", "after")
 _FEWEST_COLOURS = 32  # a grey map whose values stay below is one of class numbers
 
 
-def rescale_and_normalize(
-    values: torch.Tensor, factor: float | None, mean_std: tuple[Any, Any] | None, stream: str
-) -> torch.Tensor:
-    """`(values * factor - mean) / std` in float32, for a whole batch at once.
+class PairPixels(NamedTuple):
+    """A batch of pairs as it was read, of the model's size.
 
-    Args:
-        values: (batch, 2, C, H, W) uint8 or float32.
-        factor: Multiplied first; None: not. 1/255 divides by 255, which rounds as the release's division does.
-        mean_std: Mean and standard deviation, a number or one a channel; None: not normalised.
-        stream: "image" or "semantic": the name of the settings in errors.
-
-    Returns:
-        float32, or `values` itself where nothing is to be done.
-
-    Raises:
-        ValueError: The number of means or deviations is not the number of channels, or a deviation is not positive.
+    Attributes:
+        images: (batch, 2, C, H, W) uint8, before and after; float32 where floats pass as they are.
+        maps: The same for semantic maps, zeros for a pair without; None where none were given.
+        present: (batch,) bool, which pairs have maps.
+        notes: `{"pair": ..., "index": ..., "message": ...}` of images of different sizes, of several pages, or with
+            values that use little of the range they were read with.
     """
-    if factor is None and mean_std is None:
-        return values
-    result = values.float() if values.dtype == torch.uint8 else values.float().clone()
-    if factor is not None:
-        inverse = 1 / factor
-        if abs(inverse - round(inverse)) < 1e-9 * inverse:
-            result.div_(round(inverse))
-        else:
-            result.mul_(factor)
-    if mean_std is not None:
-        channels = values.shape[2]
-        statistics = []
-        for name, given in zip(("mean", "std"), mean_std, strict=True):
-            numbers = [given] * channels if isinstance(given, int | float) else list(given or ())
-            if len(numbers) != channels:
-                raise ValueError(f"{stream}_{name} has {len(numbers)} numbers for {channels} channels")
-            statistics.append(torch.tensor(numbers, dtype=torch.float32, device=values.device).view(-1, 1, 1))
-        if (statistics[1] <= 0).any():
-            raise ValueError(f"{stream}_std must be positive")
-        result.sub_(statistics[0]).div_(statistics[1])
-    return result
+
+    images: torch.Tensor
+    maps: torch.Tensor | None
+    present: torch.Tensor
+    notes: Sequence[dict[str, Any]] = ()
 
 
 class PairReader:
     """Reads the pairs of one call, and keeps what is worth noting about them.
 
     Args:
-        size: Height and width to resize to; None: keep.
-        do_rescale: Whether floats are read as 0..1 (else they pass untouched).
-        settings: The other settings of the call.
+        settings: All of the call: with `do_resize` to `size`, else as large as they are; with `do_rescale` floats are
+            read as 0..1, else they pass untouched.
+
+    Raises:
+        ValueError: `size` is no height and width.
     """
 
-    def __init__(self, size: tuple[int, int] | None, do_rescale: bool, settings: dict[str, Any]):
-        self.size = size
-        self.keep_float = not do_rescale
+    def __init__(self, settings: dict[str, Any]):
+        size = settings["size"]
+        if size is None or not (size.height and size.width):
+            raise ValueError('size must be {"height": ..., "width": ...}')
+        self.size: tuple[int, int] | None = (size.height, size.width) if settings["do_resize"] else None
+        self.keep_float = not settings["do_rescale"]
         self.settings = settings
         self.notes: list[dict[str, Any]] = []
         self._index = 0  # of the pair that is read
 
-    def read_batch(
-        self, images: Any, semantic_maps: Any, pair_ids: Sequence[str] | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Reads images and maps: (batch, 2, C, H, W) each (maps None where none were given), and (batch,) bool."""
+    def read_batch(self, images: Any, semantic_maps: Any, pair_ids: Sequence[str] | None) -> PairPixels:
+        """Read images and maps, all of them or none; see `PairImageProcessor.read_pairs`."""
         if pair_ids is not None and not isinstance(pair_ids, str):
             # numpy's strings would be shown as such in sentences
             pair_ids = [str(name) if isinstance(name, str) else name for name in pair_ids]
         pixel_values = self._ready(images, semantic=False)
         semantic_values = self._ready(semantic_maps, semantic=True)
         if pixel_values is not None and (semantic_maps is None or semantic_values is not None):
-            count = len(pixel_values)
+            count, maps_given = len(pixel_values), semantic_values is not None
             self._check_counts(count, None if semantic_values is None else len(semantic_values), pair_ids)
             if semantic_values is not None and pixel_values.shape[-2:] != semantic_values.shape[-2:]:
                 raise ValueError(f"maps are {tuple(semantic_values.shape)} for images {tuple(pixel_values.shape)}")
-            return pixel_values, semantic_values, torch.ones(count, dtype=torch.bool)
+            return PairPixels(pixel_values, semantic_values, torch.full((count,), maps_given), self.notes)
 
         pairs = _as_pairs(images, "images")
         maps = None if semantic_maps is None else _as_pairs(semantic_maps, "semantic_maps", len(pairs))
@@ -106,11 +83,11 @@ class PairReader:
             )
         pixel_values = _stack(done, names)
         if maps is None:
-            return pixel_values, None, torch.tensor(present, dtype=torch.bool)
+            return PairPixels(pixel_values, None, torch.tensor(present), self.notes)
         shape = (2, self.settings["semantic_num_channels"], *pixel_values.shape[-2:])
         dtype = next((given.dtype for given in done_maps if given is not None), np.dtype(np.uint8))
         filled = [np.zeros(shape, dtype=dtype) if given is None else given for given in done_maps]
-        return pixel_values, _stack(filled, names), torch.tensor(present, dtype=torch.bool)
+        return PairPixels(pixel_values, _stack(filled, names), torch.tensor(present), self.notes)
 
     def _ready(self, batch: Any, semantic: bool) -> torch.Tensor | None:
         """The batch as a tensor where it needs no reading and no resizing: the fast path."""

@@ -31,6 +31,7 @@ from .chat_templates_ccexpert import (
 )
 from .chat_templates_ccexpert import prepare_tokenizer as prepare_tokenizer
 from .image_processing_ccexpert import CCExpertImageProcessor as CCExpertImageProcessor
+from .image_processing_pairs import PairImageProcessor as PairImageProcessor
 from .pipeline_change_captioning import ChangeCaptioningPipeline as ChangeCaptioningPipeline
 from .prompt_writing_ccexpert import PromptWriting
 from .token_rows_ccexpert import LABEL_POLICIES, pad_rows

@@ -14,6 +14,7 @@ from .change_pair_reader import PairReader as PairReader
 from .change_pair_values import reading_settings as reading_settings
 from .change_pair_web import read_address as read_address
 from .image_processing_mmodalcc import MModalCCImageProcessor as MModalCCImageProcessor
+from .image_processing_pairs import PairImageProcessor as PairImageProcessor
 from .pipeline_change_captioning import ChangeCaptioningPipeline as ChangeCaptioningPipeline
 
 IGNORED = -100

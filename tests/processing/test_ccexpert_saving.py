@@ -24,6 +24,7 @@ SETTINGS = {
 FILES = {
     *("processing_ccexpert.py", "image_processing_ccexpert.py", "change_pair_reader.py", "change_pair_images.py"),
     *("change_pair_files.py", "change_pair_values.py", "change_pair_web.py"),
+    "image_processing_pairs.py",
     *("chat_templates_ccexpert.py", "prompt_writing_ccexpert.py", "token_rows_ccexpert.py"),
     "pipeline_change_captioning.py",
     *("tokenizer.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja"),

@@ -127,6 +127,7 @@ def test_saved_settings_come_back_without_our_package(processor, tmp_path):
         "change_pair_files.py",
         "change_pair_values.py",
         "change_pair_web.py",
+        "image_processing_pairs.py",
         "tokenizer.json",
     } <= files
     expected = processor(images=[pair()], semantic_maps=[pair(1)], text=CAPTIONS[:1], return_tensors="np")

@@ -18,6 +18,7 @@ from transformers.image_utils import PILImageResampling
 from rscc_hf.data.augmentation import Augmentation
 from rscc_hf.data.palette import CLASS_NAMES, colours_to_classes
 from rscc_hf.errors import RecipeError
+from rscc_hf.processing.change_pair_reader import PairPixels
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
 from rscc_hf.training.engine.batches import Batch
 from rscc_hf.training.engine.loop import OnStep, TrainingResult, train
@@ -107,7 +108,7 @@ class LandCoverMaker(SampleMaker):
             assert moved is not None
             maps = moved
         return {
-            "pixel_values": self.image_processor(images, return_tensors="pt")["pixel_values"],
+            **self.image_processor.normalize_pairs(PairPixels(images, None, pixels.present)),
             "shares": class_shares(maps, self.grid),
         }
 

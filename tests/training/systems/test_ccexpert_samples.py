@@ -219,7 +219,7 @@ def test_long_captions_are_cut_at_max_length(processor, dataset):
 
 def test_questions_for_generation_are_padded_left(processor, dataset):
     made = samples(processor, dataset)
-    batch = made.maker.ask(made.pixels.get([0, 1]).images)
+    batch = made.maker.ask(made.pixels.get([0, 1]))
     assert set(batch) == {"pixel_values", "input_ids", "attention_mask"}
     answer = processor.batch_decode(tiny_model(processor).generate(**batch, max_new_tokens=3))
     assert len(answer) == 2

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rscc_hf.data.augmentation import Augmentation
 from rscc_hf.errors import InputError, RecipeError
+from rscc_hf.processing.change_pair_reader import PairPixels
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
 from rscc_hf.processing.token_rows_ccexpert import IGNORED
 from rscc_hf.training.engine.batches import Batch, IndexedSamples
@@ -99,22 +100,16 @@ class PromptedBatchMaker(SampleMaker):
                 images[chosen] = changed_pixels(images[chosen], maps[chosen])
         (count,) = counts
         if count == 1:
-            batch = dict(
-                self.processor(
-                    images=images,
-                    captions=[texts[0] for texts in captions],
-                    max_length=self.max_length,
-                    padding_side="right",
-                    pad_to_multiple_of=LABEL_MULTIPLE,
-                    return_tensors="pt",
-                )
+            words: Any = self.processor(
+                captions=[texts[0] for texts in captions],
+                max_length=self.max_length,
+                padding_side="right",
+                pad_to_multiple_of=LABEL_MULTIPLE,
             )
         else:
             ids, labels = self._rows([text for texts in captions for text in texts])
-            batch = {
-                "pixel_values": self.processor.image_processor(images, return_tensors="pt")["pixel_values"],
-                **packed(ids, labels, count, self.processor.tokenizer.pad_token_id, self.max_length),
-            }
+            words = packed(ids, labels, count, self.processor.tokenizer.pad_token_id, self.max_length)
+        batch = {**self._normalize(images, pixels), **words}
         if maps is not None:
             batch["change_masks"] = maps[:, 0, 0].bool()
         return batch
@@ -136,13 +131,13 @@ class PromptedBatchMaker(SampleMaker):
             [IGNORED] * len(row.prompt) + [*row.labels] for row in found
         ]
 
-    def ask(self, images: torch.Tensor) -> Batch:
-        """What `generate` takes to caption pairs: `pixel_values`, `input_ids`, `attention_mask`.
+    def ask(self, pixels: Pixels) -> Batch:
+        """Return what `generate` takes to caption pairs: `pixel_values`, `input_ids`, `attention_mask`."""
+        words = self.processor(text=[None] * len(pixels.images), padding_side="left")
+        return {**self._normalize(pixels.images, pixels), **words}
 
-        Args:
-            images: (n, 2, C, H, W) uint8, as `Pixels.images`.
-        """
-        return dict(self.processor(images=images, padding_side="left", return_tensors="pt"))
+    def _normalize(self, images: torch.Tensor, pixels: Pixels) -> Batch:
+        return self.processor.image_processor.normalize_pairs(PairPixels(images, None, pixels.present))
 
 
 class _Row(NamedTuple):

@@ -3,7 +3,6 @@
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,16 +158,12 @@ class CCExpertTask(PairTask):
     def asker(self) -> Callable[[Pixels], Batch]:
         """See `PairTask`."""
         assert isinstance(self.maker, PromptedBatchMaker)
-        return partial(_ask, self.maker)
+        return self.maker.ask
 
     @property
     def generate_options(self) -> dict[str, Any]:
         """See `PairTask`."""
         return {**super().generate_options, "max_new_tokens": self.recipe.max_new_tokens}
-
-
-def _ask(maker: PromptedBatchMaker, pixels: Pixels) -> Batch:
-    return maker.ask(pixels.images)
 
 
 def run_stage(recipe_class: type[CCExpertRecipe], script: str, arguments: Sequence[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from rscc_hf.data.loading import captions_of, load_pairs, split_names
 from rscc_hf.data.vocabulary import build_word_tokenizer
 from rscc_hf.errors import RecipeError
 from rscc_hf.modeling.modeling_mmodalcc import MModalCCForConditionalGeneration, load_backbone_weights
+from rscc_hf.processing.change_pair_reader import PairPixels
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
 from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
 from rscc_hf.training.engine.batches import Batch
@@ -138,7 +139,7 @@ class MModalCCTask(PairTask):
 
     def asker(self) -> Callable[[Pixels], Batch]:
         """See `PairTask`."""
-        return partial(_ask, self.processor)
+        return partial(_ask, self.processor.image_processor)
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         recipe = self.recipe
@@ -197,12 +198,8 @@ class MModalCCTask(PairTask):
         return model
 
 
-def _ask(processor: Any, pixels: Pixels) -> Batch:
-    images, maps, present, _ = pixels
-    inputs = dict(processor(images, semantic_maps=maps, return_tensors="pt", white_to_void=False))
-    if maps is not None:
-        inputs["semantic_present"] = present
-    return inputs
+def _ask(processor: MModalCCImageProcessor, pixels: Pixels) -> Batch:
+    return processor.normalize_pairs(PairPixels(pixels.images, pixels.maps, pixels.present))
 
 
 def _rate(own: float | None, recipe: MModalCCRecipe) -> float:

@@ -1,5 +1,6 @@
 """Images and maps of pairs, decoded and resized to uint8, read row by row or once for all and kept in memory."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,9 @@ import torch
 from datasets import Dataset, Image, IterableDataset
 
 from rscc_hf.errors import InputError
-from rscc_hf.processing.image_processing_ccexpert import CCExpertImageProcessor
-from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
+from rscc_hf.processing.image_processing_pairs import PairImageProcessor
+
+logger = logging.getLogger(__name__)
 
 IMAGES = ("image_before", "image_after")
 MAPS = ("semantic_before", "semantic_after")
@@ -36,7 +38,7 @@ class Pixels(NamedTuple):
     changes: torch.Tensor | None = None
 
     def of(self, make: Callable[[torch.Tensor], torch.Tensor]) -> "Pixels":
-        """What `make` makes of every tensor that is there."""
+        """Return what `make` makes of every tensor that is there."""
         maps, changes = (None if part is None else make(part) for part in (self.maps, self.changes))
         return Pixels(make(self.images), maps, make(self.present), changes)
 
@@ -55,7 +57,7 @@ class PixelReader:
     """Turns rows of the schema into `Pixels`.
 
     Args:
-        processor: Its reading and resizing is used; its normalisation is left for later.
+        processor: Reads; its normalisation is left for later.
         maps: Whether the model reads semantic maps (CCExpert reads none).
         optional: Whether pairs may lack them.
         where: The data set's name, for errors.
@@ -64,14 +66,14 @@ class PixelReader:
 
     def __init__(
         self,
-        processor: MModalCCImageProcessor | CCExpertImageProcessor,
+        processor: PairImageProcessor,
         maps: bool,
         optional: bool,
         where: str,
         masks: bool = False,
     ):
         self.processor, self.maps, self.optional, self.where = processor, maps, optional, where
-        self.masks = masks
+        self.masks, self._noted = masks, False
 
     def read(self, rows: Sequence[dict[str, Any]]) -> Pixels:
         """Reads rows.
@@ -80,23 +82,16 @@ class PixelReader:
             PairError: An image or a map cannot be used; it names the pair and the file.
             ValueError: A pair has no maps although the model cannot do without.
         """
-        maps = {"semantic_maps": [self._maps_of(row) for row in rows]} if self.maps else {}
-        processor: Any = self.processor  # transformers declares narrower arguments for every image processor
+        maps = [self._maps_of(row) for row in rows] if self.maps else None
         pairs = [[_source(row[name]) for name in IMAGES] for row in rows]
-        call = {"pair_ids": [str(row["pair_id"]) for row in rows], **maps, "do_normalize": False}
-        batch = processor(pairs, **call, do_rescale=False, return_tensors="pt")
-        if batch["pixel_values"].is_floating_point() and processor.do_rescale:
-            # of files of floats, which a processor that rescales reads as 0..1 and checks
-            batch = processor(pairs, **call, rescale_factor=1.0, return_tensors="pt")
-            batch["pixel_values"] = batch["pixel_values"].to(torch.uint8)
-            if "semantic_values" in batch:
-                batch["semantic_values"] = batch["semantic_values"].to(torch.uint8)
-        present = batch.get("semantic_present")
-        if present is None:
-            present = torch.zeros(len(rows), dtype=torch.bool)
-        images = batch["pixel_values"]
-        changes = torch.stack([self._changes_of(row, images.shape[-2:]) for row in rows]) if self.masks else None
-        return Pixels(images, batch.get("semantic_values"), present, changes)
+        read = self.processor.read_pairs(pairs, maps, [str(row["pair_id"]) for row in rows])
+        if read.notes and not self._noted:
+            self._noted = True
+            note = "%s: pair %r: %s; it goes on, and what is noted of other pairs is not said"
+            logger.warning(note, self.where, read.notes[0]["pair"], read.notes[0]["message"])
+        size = read.images.shape[-2:]
+        changes = torch.stack([self._changes_of(row, size) for row in rows]) if self.masks else None
+        return Pixels(read.images, read.maps, read.present, changes)
 
     def _changes_of(self, row: dict[str, Any], size: Sequence[int]) -> torch.Tensor:
         """The change mask of a row, (1, 1, H, W) bool, by nearest neighbour as classes are resized."""

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rscc_hf.data.augmentation import Augmentation
+from rscc_hf.processing.change_pair_reader import PairPixels
 from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
 from rscc_hf.training.engine.batches import Batch, IndexedSamples, Key
 from rscc_hf.training.engine.stream import Example
@@ -146,21 +147,10 @@ class BatchMaker(SampleMaker):
             maps = maps * (changes | whole[:, None, None, None, None])  # black is void here
         if self.augmentation is not None:
             images, maps, captions = augment(self.augmentation, images, maps, captions, generators)
-        batch = dict(
-            self.processor(
-                images=images,
-                semantic_maps=maps,
-                text=[text for texts in captions for text in texts],
-                return_tensors="pt",
-                white_to_void=False,  # done when they were read
-            )
-        )
-        padding = -batch["labels"].shape[1] % LABEL_MULTIPLE
-        batch["labels"] = torch.nn.functional.pad(batch["labels"], (0, padding), value=-100)
-        if maps is not None:
-            batch["semantic_values"][~present] = 0
-            batch["semantic_present"] = present
-        return batch
+        inputs = self.processor.image_processor.normalize_pairs(PairPixels(images, maps, present))
+        labels = self.processor(text=[text for texts in captions for text in texts])["labels"]
+        padding = -labels.shape[1] % LABEL_MULTIPLE
+        return {**inputs, "labels": torch.nn.functional.pad(labels, (0, padding), value=-100)}
 
 
 class CaptionFilter:
