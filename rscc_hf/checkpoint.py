@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import cached_file
 
 from rscc_hf.errors import InputError
+from rscc_hf.formats.training import TrainingSummary
 from rscc_hf.modeling.checkpoint_code import refuse_adapters
 from rscc_hf.precision import quick_dtype, try_dtype
 from rscc_hf.reading import is_unreadable
@@ -37,8 +38,6 @@ _DIGEST_BLOCKS = 64
 _DIGEST_BLOCK_BYTES = 65536
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-# Written beside the weights by training; says on what kind of images.
-TRAINING_SUMMARY = "training_summary.json"
 
 
 @dataclass(frozen=True)
@@ -267,7 +266,7 @@ def source_fingerprint(name: str, revision: str | None = None) -> str | None:
 def fingerprint_of(folder: Path) -> str:
     """Twelve digits that stand for the settings and for samples of the weights of a local checkpoint."""
     digest = hashlib.sha256()
-    settings = sorted(path for path in folder.glob("*.json") if path.name != TRAINING_SUMMARY)
+    settings = sorted(path for path in folder.glob("*.json") if path.name != TrainingSummary.NAME)
     weights = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin"))]
     for path in [*settings, *weights]:
         size = path.stat().st_size
@@ -293,11 +292,5 @@ def _optional_file(name: str, file: str, revision: str | None) -> str | None:
 
 
 def _trained_on(name: str, revision: str | None) -> str | None:
-    found = _optional_file(name, TRAINING_SUMMARY, revision)
-    if found is None:
-        return None
-    try:
-        summary = json.loads(Path(found).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{found} is no JSON ({error}); remove it or write it again.") from error
-    return summary.get("trained_on") if isinstance(summary, dict) else None
+    found = _optional_file(name, TrainingSummary.NAME, revision)
+    return None if found is None else TrainingSummary.read(Path(found)).trained_on

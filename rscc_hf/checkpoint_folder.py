@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from rscc_hf.card_text import is_ours, own_text
 from rscc_hf.files import Written, new_folder, refuse_input_as_output
+from rscc_hf.formats.cards import is_ours, own_text
+from rscc_hf.formats.records import Conversion, Evaluation
 
 _OURS = ("mmodalcc", "ccexpert")  # model types
 
@@ -49,7 +50,7 @@ CHECKPOINT = Written(
     "checkpoint",
     _why_no_checkpoint,
     (
-        *("config.json", "generation_config.json", "conversion.json", "README.md", "results.jsonl"),
+        *("config.json", "generation_config.json", "README.md", Conversion.NAME, Evaluation.NAME),
         *("model.safetensors", "model-[0-9]*-of-[0-9]*.safetensors", "model.safetensors.index.json"),
         *("preprocessor_config.json", "processor_config.json", "chat_template.jinja", "chat_template.json"),
         *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),

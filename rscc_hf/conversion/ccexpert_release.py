@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from rscc_hf.checkpoint_folder import new_checkpoint
 from rscc_hf.conversion.ccexpert import carried, official_to_ours, rename_state_dict, translate_config
 from rscc_hf.conversion.checks import check_complete
-from rscc_hf.conversion.output import Source, check_unchanged, source_of, stamps, write_provenance
+from rscc_hf.conversion.output import check_unchanged, source_of, stamps, write_provenance
 from rscc_hf.conversion.shards import (
     MAX_FILE_BYTES,
     WeightFile,
@@ -36,6 +36,7 @@ from rscc_hf.conversion.shards import (
     write_safetensors,
 )
 from rscc_hf.errors import InputError
+from rscc_hf.formats.records import Source
 from rscc_hf.hub.cards import write_model_card
 from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
 from rscc_hf.processing.chat_templates_ccexpert import RELEASE_PROMPT, prepare_tokenizer

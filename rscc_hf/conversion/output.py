@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from rscc_hf.errors import InputError
-from rscc_hf.files import digest_file, write_text
-
-PROVENANCE = "conversion.json"
-"""Written beside the weights by every converter; the model card is rendered from it."""
+from rscc_hf.files import digest_file
+from rscc_hf.formats.records import Conversion, Source
 
 _READ = {".json", ".safetensors", ".bin", ".txt", ".model"}
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file that was read.
-
-    Attributes:
-        name: Its name, without folders of this machine.
-        sha256: SHA-256 of its bytes, hexadecimal.
-        bytes: Its size.
-    """
-
-    name: str
-    sha256: str
-    bytes: int
 
 
 def source_of(path: Path, name: str | None = None) -> Source:
@@ -78,13 +59,12 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 def write_provenance(folder: Path, sources: Sequence[Source], details: Mapping[str, Any]) -> None:
-    """Writes `conversion.json`: what was read and by what it was converted.
+    """Write what was read and by what it was converted.
 
     Args:
         folder: The new checkpoint.
         sources: The files that were read.
-        details: JSON values beside them: `converter` (the command), `dropped` (official names that were not carried
-            on), ... No paths of this machine: the file is made to be published.
+        details: What a `Conversion` tells beside them. No paths of this machine: the file is made to be published.
 
     Raises:
         ValueError: A value of `details` holds an absolute path.
@@ -92,12 +72,13 @@ def write_provenance(folder: Path, sources: Sequence[Source], details: Mapping[s
     written = {
         **details,
         "versions": {name: _version(name) for name in ("rscc_hf", "transformers", "torch", "safetensors")},
-        "sources": [asdict(source) for source in sources],
     }
-    for text in _strings(written):
+    for text in _strings([written, [source.name for source in sources]]):
         if Path(text).is_absolute():
-            raise InputError(f"{PROVENANCE} would tell the path {text} of this machine; give names without folders.")
-    write_text(folder / PROVENANCE, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+            raise InputError(
+                f"{Conversion.NAME} would tell the path {text} of this machine; give names without folders."
+            )
+    Conversion.write(folder, written, sources)
 
 
 def _version(name: str) -> str | None:

@@ -23,6 +23,8 @@ from rscc_hf.demo.answers import CONDITIONS, SCORED, Row
 from rscc_hf.demo.report import COLUMNS, NOTHING, SHOWN, cells_of
 from rscc_hf.files import Written, new_folder, write_text
 from rscc_hf.formats.predictions import PredictionLine
+from rscc_hf.formats.recipes import RECIPE
+from rscc_hf.formats.training import LogLine, TrainingSummary
 from rscc_hf.progress import Work, progress
 from rscc_hf.synthetic.dataset import DATASET, synthesize
 from rscc_hf.training.engine import run_files
@@ -110,7 +112,7 @@ def _why_no_demo(folder: Path) -> str | None:
 # Of a training run, and of the LLaVA-OneVision that stage 0 stands in for.
 _RUN = (
     *CHECKPOINT.names,
-    *("recipe.yaml", "training_log.jsonl", "training_summary.json", "video_preprocessor_config.json"),
+    *(RECIPE, LogLine.NAME, TrainingSummary.NAME, "video_preprocessor_config.json"),
     *("checkpoints/*", "last/*", "tracker/*"),
     *(
         run_files.RECORD,

@@ -18,6 +18,7 @@ from rscc_hf.data.palette import CLASSES
 from rscc_hf.demo.answers import CONTENT, Row
 from rscc_hf.evaluation.scores import PARTS, TITLES
 from rscc_hf.files import write_text
+from rscc_hf.formats.training import LogLine
 from rscc_hf.synthetic.caption_facts import judge
 from rscc_hf.synthetic.dataset import plain_sentence
 
@@ -26,7 +27,7 @@ COLUMNS = (*(TITLES[key] for key in SHOWN), *PARTS, *CONTENT)
 NOTHING = "-"
 CURVE_COLOURS = ("#2171b5", "#8c5aaa", "#238b45", "#d97b12", "#1d2733")
 #: A stage of training: its name, the entries of its log, and the samples a step.
-Curve = tuple[str, list[dict[str, Any]], int]
+Curve = tuple[str, list[LogLine], int]
 
 
 def data_uri(image: Image.Image) -> str:
@@ -42,11 +43,6 @@ def cells_of(row: Row) -> list[str]:
     values += [row.accuracy.get(part) for part in PARTS]
     values += [row.content.get(key) for key in CONTENT]
     return [NOTHING if value is None else f"{value:.1f}" for value in values]
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a run's `training_log.jsonl`."""
-    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def loss_plot(curves: Sequence[Curve]) -> str:
@@ -65,11 +61,10 @@ def loss_plot(curves: Sequence[Curve]) -> str:
     right = None
     seen = 0
     for number, (name, log, batch_size) in enumerate(curves):
-        steps = [(seen + entry["step"] * batch_size, entry["loss"]) for entry in log if "loss" in entry]
+        steps = [(seen + line.step * batch_size, line.loss) for line in log if line.loss is not None]
         colour = CURVE_COLOURS[number % len(CURVE_COLOURS)]
         axes.plot(*zip(*steps, strict=True), color=colour, linewidth=1.5, label=name)
-        scores = [(seen + entry["step"] * batch_size, entry["validation"]["s_m"]) for entry in log
-                  if "validation" in entry]  # fmt: skip
+        scores = [(seen + line.step * batch_size, line.validation["s_m"]) for line in log if line.validation]
         if scores:
             right = right or axes.twinx()
             right.plot(*zip(*scores, strict=True), color="#b3402a", marker="o", linewidth=1.2, markersize=4)

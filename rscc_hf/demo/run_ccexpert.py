@@ -31,8 +31,9 @@ from rscc_hf.demo.common import (
 )
 from rscc_hf.demo.gallery_ccexpert import closed_levels, gallery_entries
 from rscc_hf.demo.onevision import SmallOneVision, make_tokenizer, write_new, write_trained
-from rscc_hf.demo.report import Curve, read_log, write_report
+from rscc_hf.demo.report import Curve, write_report
 from rscc_hf.evaluation import ChangeCaptionScorer
+from rscc_hf.formats.training import read_log
 from rscc_hf.inference.captioner import ChangeCaptioner
 from rscc_hf.progress import Work
 from rscc_hf.training.aids.land_cover import LandCoverRecipe, train_land_cover

@@ -29,9 +29,11 @@ from rscc_hf.demo.common import (
     write_results,
 )
 from rscc_hf.demo.gallery_mmodalcc import gallery_entry
-from rscc_hf.demo.report import read_log, write_report
+from rscc_hf.demo.report import write_report
 from rscc_hf.evaluation import ChangeCaptionScorer
 from rscc_hf.evaluation.scores import TITLES
+from rscc_hf.formats.recipes import RECIPE as RESOLVED
+from rscc_hf.formats.training import read_log
 from rscc_hf.inference.captioner import ChangeCaptioner
 from rscc_hf.progress import Work
 from rscc_hf.training.engine.recipe import read_recipe
@@ -141,7 +143,7 @@ def _score(test: Dataset, answers: dict[str, list[str]]) -> list[Row]:
 
 def _texts(captioner: ChangeCaptioner, test: Dataset, recipe: MModalCCRecipe, seconds: float) -> dict[str, Any]:
     """The sentences of the page."""
-    steps = [entry["step"] for entry in read_log(Path(recipe.output_dir)) if "loss" in entry]
+    steps = [line.step for line in read_log(Path(recipe.output_dir)) if line.loss is not None]
     samples = max(steps, default=0) * recipe.global_batch_size
     parameters = captioner.model.num_parameters() / 1e6
     return {
@@ -155,7 +157,7 @@ def _texts(captioner: ChangeCaptioner, test: Dataset, recipe: MModalCCRecipe, se
         "notes": (*NOTES, NOTE_ON_MAPS),
         "training_text": (
             f"About {samples:,} samples in {seconds:.0f} seconds, images of {recipe.image_size} pixels, "
-            f"{precision_text([recipe])}; recipe: training/recipes/{RECIPE}.yaml, resolved in model/recipe.yaml. "
+            f"{precision_text([recipe])}; recipe: training/recipes/{RECIPE}.yaml, resolved in model/{RESOLVED}. "
             f"In the first {recipe.changed_coverage_epochs} epochs the maps show changed pixels only."
         ),
         "gallery_text": (

@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from rscc_hf.checkpoint import TRAINING_SUMMARY
-from rscc_hf.errors import PushError
-from rscc_hf.hub.cards.facts import RECIPE
+from rscc_hf.errors import InputError, PushError
+from rscc_hf.formats.recipes import RECIPE, load_yaml
+from rscc_hf.formats.training import TrainingSummary
 from rscc_hf.hub.leaks import is_absolute, leak_in_file
 from rscc_hf.hub.pickles import pickle_in
 
@@ -29,7 +29,7 @@ _OF_A_RUN = {
 }
 _OF_TOOLS = {"__pycache__": "compiled Python", "runs": "of a tracker", "wandb": "of a tracker"}
 _UNFINISHED = (".part", ".partial", ".tmp", ".lock", ".incomplete")
-SHORTENED = (RECIPE, TRAINING_SUMMARY)
+SHORTENED = (RECIPE, TrainingSummary.NAME)
 """Files of a training run in which paths may be cut to their last part."""
 
 
@@ -140,9 +140,9 @@ def shortened(path: Path) -> tuple[str, list[str]]:
     """
     text = path.read_text(encoding="utf-8")
     try:
-        content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
-        raise PushError(f"{path.name} cannot be read ({' '.join(str(error).split())}); mend or remove it.") from error
+        content = load_yaml(text) if path.suffix == ".yaml" else json.loads(text)
+    except (InputError, json.JSONDecodeError) as error:
+        raise PushError(f"{path.name} cannot be read ({error}); mend or remove it.") from error
     changed: list[str] = []
     if isinstance(content, dict):
         content = {key: _cut(key, value, changed) for key, value in content.items()}

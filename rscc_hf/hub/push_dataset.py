@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
-from rscc_hf.card_text import is_ours
 from rscc_hf.data.layout import Layout, read_layout
 from rscc_hf.data.loading import load_pairs, split_names
 from rscc_hf.data.parquet import LIMITS, write_split
 from rscc_hf.data.rows import check_rows, read_looked_at
 from rscc_hf.data.schema import FEATURES, check_schema
 from rscc_hf.errors import PushError
+from rscc_hf.formats.cards import is_ours
 from rscc_hf.hub.cards.dataset import render_dataset_card
 from rscc_hf.hub.cards.dataset_facts import DatasetFacts, read_dataset_facts
 from rscc_hf.hub.cards.rendering import CARD, earlier_metadata, read_card

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from rscc_hf.card_text import is_ours
 from rscc_hf.errors import PushError
+from rscc_hf.formats.cards import is_ours
 from rscc_hf.hub.cards.facts import read_json
 from rscc_hf.hub.cards.model import render_model_card
 from rscc_hf.hub.cards.rendering import CARD, earlier_metadata, read_card

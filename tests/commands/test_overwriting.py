@@ -14,12 +14,12 @@ import pytest
 import watched
 from typer.testing import CliRunner, Result
 
-from rscc_hf.card_text import MARKER
 from rscc_hf.checkpoint_folder import CHECKPOINT
 from rscc_hf.commands.app import app
 from rscc_hf.data.vocabulary import SPECIALS, VOCABULARY
 from rscc_hf.demo.common import DEMO, demo_folder
 from rscc_hf.files import Written, check_replaceable, new_folder, write_text
+from rscc_hf.formats.cards import MARKER
 from rscc_hf.hub.cards.results import add_evaluation
 from rscc_hf.synthetic.dataset import DATASET
 

@@ -13,8 +13,8 @@ from huggingface_hub import ModelCard
 from toys.ccexpert import save_tiny_ccexpert
 from typer.testing import CliRunner
 
-from rscc_hf.card_text import MARKER
 from rscc_hf.commands.app import app
+from rscc_hf.formats.cards import MARKER
 from rscc_hf.hub.push_model import push_model
 from rscc_hf.hub.upload import PushPlan
 

@@ -26,13 +26,13 @@ from safetensors.torch import load_model
 
 from rscc_hf.errors import CheckpointError
 from rscc_hf.files import digest_file, write_text
+from rscc_hf.formats.recipes import RECIPE
 
 logger = logging.getLogger(__name__)
 
 STATE = "state.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
-RECIPE = "recipe.yaml"
 BEST = "best"
 ENDING = "ending.json"
 _PARTIAL = ".partial-"

@@ -24,6 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object, set_seed
 
 from rscc_hf.errors import InputError, RecipeError, TrainingError
+from rscc_hf.formats.training import LogLine
 from rscc_hf.progress import Work, progress
 from rscc_hf.training.engine import checkpoints
 from rscc_hf.training.engine.backend import Backend
@@ -247,14 +248,14 @@ class _Loop:
             if micro_batches == 0:
                 return True
             step = self.state.step + 1
-            rates = {f"learning_rate/{log_name(group)}": group["lr"] for group in self.optimizer.param_groups}
+            rates = {log_name(group): group["lr"] for group in self.optimizer.param_groups}
             loss = self.steps.take(step, window.batches, targets, micro_batches)
             self.state.step = step
             self.position = window.position
             self.work(step, self.total_steps, note=f"epoch {self.state.epoch}, loss {loss:.4f}")
             if step % self.recipe.logging_steps == 0:
-                times = {"seconds": self.watch.lap()}
-                self.folder.log({"step": step, "epoch": self.state.epoch, "loss": loss, **rates, **times})
+                seconds = self.watch.lap()
+                self.folder.log(LogLine(step, self.state.epoch, loss=loss, learning_rates=rates, seconds=seconds))
             if self.on_step is not None and self.accelerator.is_main_process:
                 self.on_step(step, self.total_steps, loss)
             self._evaluate_or_save("steps", step)
@@ -309,7 +310,7 @@ class _Loop:
             state.stalls += 1
             if recipe.lr_decay < 1 and self.decaying and state.stalls % recipe.lr_decay_patience == 0:
                 decay_learning_rate(self.optimizer, self.schedule, self.decaying, recipe.lr_decay)
-        self.folder.log({"step": state.step, "epoch": state.epoch, "improved": improved, "validation": scores})
+        self.folder.log(LogLine(state.step, state.epoch, improved=improved, validation=scores))
         if self.on_evaluation is not None and self.accelerator.is_main_process:
             self.on_evaluation(scores)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rscc_hf.errors import RecipeError
-from rscc_hf.training.engine.recipe_values import checked, load_yaml
+from rscc_hf.formats.recipes import load_yaml
+from rscc_hf.training.engine.recipe_values import checked
 
 BASE = "base"
 _SUFFIXES = (".yaml", ".yml")

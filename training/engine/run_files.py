@@ -12,13 +12,14 @@ from typing import Any
 import yaml
 
 from rscc_hf.checkpoint_folder import shipped_code
-from rscc_hf.errors import RecipeError
+from rscc_hf.errors import InputError, RecipeError
 from rscc_hf.files import write_text
+from rscc_hf.formats.recipes import RECIPE
+from rscc_hf.formats.training import LogLine
 from rscc_hf.training.engine import checkpoints
 from rscc_hf.training.engine.recipe import LoopRecipe, read_recipe, recipe_to_yaml
 
 CHECKPOINTS = "checkpoints"
-LOG = "training_log.jsonl"
 LAST = "last"
 TRACKER = "tracker"
 RECORD = ".training_run"  # hidden, and no .json: nothing of the model
@@ -63,7 +64,7 @@ def read_record(folder: Path) -> Record:
         record = Record(dict(content["model"]), dict(content["last"]), content["start"])
     except (OSError, ValueError, KeyError, TypeError):
         record = Record()
-        if (folder / checkpoints.RECIPE).is_file() and is_of_a_run(folder):
+        if (folder / RECIPE).is_file() and is_of_a_run(folder):
             record = Record(_model_files(folder), _model_files(folder / LAST))
     record.model = {name: digest for name, digest in record.model.items() if _is_within(name)}
     record.last = {name: digest for name, digest in record.last.items() if _is_within(name)}
@@ -72,7 +73,7 @@ def read_record(folder: Path) -> Record:
 
 def is_of_a_run(folder: Path) -> bool:
     """Whether a run wrote into the folder, which a `recipe.yaml` alone, perhaps the user's, does not show."""
-    marks = (folder / RECORD, folder / LOG)
+    marks = (folder / RECORD, folder / LogLine.NAME)
     return any(path.is_file() for path in marks) or bool(checkpoints.steps_in(folder / CHECKPOINTS))
 
 
@@ -105,7 +106,7 @@ def check_places(folder: Path, record: Record, recipe: LoopRecipe) -> None:
                 raise RecipeError(f"{path} cannot be written ({reason}): {elsewhere}") from error
         elif path.exists() or path.is_symlink():
             raise RecipeError(f"{path} is no folder, and training writes one there: {elsewhere}")
-    own = {folder: {checkpoints.RECIPE, RECORD, LOG, *record.model}}
+    own = {folder: {RECIPE, RECORD, LogLine.NAME, *record.model}}
     if recipe.keeps_last:
         own[folder / LAST] = set(record.last)
     for place, names in own.items():
@@ -128,7 +129,7 @@ def refuse_foreign(folder: Path, record: Record, recipe: LoopRecipe) -> None:
                 raise RecipeError(
                     f"{place} holds {path.name}, which no training run wrote: choose another output_dir."
                 )
-    file = folder / checkpoints.RECIPE
+    file = folder / RECIPE
     if file.exists() and not is_of_a_run(folder) and not says_the_same(file, recipe):
         raise RecipeError(
             f"{file} is of no run in that folder, and training would write its own settings there, which are others: "
@@ -148,7 +149,7 @@ def says_the_same(path: Path, recipe: LoopRecipe) -> bool:
 
 def write_recipe(folder: Path, recipe: LoopRecipe) -> None:
     """Writes the resolved recipe; one by hand that says the same, with its comments, stays as it is."""
-    path = folder / checkpoints.RECIPE
+    path = folder / RECIPE
     if says_the_same(path, recipe):
         text = path.read_text(encoding="utf-8")
         if yaml.safe_dump(yaml.safe_load(text), sort_keys=False, allow_unicode=True) != text:
@@ -162,11 +163,10 @@ def known_lines(log: Path, state: dict[str, Any]) -> str:
     kept = []
     for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
         try:
-            entry = json.loads(line)
-            known = entry["step"] <= state["step"] and ("loss" in entry or entry["step"] in evaluated)
-        except (json.JSONDecodeError, KeyError, TypeError):
+            entry = LogLine.parse(line, str(log))
+        except InputError:
             continue  # the last line of a killed process
-        if known:
+        if entry.step <= state["step"] and (entry.loss is not None or entry.step in evaluated):
             kept.append(line + "\n")
     return "".join(kept)
 
@@ -204,7 +204,7 @@ def tracker_files(folder: Path) -> list[str]:
 
 def remove_traces(folder: Path, events: Iterable[str]) -> None:
     """Takes away the log, these files of a tracker, and models that a killed process left half-written."""
-    (folder / LOG).unlink(missing_ok=True)
+    (folder / LogLine.NAME).unlink(missing_ok=True)
     for name in (PARTIAL_MODEL, COMPLETE_MODEL, COMPLETE_LAST):
         shutil.rmtree(folder / name, ignore_errors=True)
     remove_files(folder, events)

@@ -27,9 +27,10 @@ from safetensors import SafetensorError
 
 from rscc_hf.errors import RecipeError, TrainingError
 from rscc_hf.files import digest_file, exclusive, refuse_input_as_output, write_text
+from rscc_hf.formats.training import LogLine
 from rscc_hf.training.engine import checkpoints, run_files
 from rscc_hf.training.engine.recipe import LoopRecipe, recipe_to_yaml, trajectory_difference, with_later_keys
-from rscc_hf.training.engine.run_files import CHECKPOINTS, LAST, LOG, TRACKER
+from rscc_hf.training.engine.run_files import CHECKPOINTS, LAST, TRACKER
 from rscc_hf.training.engine.workers import portable
 
 logger = logging.getLogger(__name__)
@@ -227,8 +228,8 @@ class RunFolder:
 
     def _rewind(self, checkpoint: Path, state: dict[str, Any]) -> None:
         """Leaves of the log what the checkpoint knows; what comes after it will be written again."""
-        log = (self.path if self._is_beside_own(checkpoint) else checkpoint.resolve().parents[1]) / LOG
-        write_text(self.path / LOG, run_files.known_lines(log, state))
+        log = (self.path if self._is_beside_own(checkpoint) else checkpoint.resolve().parents[1]) / LogLine.NAME
+        write_text(self.path / LogLine.NAME, run_files.known_lines(log, state))
 
     def _bring_best(self, checkpoint: Path, state: dict[str, Any]) -> None:
         """Puts the best model of the checkpoint at the top, where another one, or none, may lie by now."""
@@ -365,21 +366,21 @@ class RunFolder:
         self.record.model, self._best_lost = digests, False
         self.record.write(self.path)
 
-    def log(self, entry: dict[str, Any]) -> None:
-        """Appends a line to the log and hands its numbers to the tracker."""
+    def log(self, line: LogLine) -> None:
+        """Append a line to the log and hand its numbers to the tracker."""
         if not self.accelerator.is_main_process:
             return
         if self._log is None:
-            self._log = (self.path / LOG).open("a", encoding="utf-8")
-        self._log.write(json.dumps(entry) + "\n")
+            self._log = (self.path / LogLine.NAME).open("a", encoding="utf-8")
+        self._log.write(line.text())
         self._log.flush()
         numbers: dict[str, float] = {}
-        for name, value in entry.items():
+        for name, value in line.row().items():
             if isinstance(value, dict):
                 numbers |= {f"{name}/{inner}": number for inner, number in value.items()}
             elif name not in ("step", "improved"):
                 numbers[name if "/" in name else f"training/{name}"] = value
-        self.accelerator.log(numbers, step=entry["step"])
+        self.accelerator.log(numbers, step=line.step)
 
     def after_interrupt(self) -> str:
         """How to go on after an interrupt, now."""

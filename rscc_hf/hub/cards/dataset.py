@@ -4,8 +4,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
-from rscc_hf.card_text import own_text
 from rscc_hf.data.schema import OPTIONAL
+from rscc_hf.formats.cards import own_text
 from rscc_hf.hub.cards.dataset_facts import DatasetFacts
 from rscc_hf.hub.cards.rendering import as_dataset_card, earlier_metadata, plain, render
 

@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from rscc_hf.checkpoint import TRAINING_SUMMARY
 from rscc_hf.errors import InputError
+from rscc_hf.formats.recipes import read_settings
+from rscc_hf.formats.records import Conversion, Evaluation
+from rscc_hf.formats.training import LogLine, TrainingSummary, read_log
 from rscc_hf.hub.cards.known import SYSTEMS, KnownData, System, known_data
 from rscc_hf.hub.cards.rendering import hub_id, last_part
-from rscc_hf.hub.cards.results import Evaluation, read_evaluations
+from rscc_hf.hub.cards.results import read_evaluations
+from rscc_hf.text import json_object
 
-CONVERSION = "conversion.json"
-RECIPE = "recipe.yaml"
-LOG = "training_log.jsonl"
 # Largest header of a safetensors file, as the format's own readers limit it.
 _LARGEST_HEADER = 100_000_000
 
@@ -48,7 +46,7 @@ class Training:
 
     Attributes:
         recipe: Every key as it was used; empty where there is no recipe.
-        trained_on: The sources of the training pairs, as `training_summary.json` says.
+        trained_on: The sources of the training pairs, as its summary says.
         data: What it was given as training data.
         split: Its split.
         revision: Of data on the Hub, where one was asked for.
@@ -57,7 +55,7 @@ class Training:
         synthesized: Whether its synthetic pairs have the records of `rscc data synthesize`; None: it is not told.
         steps: Optimiser steps of the whole run, if it was logged.
         seconds: Wall time of them as logged, validation included.
-        best: The logged validation whose weights were kept: `step`, `epoch`, `scores`.
+        best: The logged validation whose weights were kept.
     """
 
     recipe: dict[str, Any]
@@ -69,7 +67,7 @@ class Training:
     synthesized: bool | None
     steps: int | None
     seconds: float | None
-    best: dict[str, Any] | None
+    best: LogLine | None
 
     def hub_id(self, key: str) -> str | None:
         """What a key of the recipe names, where the run recorded that it was read from the Hub."""
@@ -99,7 +97,7 @@ class ModelFacts:
         system: The published system; None for a model of another kind.
         weights: None where there are no safetensors files.
         training: None where no run of this package left anything.
-        conversion: `conversion.json` of a converter.
+        conversion: What a converter left.
         evaluations: Scores of these very weights.
         stale_evaluations: How many evaluations there are of other weights.
         adapters: Whether the folder holds adapters only.
@@ -112,7 +110,7 @@ class ModelFacts:
     system: System | None
     weights: Weights | None
     training: Training | None
-    conversion: dict[str, Any] | None
+    conversion: Conversion | None
     evaluations: list[Evaluation]
     stale_evaluations: int
 
@@ -160,8 +158,7 @@ class ModelFacts:
     @property
     def is_release(self) -> bool:
         """Whether a converter made it from a checkpoint in the format of the authors' release."""
-        converter = str((self.conversion or {}).get("converter", ""))
-        return self.conversion is not None and "onevision" not in converter
+        return self.conversion is not None and "onevision" not in (self.conversion.converter or "")
 
 
 def read_model_facts(folder: Path) -> ModelFacts:
@@ -183,7 +180,7 @@ def read_model_facts(folder: Path) -> ModelFacts:
         system=SYSTEMS.get(str(config.get("model_type"))),
         weights=_read_weights(folder),
         training=_read_training(folder),
-        conversion=read_json(folder / CONVERSION) or None,
+        conversion=Conversion.read(folder),
         evaluations=evaluations,
         stale_evaluations=stale,
     )
@@ -197,13 +194,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is no JSON ({error}); write it again.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is no JSON object; write it again.")
-    return content
+    return json_object(path.read_bytes(), str(path), "write it again")
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:
@@ -245,52 +236,21 @@ def _read_weights(folder: Path) -> Weights | None:
 
 
 def _read_training(folder: Path) -> Training | None:
-    summary = read_json(folder / TRAINING_SUMMARY)
-    recipe: Any = {}
-    if (folder / RECIPE).is_file():
-        try:
-            recipe = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(
-                f"{folder / RECIPE} is no YAML ({' '.join(str(error).split())}); write it again."
-            ) from error
-        if not isinstance(recipe, dict):
-            raise InputError(f"{folder / RECIPE} is no list of `key: value` lines; write it again.")
-    entries = _read_log(folder / LOG)
-    if not (summary or recipe):
+    recipe, log = read_settings(folder), read_log(folder)
+    path = folder / TrainingSummary.NAME
+    if not recipe and not path.is_file():
         return None
-    kept = [entry for entry in entries if entry.get("improved")]
-    best = None
-    if kept:
-        best = {"step": kept[-1]["step"], "epoch": kept[-1]["epoch"], "scores": kept[-1]["validation"]}
-    seconds = [entry["seconds"] for entry in entries if isinstance(entry.get("seconds"), int | float)]
+    summary = TrainingSummary.read(path) if path.is_file() else TrainingSummary()
+    seconds = [line.seconds for line in log if line.seconds is not None]
     return Training(
         recipe=recipe,
-        trained_on=summary.get("trained_on"),
-        data=summary.get("data") or recipe.get("train_data"),
-        split=summary.get("split") or recipe.get("train_split"),
-        revision=summary.get("data_revision"),
-        is_local={
-            {"data": "train_data"}.get(name, name): value
-            for key, value in summary.items()
-            if (name := key.removesuffix("_is_local")) != key and isinstance(value, bool)
-        },
-        synthesized=summary.get("synthesized"),
-        steps=max((entry["step"] for entry in entries), default=None),
+        trained_on=summary.trained_on,
+        data=summary.data or recipe.get("train_data"),
+        split=summary.split or recipe.get("train_split"),
+        revision=summary.data_revision,
+        is_local=summary.is_local,
+        synthesized=summary.synthesized,
+        steps=max((line.step for line in log), default=None),
         seconds=sum(seconds) if seconds else None,
-        best=best,
+        best=next((line for line in reversed(log) if line.improved), None),
     )
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            entry["step"] = int(entry["step"])
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}, line {number} is no entry of a training log; remove the line.") from error
-        entries.append(entry)
-    return entries

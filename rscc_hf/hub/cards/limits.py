@@ -1,10 +1,10 @@
 """What a model cannot do, or cannot be said to do: sentences that follow from the facts about it."""
 
 from rscc_hf.evaluation.scores import TITLES
+from rscc_hf.formats.records import Evaluation
 from rscc_hf.hub.cards.facts import ModelFacts
 from rscc_hf.hub.cards.known import known_data
 from rscc_hf.hub.cards.rendering import last_part, plain
-from rscc_hf.hub.cards.results import Evaluation
 
 
 def limits_of(facts: ModelFacts) -> list[str]:
@@ -53,7 +53,7 @@ def _is_of(evaluation: Evaluation, where: str, facts: ModelFacts) -> bool:
 
 
 def _untrained(facts: ModelFacts) -> list[str]:
-    if facts.training is None and (facts.conversion or {}).get("new_weights"):
+    if facts.training is None and facts.conversion is not None and facts.conversion.new_weights:
         return ["It is a start for training. Some of its weights are random, so that its captions mean nothing."]
     return []
 

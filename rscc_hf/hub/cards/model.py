@@ -8,14 +8,14 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from rscc_hf.card_text import is_ours, own_text
 from rscc_hf.evaluation.scores import SCORES
+from rscc_hf.formats.cards import is_ours, own_text
+from rscc_hf.formats.records import Conversion, Evaluation
 from rscc_hf.hub.cards.facts import ModelFacts, read_model_facts
 from rscc_hf.hub.cards.known import known_data
 from rscc_hf.hub.cards.limits import limits_of
 from rscc_hf.hub.cards.model_tables import evaluation_table, properties_of, training_section
 from rscc_hf.hub.cards.rendering import as_model_card, earlier_metadata, plain, read_card, render, write_card
-from rscc_hf.hub.cards.results import Evaluation
 
 _NOT_STATED = "not-stated"
 # Keys of a recipe that say what the weights started from.
@@ -60,7 +60,7 @@ def render_model_card(
     loads_from = repo_id or name or (folder.name if not folder.name.startswith(".") else "") or "."
     title = loads_from.rpartition("/")[2] if loads_from != "." else (facts.system.name if facts.system else "Model")
     metadata = _metadata(facts, earlier_metadata(ours), title, license)
-    sources = (facts.conversion or {}).get("sources") or []
+    conversion = facts.conversion or Conversion()
     content = render(
         "model_card.md.jinja",
         metadata=metadata.to_yaml(),
@@ -74,8 +74,8 @@ def render_model_card(
         training=None if facts.training is None else training_section(facts, facts.training),
         limits=limits_of(facts),
         provenance=_provenance(facts),
-        sources=sources,
-        dropped=sorted((facts.conversion or {}).get("dropped") or []),
+        sources=conversion.sources,
+        dropped=sorted(conversion.dropped),
         licences=_licences(facts, metadata),
         own_text=own_text(existing),
     )
@@ -138,7 +138,7 @@ def _metadata(facts: ModelFacts, earlier: dict[str, Any], title: str, license: s
         kept |= {"language": languages.pop()} if sure else {}
     training = facts.training
     bases = [training.hub_id(key) for key in _STARTS] if training is not None else []
-    bases.append((facts.conversion or {}).get("base_model"))  # a converter writes it for an id on the Hub only
+    bases.append((facts.conversion or Conversion()).base_model)  # a converter writes it for an id on the Hub only
     data = [training.hub_id("train_data")] if training is not None else []
     folders = _recorded_folders(facts)
     pipeline_tag = facts.system.pipeline_tag if facts.system else "image-to-text"
@@ -214,15 +214,15 @@ def _provenance(facts: ModelFacts) -> list[str]:
     conversion = facts.conversion
     if conversion is None:
         return []
-    version = (conversion.get("versions") or {}).get("rscc_hf")
-    by = f"`{plain(conversion['converter'])}`" if conversion.get("converter") else "rscc_hf"
+    version = conversion.versions.get("rscc_hf")
+    by = f"`{plain(conversion.converter)}`" if conversion.converter else "rscc_hf"
     sentences = [f"Converted by {by}{f' of rscc_hf {version}' if version else ''}, without training."]
-    if conversion.get("base_model"):
-        revision = f", commit `{plain(conversion['revision'])}`" if conversion.get("revision") else ""
-        sentences.append(f"The weights are those of `{conversion['base_model']}`{revision}.")
-    if conversion.get("new_weights"):
-        seed = f" (seed {conversion['seed']})" if conversion.get("seed") is not None else ""
-        sentences.append(f"New and random are {plain(conversion['new_weights'])}{seed}.")
+    if conversion.base_model:
+        revision = f", commit `{plain(conversion.revision)}`" if conversion.revision else ""
+        sentences.append(f"The weights are those of `{conversion.base_model}`{revision}.")
+    if conversion.new_weights:
+        seed = f" (seed {conversion.seed})" if conversion.seed is not None else ""
+        sentences.append(f"New and random are {plain(conversion.new_weights)}{seed}.")
     if facts.system is not None and facts.is_release:
         sentences.append(
             f"The format is that of the authors' release ([repository]({facts.system.repository})); that the files "

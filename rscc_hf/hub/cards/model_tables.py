@@ -4,10 +4,11 @@ import shlex
 from typing import Any, get_args
 
 from rscc_hf.evaluation.scores import PARTS, SCORE_KEYS, TITLES, BestScore
-from rscc_hf.hub.cards.facts import RECIPE, ModelFacts, Training
+from rscc_hf.formats.recipes import RECIPE
+from rscc_hf.formats.records import Evaluation
+from rscc_hf.hub.cards.facts import ModelFacts, Training
 from rscc_hf.hub.cards.limits import notes_on
 from rscc_hf.hub.cards.rendering import last_part, plain
-from rscc_hf.hub.cards.results import Evaluation
 from rscc_hf.text import count
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "U8": "4 or 8 bit"}
@@ -156,13 +157,13 @@ def training_section(facts: ModelFacts, training: Training) -> dict[str, Any]:
         sentences.append(f"The run took {training.steps:,} steps{batch}{took}, as logged.")
     if training.best is not None:
         choosing = get_args(BestScore)
-        kept = {TITLES[key]: value for key, value in training.best["scores"].items() if key in choosing}
+        kept = {TITLES[key]: value for key, value in (training.best.validation or {}).items() if key in choosing}
         scores = ", ".join(f"{plain(name)} {value:.2f}" for name, value in kept.items())
         limit = recipe.get("max_validation_pairs")
         pairs = f" on {limit} pairs of it at most" if limit else ""
         which = plain(recipe.get("validation_split") or "validation")
         sentences.append(
-            f"The weights are those of step {training.best['step']:,}, the best on the {which} split: {scores}{pairs}."
+            f"The weights are those of step {training.best.step:,}, the best on the {which} split: {scores}{pairs}."
             " As these scores chose the weights, they are no measure of how good the weights are."
         )
     script = _script(facts, recipe)

@@ -9,9 +9,9 @@ import yaml
 from huggingface_hub import DatasetCard, ModelCard
 from huggingface_hub.repocard import RepoCard
 
-from rscc_hf.card_text import MARKER, is_ours
 from rscc_hf.errors import InputError
 from rscc_hf.files import write_text
+from rscc_hf.formats.cards import MARKER, is_ours
 
 CARD = "README.md"
 _HUB_ID = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")

@@ -4,8 +4,6 @@ A line says what was scored (`dataset`, `dataset_id`, `split`, `maps`), by which
 whole report of `rscc evaluate`. Scores of other weights than those in the folder are never shown.
 """
 
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +12,8 @@ from rscc_hf.errors import InputError
 from rscc_hf.evaluation.report import why_no_report
 from rscc_hf.files import exclusive, refuse_input_as_output, write_text
 from rscc_hf.formats.predictions import prediction_lines
-
-RESULTS = "results.jsonl"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores on one split of one data set.
-
-    Attributes:
-        dataset: Name of the data set, for people.
-        split: Its split.
-        report: What `rscc evaluate --json` wrote: see `rscc_hf.evaluation.report.Report`.
-        fingerprint: Of the checkpoint that wrote the captions; see `rscc_hf.checkpoint.fingerprint_of`.
-        dataset_id: Its id on the Hub, where it has one.
-        maps: Whether the model was given semantic maps; None: not known, or it takes none.
-        settings: What else the captions depend on (`num_beams`, ...), as `rscc caption` wrote it.
-    """
-
-    dataset: str
-    split: str
-    report: dict[str, Any]
-    fingerprint: str
-    dataset_id: str | None = None
-    maps: bool | None = None
-    settings: dict[str, Any] | None = None
+from rscc_hf.formats.records import Evaluation
+from rscc_hf.text import json_object
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -47,10 +22,7 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is no such report.
     """
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is no JSON ({error}); give what `rscc evaluate --json` wrote.") from error
+    report = json_object(path.read_bytes(), str(path), "give what `rscc evaluate --json` wrote")
     complaint = why_no_report(report)
     if complaint:
         raise InputError(f"{path} {complaint}; give what `rscc evaluate --json` wrote.")
@@ -80,7 +52,7 @@ def add_evaluation(
         ValueError: The report or the captions cannot be used, are the file that is written, the captions are by
             other weights, or another run writes results there.
     """
-    refuse_input_as_output(folder / RESULTS, [report, *([] if predictions is None else [predictions])])
+    refuse_input_as_output(folder / Evaluation.NAME, [report, *([] if predictions is None else [predictions])])
     fingerprint = fingerprint_of(folder)
     settings = None if predictions is None else _settings(predictions, folder, fingerprint)
     new = Evaluation(
@@ -92,10 +64,9 @@ def add_evaluation(
         maps=None if settings is None else settings.pop("semantic_maps", None),
         settings=settings or None,
     )
-    with exclusive(folder / RESULTS, "checkpoint"):  # else one of two writers would lose what the other one adds
+    with exclusive(folder / Evaluation.NAME, "checkpoint"):  # else one of two writers would lose what the other adds
         kept = [old for old in read_evaluations(folder)[0] if _kind(old) != _kind(new)]
-        lines = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in [*kept, new]]
-        write_text(folder / RESULTS, "".join(lines))
+        write_text(folder / Evaluation.NAME, "".join(one.text() for one in [*kept, new]))
     return new
 
 
@@ -105,15 +76,12 @@ def read_evaluations(folder: Path) -> tuple[list[Evaluation], int]:
     Raises:
         ValueError: `results.jsonl` is damaged.
     """
-    path = folder / RESULTS
+    path = folder / Evaluation.NAME
     if not path.is_file():
         return [], 0
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            one = Evaluation(**json.loads(line))
-        except (TypeError, json.JSONDecodeError) as error:
-            raise InputError(f"{path}, line {number} is no evaluation ({error}); remove it.") from error
+        one = Evaluation.parse(line, f"{path}, line {number}")
         complaint = why_no_report(one.report)
         if complaint:
             raise InputError(f"{path}, line {number}: its report {complaint}; remove it.")

@@ -13,13 +13,14 @@ from huggingface_hub import ModelCard
 from toys.ccexpert import save_tiny_ccexpert
 from toys.report import SCORES, write_toy_report
 
-from rscc_hf.card_text import MARKER
 from rscc_hf.checkpoint import fingerprint_of
 from rscc_hf.files import exclusive
+from rscc_hf.formats.cards import MARKER
+from rscc_hf.formats.records import Evaluation
 from rscc_hf.hub.cards import render_model_card, write_model_card
 from rscc_hf.hub.cards.known import known_data
 from rscc_hf.hub.cards.rendering import hub_id
-from rscc_hf.hub.cards.results import RESULTS, add_evaluation, read_evaluations
+from rscc_hf.hub.cards.results import add_evaluation, read_evaluations
 
 ALONE = "import sys; sys.modules['rscc_hf'] = None\n"  # any import of it fails
 
@@ -116,7 +117,7 @@ def test_scores_of_other_weights_are_left_out(folder, tmp_path, tiny_checkpoints
     assert "57.12" not in render_model_card(folder) and read_evaluations(folder) == ([], 1)
     add_evaluation(folder, write_toy_report(tmp_path / "report.json", shift=1.0), "toy", "test")
     assert "58.12" in render_model_card(folder)
-    assert len((folder / RESULTS).read_text().splitlines()) == 1
+    assert len((folder / Evaluation.NAME).read_text().splitlines()) == 1
 
 
 def test_a_repeated_evaluation_replaces_the_earlier_one(folder, tmp_path):
@@ -132,12 +133,15 @@ def test_a_repeated_evaluation_replaces_the_earlier_one(folder, tmp_path):
 
 def test_one_writer_at_a_time_adds_results(folder, tmp_path):
     report = write_toy_report(tmp_path / "report.json")
-    with exclusive(folder / RESULTS), pytest.raises(ValueError, match=r"by another run .* choose another checkpoint"):
+    with (
+        exclusive(folder / Evaluation.NAME),
+        pytest.raises(ValueError, match=r"by another run .* choose another checkpoint"),
+    ):
         add_evaluation(folder, report, "toy", "test")
-    assert not (folder / RESULTS).exists()
+    assert not (folder / Evaluation.NAME).exists()
     before = set(folder.iterdir())
     add_evaluation(folder, report, "toy", "test")
-    assert set(folder.iterdir()) - before == {folder / RESULTS}
+    assert set(folder.iterdir()) - before == {folder / Evaluation.NAME}
 
 
 def test_who_wrote_the_captions_is_checked(folder, tmp_path):
@@ -162,7 +166,7 @@ def test_who_wrote_the_captions_is_checked(folder, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[]", "no report"),
+        ("[]", "no JSON object"),
         ("{", "no JSON"),
         ('{"all": {}, "protocol": "words", "n": 1, "accuracy": {}}', "bleu_1 in all"),
         ('{"all": [], "protocol": "words", "n": 1, "accuracy": {}}', "bleu_1 in all"),
@@ -173,7 +177,7 @@ def test_what_is_no_report_is_refused(folder, tmp_path, content, said):
     path.write_text(content)
     with pytest.raises(ValueError, match=said):
         add_evaluation(folder, path, "toy", "test")
-    assert not (folder / RESULTS).exists()
+    assert not (folder / Evaluation.NAME).exists()
 
 
 def write_run(folder, recorded=None, **changes):
@@ -316,7 +320,7 @@ def test_damaged_folders_are_refused_in_a_sentence(folder, tmp_path):
     weights.write_bytes(content)
     for name, text, said in (
         ("recipe.yaml", "a: [", "no YAML"), ("training_summary.json", "[1]", "no JSON object"),
-        ("training_log.jsonl", "{}\n", "line 1"), (RESULTS, "{}\n", "line 1"),
+        ("training_log.jsonl", "{}\n", "line 1"), (Evaluation.NAME, "{}\n", "line 1"),
     ):  # fmt: skip
         (folder / name).write_text(text)
         with pytest.raises(ValueError, match=said):

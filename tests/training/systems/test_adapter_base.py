@@ -14,8 +14,9 @@ from transformers import AutoModel
 
 from rscc_hf import ChangeCaptioner
 from rscc_hf.errors import RecipeError
+from rscc_hf.formats.records import AdapterBase
 from rscc_hf.training.systems.ccexpert import adapters
-from rscc_hf.training.systems.ccexpert.adapter_base import RECORD, describe_base, weights_digest
+from rscc_hf.training.systems.ccexpert.adapter_base import describe_base, weights_digest
 from rscc_hf.training.systems.ccexpert.adapters import load_adapters, main, merge_adapters
 from rscc_hf.training.systems.ccexpert.parts import prepare_to_learn
 from rscc_hf.training.systems.ccexpert.start import find_start, load_start
@@ -227,9 +228,9 @@ DAMAGES = [
     ("tokenizer.json", cut, "cannot be read"),
     ("tokenizer.json", Path.unlink, "cannot be read"),
     ("processor_config.json", setting("num_image_tokens", 9), "num_image_tokens is 9 in one and 4 in the other"),
-    (RECORD, cut, "adapter_base.json is damaged"),
-    (RECORD, setting("weights", 3), "adapter_base.json is damaged"),
-    (RECORD, Path.unlink, r"adapter_base.json is missing, which says .*: name that model \(--base\)"),
+    (AdapterBase.NAME, cut, "adapter_base.json is damaged"),
+    (AdapterBase.NAME, setting("weights", 3), "adapter_base.json is damaged"),
+    (AdapterBase.NAME, Path.unlink, r"adapter_base.json is missing, which says .*: name that model \(--base\)"),
 ]
 
 

@@ -1,14 +1,9 @@
-"""Which model adapters were trained on: written beside them, and found again, weight for weight, when they are loaded.
-
-{"path": "/data/stage1", "relative": "../stage1", "commit": null, "kind": "ccexpert", "weights": "4f…",
- "quantization": "none", "compute_dtype": "float32"}
-"""
+"""Which model adapters were trained on: described for the record beside them, and found again, weight for weight."""
 
 import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,38 +13,14 @@ from safetensors import safe_open
 from transformers.utils import cached_file
 
 from rscc_hf.errors import InputError
-from rscc_hf.files import write_text
+from rscc_hf.formats.records import AdapterBase
 from rscc_hf.training.engine.recipe import reading
 from rscc_hf.training.engine.run_folder import LAST
 from rscc_hf.training.systems.ccexpert.recipe import CCExpertRecipe
 from rscc_hf.training.systems.ccexpert.start import Start, read_config, resolve_commit
 
-RECORD = "adapter_base.json"
 # Threads that reckon digests: one alone takes longer over 72 B parameters than other processes wait at a barrier.
 _READERS = min(8, os.cpu_count() or 1)
-
-
-@dataclass(frozen=True)
-class AdapterBase:
-    """The model that adapters belong to.
-
-    Attributes:
-        path: Absolute folder, or Hub id.
-        relative: The folder as seen from that of the run, for trees that are moved; None: none, or a Hub id.
-        commit: Of a Hub id.
-        kind: `model_type` of the checkpoint.
-        weights: Digest of them, see `weights_digest`.
-        quantization: "none" or "4bit", see the recipe.
-        compute_dtype: With "4bit": the format of its products.
-    """
-
-    path: str
-    relative: str | None
-    commit: str | None
-    kind: str
-    weights: str
-    quantization: str
-    compute_dtype: str
 
 
 def describe_base(start: Start, recipe: CCExpertRecipe) -> AdapterBase:
@@ -76,33 +47,6 @@ def describe_base(start: Start, recipe: CCExpertRecipe) -> AdapterBase:
 def compute_dtype(recipe: CCExpertRecipe) -> str:
     """The format of a quantised language model's products."""
     return "bfloat16" if recipe.mixed_precision == "bf16" else "float32"
-
-
-def write_base(base: AdapterBase, folder: Path) -> None:
-    """Writes the record beside the adapters."""
-    write_text(folder / RECORD, json.dumps(asdict(base), indent=1) + "\n")
-
-
-def read_base(folder: Path) -> AdapterBase | None:
-    """The record beside adapters; None where there is none.
-
-    Raises:
-        ValueError: It is damaged.
-    """
-    path = folder / RECORD
-    if not path.is_file():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        known = {item.name for item in fields(AdapterBase)}
-        if not isinstance(values, dict) or set(values) != known:
-            raise InputError("its keys are not those of a record")
-        optional = ("relative", "commit")
-        if any(not isinstance(value, str) for name, value in values.items() if name not in optional or value):
-            raise InputError("a value is no text")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}): put back the file that training wrote.") from error
-    return AdapterBase(**values)
 
 
 def find_base(base: AdapterBase, adapters: Path, given: str | None) -> tuple[str, str | None]:

@@ -24,21 +24,22 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_mod
 from safetensors import safe_open
 from transformers import BitsAndBytesConfig, GenerationConfig
 
-from rscc_hf.checkpoint import TRAINING_SUMMARY
 from rscc_hf.checkpoint_folder import CHECKPOINT
 from rscc_hf.errors import InputError, RecipeError
 from rscc_hf.files import new_folder, refuse_input_as_output
+from rscc_hf.formats.records import AdapterBase
+from rscc_hf.formats.training import TrainingSummary
 from rscc_hf.modeling.configuration_ccexpert import CCExpertConfig
 from rscc_hf.modeling.modeling_ccexpert import CCExpertForConditionalGeneration
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
 from rscc_hf.training.engine.recipe import reading
-from rscc_hf.training.systems.ccexpert.adapter_base import RECORD, AdapterBase, find_base, read_base, write_base
+from rscc_hf.training.systems.ccexpert.adapter_base import find_base
 from rscc_hf.training.systems.ccexpert.recipe import CCExpertRecipe
 from rscc_hf.training.systems.ccexpert.start import Start, check_processor, load_model, read_config, resolve_commit
 
 logger = logging.getLogger(__name__)
 
-MERGED = dataclasses.replace(CHECKPOINT, what="merged model", names=(*CHECKPOINT.names, TRAINING_SUMMARY))
+MERGED = dataclasses.replace(CHECKPOINT, what="merged model", names=(*CHECKPOINT.names, TrainingSummary.NAME))
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -121,7 +122,7 @@ def save_adapters(model: Any, folder: Path, state: dict[str, torch.Tensor], base
         del config.quantization_config
     config.save_pretrained(folder)
     whole.generation_config.save_pretrained(folder)
-    write_base(base, folder)
+    base.write(folder)
 
 
 def load_adapters(
@@ -157,7 +158,7 @@ def merge_adapters(
     folder, output = Path(folder).expanduser(), Path(output).expanduser()
     if output.resolve() == folder.resolve():
         raise InputError(f"{output} holds the adapters: name another folder for the merged model.")
-    record = read_base(folder)
+    record = AdapterBase.read(folder)
     named = [record.path] if record is not None and record.commit is None else []
     refuse_input_as_output(output, [folder, *named, *([] if base is None else [Path(base).expanduser()])])
     with new_folder(output, overwrite=overwrite, kind=MERGED) as work:
@@ -165,7 +166,7 @@ def merge_adapters(
         merged: Any = model.merge_and_unload(safe_merge=True)  # raises where the sum is not finite
         merged.save_pretrained(work)
         processor.save_pretrained(work)
-        summary = folder / TRAINING_SUMMARY
+        summary = folder / TrainingSummary.NAME
         if summary.is_file():
             (work / summary.name).write_text(summary.read_text(encoding="utf-8"), encoding="utf-8")
     return output
@@ -175,17 +176,19 @@ def _load(
     folder: Path, base: str | None, *, trainable: bool = False, dequantize: bool = False
 ) -> tuple[PeftModel, CCExpertProcessor]:
     settings = _check_files(folder)
-    record = read_base(folder)
+    record = AdapterBase.read(folder)
     if record is not None:
         path, commit = find_base(record, folder, base)
         kind, quantized = record.kind, quantization(record.quantization, record.compute_dtype)
     elif base is None:
         raise InputError(
-            f"{folder / RECORD} is missing, which says what the adapters were trained on "
+            f"{folder / AdapterBase.NAME} is missing, which says what the adapters were trained on "
             f"({settings.base_model_name_or_path}?): name that model (--base)."
         )
     else:
-        logger.warning("%s is missing: nobody can tell whether %s is what the adapters belong to", RECORD, base)
+        logger.warning(
+            "%s is missing: nobody can tell whether %s is what the adapters belong to", AdapterBase.NAME, base
+        )
         path, quantized = str(Path(base).expanduser()), None
         commit = resolve_commit(path, settings.revision)
         kind = read_config(path, commit).model_type

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from rscc_hf.errors import RecipeError
+from rscc_hf.formats.records import AdapterBase
 from rscc_hf.training.aids.change_mask import change_mask_loss
 from rscc_hf.training.engine.batches import Batch
 from rscc_hf.training.engine.identity import prompt_digest
@@ -18,7 +19,7 @@ from rscc_hf.training.engine.recipe import parse_recipe
 from rscc_hf.training.engine.script import run_script
 from rscc_hf.training.engine.task import Part
 from rscc_hf.training.systems.ccexpert import adapters
-from rscc_hf.training.systems.ccexpert.adapter_base import AdapterBase, compute_dtype, describe_base
+from rscc_hf.training.systems.ccexpert.adapter_base import compute_dtype, describe_base
 from rscc_hf.training.systems.ccexpert.parts import HEAD, part_of, prepare_to_learn
 from rscc_hf.training.systems.ccexpert.recipe import PARTS, CCExpertRecipe
 from rscc_hf.training.systems.ccexpert.samples import (

@@ -1,6 +1,5 @@
 """A task on pairs of images: everything that does not depend on the model."""
 
-import json
 import logging
 from abc import abstractmethod
 from collections import Counter
@@ -13,11 +12,11 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 
-from rscc_hf.checkpoint import TRAINING_SUMMARY
 from rscc_hf.data.digest import data_digest
 from rscc_hf.data.loading import load_pairs, stream_digest
 from rscc_hf.data.schema import UNKNOWN_SOURCE
 from rscc_hf.errors import RecipeError
+from rscc_hf.formats.training import TrainingSummary
 from rscc_hf.training.engine.backend import Backend
 from rscc_hf.training.engine.batches import Batch, BatchSource, IndexedBatches, IndexedSamples
 from rscc_hf.training.engine.identity import sources_identity, tokenizer_digest
@@ -190,25 +189,19 @@ class PairTask(Task):
             self.validator.close()
 
     def write_summary(self, folder: Path) -> None:
-        """`training_summary.json`: what kind of images the model has seen, and what was read from the Hub.
-
-        `data_is_local`, `init_from_is_local`, ... tell folders from ids on the Hub, which may look the same, as it was
-        when they were read; `synthesized` says of synthetic pairs whether they have this package's records.
-        """
-        recipe = self.recipe
-        summary: dict[str, Any] = {
-            "trained_on": self._trained_on(),
-            "data": recipe.train_data,
-            "split": recipe.train_split,
-        }
-        if "synthetic" in summary["trained_on"].split(", ") and not isinstance(self.training, IterableDataset):
-            summary["synthesized"] = _has_records(self.training)
-        for key, is_local in self.is_local.items():
-            summary[f"{'data' if key == 'train_data' else key}_is_local"] = is_local
-        for key, name in (("train_data", "data_revision"), ("init_from", "init_revision")):
-            if self.is_local.get(key) is False and getattr(recipe, name) is not None:
-                summary[name] = getattr(recipe, name)
-        (folder / TRAINING_SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        """Write into the folder of the model what kind of images it has seen, and what was read from the Hub."""
+        recipe, trained_on = self.recipe, self._trained_on()
+        known = "synthetic" in trained_on.split(", ") and not isinstance(self.training, IterableDataset)
+        from_hub = {key for key, is_local in self.is_local.items() if not is_local}
+        TrainingSummary(
+            trained_on=trained_on,
+            data=recipe.train_data,
+            split=recipe.train_split,
+            synthesized=_has_records(self.training) if known else None,
+            is_local=self.is_local,
+            data_revision=recipe.data_revision if "train_data" in from_hub else None,
+            init_revision=getattr(recipe, "init_revision", None) if "init_from" in from_hub else None,
+        ).write(folder)
 
     def _load(self, where: str | None, split: str, streaming: bool, key: str) -> Any:
         if where is None:
