@@ -24,7 +24,7 @@ _WHOLE = ("model.safetensors", "model.safetensors.index.json")
 
 
 def leave_out_installed(config: Any, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a config.json without the checkpoint's pipeline where the package itself is installed.
+    """Leave the checkpoint's pipeline out of the fields of a config.json where the package itself is installed.
 
     transformers would otherwise ask for `trust_remote_code` before it looks at the pipelines that it knows.
 
@@ -38,7 +38,7 @@ def leave_out_installed(config: Any, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse_adapters(path_or_id: Any, options: Mapping[str, Any]) -> None:
-    """Refuses what transformers would take for a whole model and put adapters on, whether they belong to it or not.
+    """Refuse what transformers would take for a whole model and put adapters on, whether they belong to it or not.
 
     A folder of peft's alone, without a config.json, is left to transformers, which looks for the model that it names.
 
@@ -80,7 +80,7 @@ class StandaloneCheckpoint:
 
     @classmethod
     def from_pretrained(cls, *args: Any, quantization_config: Any = None, **kwargs: Any) -> Any:
-        """As transformers', with `full_precision_modules` left out of any quantisation.
+        """Load as transformers does, with `full_precision_modules` left out of any quantisation.
 
         Args:
             *args: Folder or repository, and what else transformers takes.
@@ -97,7 +97,7 @@ class StandaloneCheckpoint:
 
     @classmethod
     def name_full_precision(cls, quantization_config: Any) -> Any:
-        """A copy of a quantiser's configuration that names `full_precision_modules`, unless it names modules."""
+        """Copy a quantiser's configuration and name `full_precision_modules` in it, unless it names modules."""
         named = copy.deepcopy(quantization_config)
         if isinstance(named, dict):
             is_bitsandbytes = named.get("quant_method") == "bitsandbytes" or {"load_in_4bit", "load_in_8bit"} & set(

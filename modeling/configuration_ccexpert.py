@@ -26,7 +26,7 @@ _END_OF_TEXT, _IM_END, _IMAGE = 151643, 151645, 151646
 
 
 def so400m_config() -> SiglipVisionConfig:
-    """SigLIP so400m/14-384 up to layer 26, the paper's tower; 27x27 tokens of width 1152."""
+    """Build SigLIP so400m/14-384 up to layer 26, the paper's tower; 27x27 tokens of width 1152."""
     return SiglipVisionConfig(
         hidden_size=1152,
         intermediate_size=4304,
@@ -41,7 +41,7 @@ def so400m_config() -> SiglipVisionConfig:
 
 
 def qwen2_config(size: str) -> Qwen2Config:
-    """Qwen2 of one of the paper's sizes.
+    """Build the Qwen2 of one of the paper's sizes.
 
     Args:
         size: `0.5b`, `7b` or `72b`.
@@ -139,7 +139,7 @@ class CCExpertConfig(PreTrainedConfig):
 
     @classmethod
     def preset(cls, size: str, **changes: Any) -> "CCExpertConfig":
-        """The paper's model of one size.
+        """Build the configuration of the paper's model of one size.
 
         Args:
             size: `0.5b`, `7b` or `72b`, of the language model; tower and module are the same in all.
@@ -245,7 +245,7 @@ class CCExpertConfig(PreTrainedConfig):
 
 
 def relative_levels(offsets: Sequence[int], top: int) -> list[int]:
-    """Levels counted downwards from a level, as the papers give them, to absolute ones.
+    """Turn levels counted downwards from a level, as the papers give them, into absolute ones.
 
     Args:
         offsets: -1 is `top` itself, -2 the level below it, and so on.
@@ -261,7 +261,7 @@ def relative_levels(offsets: Sequence[int], top: int) -> list[int]:
 
 
 def _child(config: PreTrainedConfig | dict | None, default: Any, name: str, model_type: str) -> Any:
-    """A configuration of a part, apart from whatever the caller holds."""
+    """Build the configuration of a part, apart from whatever the caller holds."""
     if config is None:
         return default()
     if isinstance(config, PreTrainedConfig):

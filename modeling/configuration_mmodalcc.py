@@ -16,7 +16,7 @@ FEATURE_ENHANCEMENTS = ("stacked", "parallel")
 
 
 def resnet101_config(num_channels: int = 3) -> ResNetConfig:
-    """The paper's backbone, ResNet-101, with all four stages.
+    """Build the configuration of the paper's backbone, ResNet-101, with all four stages.
 
     Args:
         num_channels: bands of the input image.
@@ -234,14 +234,14 @@ class MModalCCConfig(PreTrainedConfig):
 
 
 def filled(value: int | None) -> int:
-    """A field that may be `None` when given, but not in a config that was made."""
+    """Get a field that may be `None` when given, but not in a config that was made."""
     if value is None:
         raise ValueError("A size or special id of the configuration is missing; make a new MModalCCConfig.")
     return value
 
 
 def _backbone(config: ResNetConfig | dict | None, stages: int) -> ResNetConfig:
-    """The ResNet that is built: what a user or a `config.json` gives, without the stages after the cut."""
+    """Describe the ResNet to build: what a user or a `config.json` gives, without the stages after the cut."""
     if config is None:
         config = resnet101_config()
     elif isinstance(config, dict):

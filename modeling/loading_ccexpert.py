@@ -51,7 +51,7 @@ _VISION_LAYER = re.compile(r"vision_tower\.model\.encoder\.layers\.(\d+)\..+")
 
 
 def load_llava(cls: Any, path_or_id: str | os.PathLike, kind: str, options: Mapping[str, Any]) -> Any:
-    """A CCExpert whose parts are those of a LLaVA, and whose Difference-aware Integration Module is new.
+    """Build a CCExpert of a LLaVA's parts, with a new Difference-aware Integration Module.
 
     Args:
         cls: the model's class.
@@ -98,7 +98,7 @@ def load_llava(cls: Any, path_or_id: str | os.PathLike, kind: str, options: Mapp
 
 
 def translate_config(config_class: Any, source: Any, fields: Mapping[str, Any]) -> Any:
-    """CCExpert's configuration for a LLaVA's.
+    """Translate a LLaVA's configuration into CCExpert's.
 
     Args:
         config_class: `CCExpertConfig`.
@@ -150,7 +150,7 @@ def _check(path: str, info: Mapping[str, Iterable[Any]], layers: int) -> None:
 
 
 def our_name(name: str) -> str:
-    """Our name of a LLaVA's weight, in whichever naming; a name that is ours already is given back."""
+    """Translate a LLaVA's name of a weight, in whichever naming; a name that is ours already is given back."""
     if not name.startswith("vision_tower.model."):
         for pattern, replacement in KEY_MAPPING.items():
             renamed = re.sub(pattern, replacement, name)
@@ -160,7 +160,7 @@ def our_name(name: str) -> str:
 
 
 def may_be_left_out(name: str, layers: int) -> bool:
-    """Whether a LLaVA's weight has no use here.
+    """Tell whether a LLaVA's weight has no use here.
 
     Args:
         name: in whichever naming.

@@ -80,7 +80,7 @@ class CCExpertVisionTower(nn.Module):
         self.model.post_layernorm = nn.Identity()  # comes after the last level; weights without use would be saved
 
     def forward(self, images: torch.Tensor, levels: list[int]) -> list[torch.Tensor]:
-        """Features of some levels.
+        """Compute the features of some levels.
 
         Args:
             images: `(n, channels, image_size, image_size)`.
@@ -113,7 +113,7 @@ class CCExpertProjector(nn.Module):
         self.linear_2 = nn.Linear(width, width, bias=config.projector_bias)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """`(..., vision width)` to `(..., text width)`."""
+        """Project `(..., vision width)` to `(..., text width)`."""
         return self.linear_2(self.act(self.linear_1(features)))
 
 
@@ -136,7 +136,7 @@ class CCExpertPreTrainedModel(StandaloneCheckpoint, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """torch's defaults for module and projector, small flags; the parts from transformers keep their own."""
+        """Set torch's defaults for module and projector, small flags; the parts from transformers keep their own."""
         super()._init_weights(module)
         if isinstance(module, ChangeAwareTransformerLayer):
             for flag in (module.before_flag, module.after_flag, module.change_flag):
@@ -188,7 +188,7 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
         self._no_split_modules = names & {type(module).__name__ for module in self.modules()}
 
     def _set_generation_defaults(self) -> None:
-        """Room for a sentence, and never a placeholder among the words."""
+        """Leave room for a sentence, and never let a placeholder be among the words."""
         settings = self.generation_config
         end = settings.eos_token_id if settings.eos_token_id is not None else self.config.text.eos_token_id
         start = settings.bos_token_id if settings.bos_token_id is not None else self.config.text.bos_token_id
@@ -235,7 +235,7 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
         return load_llava(cls, path_or_id, "llava", kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word embedding."""
+        """Return the word embedding."""
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -243,7 +243,7 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        """The output projection."""
+        """Return the output projection."""
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
@@ -292,7 +292,7 @@ class CCExpertForConditionalGeneration(CCExpertPreTrainedModel, GenerationMixin)
         )
 
     def _embed(self, input_ids: torch.Tensor, image_embeds: torch.Tensor | None, fresh: bool) -> torch.Tensor:
-        """Word embeddings `(batch, tokens, width)` with the images in their places.
+        """Embed words `(batch, tokens, width)` and put the images in their places.
 
         Args:
             input_ids: `(batch, tokens)`.

@@ -37,7 +37,7 @@ class IntegrationOutput(NamedTuple):
 
 
 def sine_positions(height: int, width: int, channels: int) -> torch.Tensor:
-    """DETR's normalised two-dimensional sine positions.
+    """Compute DETR's normalised two-dimensional sine positions.
 
     Args:
         height: rows of the grid.
@@ -70,7 +70,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: object,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention in the open: `(rows, heads, queries, head)` to `(rows, queries, heads, head)`, and the weights."""
+    """Attend in the open: `(rows, heads, queries, head)` to `(rows, queries, heads, head)`, and the weights."""
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -126,7 +126,7 @@ class ChangeFeatureInit(nn.Module):
         self.proj = nn.Linear(3 * width, width)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """`(rows, 2, tokens, d)` to the first change features D0 `(rows, tokens, d)`."""
+        """Compute the first change features D0 `(rows, tokens, d)` of `(rows, 2, tokens, d)`."""
         both = torch.cat([images, images.flip(1)], dim=-1)  # [A;B] and [B;A]
         before, after = (images * self.linear_mapping(both).sigmoid()).unbind(1)
         return self.proj(torch.cat([before, after, before - after], dim=-1))
@@ -143,7 +143,7 @@ class DiffExpertMLP(nn.Module):
         self.lin2 = nn.Linear(inner, width)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """`(rows, tokens, d)` to the same."""
+        """Transform `(rows, tokens, d)` to the same shape."""
         return self.lin2(self.act(self.lin1(states)))
 
 
@@ -167,7 +167,7 @@ class ChangeAwareTransformerLayer(GradientCheckpointingLayer):
     def forward(
         self, images: torch.Tensor, change: torch.Tensor, positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One step k of the paper.
+        """Run one step k of the paper.
 
         Args:
             images: `(rows, 2, tokens, d)`, A and B.
@@ -216,7 +216,7 @@ class DiffExpert(nn.Module):
         )
 
     def forward(self, images: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(rows, 2, tokens, d)` and the sine table to refined images and change features `(rows, tokens, d)`."""
+        """Refine images `(rows, 2, tokens, d)`, given the sine table; compute change features `(rows, tokens, d)`."""
         change: torch.Tensor | None = None
         for layer in self.layers:
             first = self.change_feature_init(images)  # anew from what the layer reads
@@ -236,7 +236,7 @@ class AdaptiveAdjustment(nn.Module):
         self.linear_2 = nn.Linear(width, 1)
 
     def forward(self, images: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-        """`(levels, batch, 2, tokens, d)` and `(levels, batch, tokens, d)` to gates `(levels, batch)` in (0, 1)."""
+        """Gate `(levels, batch, 2, tokens, d)` by `(levels, batch, tokens, d)`: `(levels, batch)` in (0, 1)."""
         means = torch.cat([images.mean(dim=-2).flatten(-2), change.mean(dim=-2)], dim=-1)
         return self.linear_2(self.act(self.linear_1(means))).sigmoid().squeeze(-1)
 
@@ -252,7 +252,7 @@ class DifferenceAwareIntegration(nn.Module):
         self._positions: dict[tuple[int, int, torch.device, torch.dtype], torch.Tensor] = {}
 
     def positions(self, tokens: int, like: torch.Tensor) -> torch.Tensor:
-        """The sine table `(tokens, d)` of a square grid, in type and place of `like` `(..., d)`."""
+        """Get the sine table `(tokens, d)` of a square grid, in type and place of `like` `(..., d)`."""
         place = (tokens, like.shape[-1], like.device, like.dtype)
         table = self._positions.get(place)
         if table is None:
@@ -284,12 +284,12 @@ class DifferenceAwareIntegration(nn.Module):
 
 
 def _beside(images: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    """`(rows, 2, tokens, d)` and `(rows, tokens, d)` to `(rows * 2, 2 * tokens, d)`: change beside each image."""
+    """Put the change beside each image: `(rows, 2, tokens, d)`, `(rows, tokens, d)` to `(rows * 2, 2 * tokens, d)`."""
     return torch.cat([images, change[:, None].expand_as(images)], dim=2).flatten(0, 1)
 
 
 def _weighted_sum(features: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """`(levels, batch, ...)` and `(levels, batch)` to `(batch, ...)`, without a weighted copy of all levels."""
+    """Sum `(levels, batch, ...)` by weights `(levels, batch)` to `(batch, ...)`, without a copy of all levels."""
     shape = (-1,) + (1,) * (features.dim() - 2)
     total = features[0] * weights[0].view(shape)
     for level, weight in zip(features[1:], weights[1:], strict=True):

@@ -82,7 +82,7 @@ class MModalCCExplanation(ModelOutput):
 
 
 def shift_right(labels: torch.Tensor, start: int, pad: int) -> torch.Tensor:
-    """Targets `w1..wn <end>` `(batch, words)` to decoder inputs `<start> w1..wn`, with `pad` for -100."""
+    """Shift targets `w1..wn <end>` `(batch, words)` to decoder inputs `<start> w1..wn`, with `pad` for -100."""
     inputs = torch.full_like(labels, start)
     inputs[:, 1:] = labels[:, :-1]
     return inputs.masked_fill(inputs == -100, pad)
@@ -127,7 +127,7 @@ class MModalCCPreTrainedModel(StandaloneCheckpoint, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The release's: Xavier in the enhancement, U(-0.1, 0.1) for words and output, torch's defaults elsewhere."""
+        """Start as the release: Xavier in the enhancement, U(-0.1, 0.1) for words and output, else as torch does."""
         super()._init_weights(module)
         if isinstance(module, FeatureEnhancement) and self.config.semantics_optional:
             init.normal_(module.missing_semantic, std=0.02)
@@ -180,7 +180,7 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word embedding."""
+        """Return the word embedding."""
         return self.decoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -188,7 +188,7 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
         self.decoder.embed_tokens = cast(nn.Embedding, value)
 
     def get_output_embeddings(self) -> nn.Module:
-        """The output projection, which is not tied to the word embedding."""
+        """Return the output projection, which is not tied to the word embedding."""
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
@@ -354,7 +354,7 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
 
     @torch.no_grad()
     def explain(self, inputs: Mapping[str, torch.Tensor], sequences: torch.Tensor) -> MModalCCExplanation:
-        """Why these captions: gates and attention of every generated token, by one pass over the finished captions.
+        """Explain captions: gates and attention of every generated token, by one pass over the finished captions.
 
         Args:
             inputs: what the processor gave (`pixel_values`, and `semantic_values` with `semantic_present`), or
@@ -401,7 +401,7 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
     # --- backbones --------------------------------------------------------------------------------------------------
 
     def backbones(self) -> dict[str, ResNetModel]:
-        """The ResNets by the name of their stream."""
+        """Return the ResNets by the name of their stream."""
         return {name: getattr(self.encoder, f"{name}_backbone") for name in self.config.stream_names}
 
     def freeze_backbone(

@@ -39,7 +39,7 @@ class MModalCCDecoderOutput(ModelOutput):
 
 
 def sinusoidal_positions(start: int, length: int, width: int, device: torch.device | None = None) -> torch.Tensor:
-    """Rows `start` to `start + length` of the fixed table: sin on even, cos on odd channels, base 10000.
+    """Compute rows `start` to `start + length` of the fixed table: sin on even, cos on odd channels, base 10000.
 
     Computed where it is needed: a buffer made in `__init__` is lost when a model is built on the meta device.
 
@@ -55,12 +55,15 @@ def sinusoidal_positions(start: int, length: int, width: int, device: torch.devi
 def causal_mask(
     length: int, past: int, padding: torch.Tensor | None, dtype: torch.dtype, device: torch.device, needed: bool
 ) -> torch.Tensor | None:
-    """What is added to the scores of self attention: 0 where a word sees another, else the lowest number.
+    """Make what is added to the scores of self attention: 0 where a word sees another, else the lowest number.
 
     Args:
-        length: new words; past: words before them.
+        length: New words.
+        past: Words before them.
         padding: `(batch, past + length)`, 0 at padding, or `None`.
-        needed: whether the attention cannot tell causality by itself (sdpa can, without padding and past).
+        dtype: Of the mask.
+        device: Of the mask.
+        needed: Whether the attention cannot tell causality by itself (sdpa can, without padding and past).
 
     Returns:
         `(batch or 1, 1, length, past + length)`, or `None` where every word sees what it may without a mask.
@@ -99,7 +102,7 @@ class NeededWords:
 
     @classmethod
     def up_to_last(cls, targets: torch.Tensor, pairs: int) -> "NeededWords":
-        """Of `targets`, bool `(batch, words)` with the captions of a pair one after the other.
+        """Build it from `targets`, bool `(batch, words)`, with the captions of a pair one after the other.
 
         A few words of padding are kept as well, where there are any, to make `n` a multiple.
         """
@@ -114,19 +117,19 @@ class NeededWords:
         return cls(rows, (batch, words), pair * length + place, (pairs, length))
 
     def take(self, padded: torch.Tensor) -> torch.Tensor:
-        """`(batch, words, ...)` to `(n, ...)`."""
+        """Take `(n, ...)` out of `(batch, words, ...)`."""
         return padded.flatten(0, 1).index_select(0, self.rows)
 
     def spread(self, states: torch.Tensor) -> torch.Tensor:
-        """`(n, width)` to `(batch, words, width)`, zeros elsewhere."""
+        """Spread `(n, width)` to `(batch, words, width)`, zeros elsewhere."""
         return _spread(states, self.rows, self.shape)
 
     def spread_by_pair(self, states: torch.Tensor) -> torch.Tensor:
-        """`(n, width)` to `(pairs, length, width)`, zeros elsewhere."""
+        """Spread `(n, width)` to `(pairs, length, width)`, zeros elsewhere."""
         return _spread(states, self.pair_rows, self.pair_shape)
 
     def rows_of_streams(self, streams: int) -> torch.Tensor:
-        """`(streams * n,)`: places of the words in the flattened `(pairs, streams, length)`, stream by stream."""
+        """Find the places `(streams * n,)` of words in the flattened `(pairs, streams, length)`, stream by stream."""
         _, length = self.pair_shape
         first = self.pair_rows + self.pair_rows // length * ((streams - 1) * length)
         return torch.cat([first + stream * length for stream in range(streams)])
@@ -154,7 +157,7 @@ class MultimodalGatedCrossAttention(nn.Module):
     def keys_values(
         self, memory: torch.Tensor, past_key_values: EncoderDecoderCache | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values `(pairs, streams * heads, cells, head_dim)`: made once a pair, then from the cache."""
+        """Get keys and values `(pairs, streams * heads, cells, head_dim)`: made once a pair, then from the cache."""
         if past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
             cached: Any = past_key_values.cross_attention_cache.layers[self.layer_idx]
             return cached.keys, cached.values
@@ -250,8 +253,20 @@ class MModalCCDecoderLayer(GradientCheckpointingLayer):
         output_gates: bool = False,
         needed: NeededWords | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Words `(batch, words, D)`, or the needed ones `(n, D)`, to the same shape; then self-attention weights,
-        cross-attention weights, gates."""
+        """Run the layer.
+
+        Args:
+            states: Words `(batch, words, D)`, or the needed ones `(n, D)`.
+            memory: What the encoder gives.
+            attention_mask: Of self attention, see `causal_mask`.
+            past_key_values: Keys and values of earlier words and of the memory.
+            output_attentions: Whether the weights of attention are wanted.
+            output_gates: Whether the gates are wanted.
+            needed: Which words a target depends on, where not all are decoded.
+
+        Returns:
+            Words of the same shape, self-attention weights, cross-attention weights, gates; None: not asked for.
+        """
         attention, rows = self.self_attention, None
         projected = [layer(states) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
         if needed is not None:

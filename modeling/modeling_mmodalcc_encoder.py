@@ -51,11 +51,17 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: object,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention by its definition, which also gives its weights.
+    """Attend by the definition, which also gives the weights.
 
     Args:
-        query: `(batch, heads, queries, head_dim)`; key and value `(batch, heads, cells, head_dim)`.
-        attention_mask: added to the scores, or `None`.
+        module: The attention, of which only whether it is training matters.
+        query: `(batch, heads, queries, head_dim)`.
+        key: `(batch, heads, cells, head_dim)`.
+        value: As `key`.
+        attention_mask: Added to the scores, or `None`.
+        scaling: Of the scores.
+        dropout: Share of weights that are left out in training.
+        **kwargs: Of transformers' interface; unused.
 
     Returns:
         Output `(batch, queries, heads, head_dim)` and weights `(batch, heads, queries, cells)` (dropped out as used).
@@ -113,11 +119,11 @@ class MModalCCAttention(nn.Module):
         init_as(self.out_proj, zero_bias=True)
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        """`(batch, length, width)` to `(batch, heads, length, head_dim)`."""
+        """Split `(batch, length, width)` into `(batch, heads, length, head_dim)`."""
         return states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def keys_values(self, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values, each `(batch, heads, cells, head_dim)`, of a memory `(batch, cells, memory_dim)`."""
+        """Compute keys and values `(batch, heads, cells, head_dim)` of a memory `(batch, cells, memory_dim)`."""
         return self.split_heads(self.k_proj(memory)), self.split_heads(self.v_proj(memory))
 
     def forward(
@@ -133,7 +139,8 @@ class MModalCCAttention(nn.Module):
 
         Args:
             query: projected and split, `(batch, heads, queries, head_dim)`.
-            key: the same with `cells`; so is value.
+            key: the same with `cells`.
+            value: as `key`.
             attention_mask: added to the scores, or `None`.
             output_attentions: give the weights; only the eager implementation has them, so this call then uses it.
             rows: `(n,)`, which of the `batch * queries` answers are wanted; `None` is all of them.
@@ -175,7 +182,7 @@ class CrossAttentionModule(nn.Module):
     def forward(
         self, query: torch.Tensor, memory: torch.Tensor, output_attentions: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`query` `(n, queries, d)` attends to `memory` `(n, cells, d)`: the new query, and weights or `None`."""
+        """Let `query` `(n, queries, d)` attend to `memory` `(n, cells, d)`: the new query, and weights or `None`."""
         key, value = self.attention.keys_values(memory)
         states = self.attention.split_heads(self.attention.q_proj(query))
         attended, weights = self.attention(states, key, value, output_attentions=output_attentions)
@@ -190,7 +197,7 @@ class CrossModalCrossAttention(nn.Module):
     def forward(
         self, maps: torch.Tensor, attend: CrossAttentionModule, output_attentions: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """r1..r4 from f1..f4, both `(batch, streams, 2, cells, d)`, with the weights that the stage shares."""
+        """Compute r1..r4 from f1..f4, both `(batch, streams, 2, cells, d)`, with the weights that the stage shares."""
         other = maps.flip(1)
         states, weights = attend(maps.flatten(0, 2), other.flatten(0, 2), output_attentions)
         if weights is not None:
@@ -204,7 +211,7 @@ class UnimodalDifferenceCrossAttention(nn.Module):
     def forward(
         self, maps: torch.Tensor, difference: torch.Tensor, attend: CrossAttentionModule, output_attentions: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """o1..o4 from r1..r4 `(batch, streams, 2, cells, d)` and the differences `(batch, streams, cells, d)`."""
+        """Compute o1..o4 from r1..r4 `(batch, streams, 2, cells, d)` and differences `(batch, streams, cells, d)`."""
         batch, streams, _, cells, _ = maps.shape
         # both dates ask the same keys, which are so made once: (batch * streams, 2 * cells, d)
         states, weights = attend(maps.flatten(2, 3).flatten(0, 1), difference.flatten(0, 1), output_attentions)
@@ -214,8 +221,10 @@ class UnimodalDifferenceCrossAttention(nn.Module):
 
 
 class FeatureEnhancementStage(GradientCheckpointingLayer):
-    """One stage: CMCA, then UDCA, eight calls that share one set of weights. It holds no batch normalisation, so
-    that gradient checkpointing may run it twice."""
+    """One stage: CMCA, then UDCA, eight calls that share one set of weights.
+
+    It holds no batch normalisation, so that gradient checkpointing may run it twice.
+    """
 
     def __init__(self, config: MModalCCConfig):
         super().__init__()
@@ -226,7 +235,7 @@ class FeatureEnhancementStage(GradientCheckpointingLayer):
     def forward(
         self, maps: torch.Tensor, output_attentions: bool = False
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """o1..o4 from f1..f4, `(batch, streams, 2, cells, d)`, and the weights asked for."""
+        """Compute o1..o4 from f1..f4, `(batch, streams, 2, cells, d)`, and the weights asked for."""
         difference = maps[:, :, 1] - maps[:, :, 0]  # of the stage's inputs, not of CMCA's results
         attentions: tuple[torch.Tensor | None, ...] = ()
         states = maps
@@ -255,7 +264,7 @@ class ConvolutionalBlock(nn.Module):
         )
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """`(n, cells, 2 * d)` to the same shape; the cells are a square grid."""
+        """Transform `(n, cells, 2 * d)` to the same shape; the cells are a square grid."""
         side = math.isqrt(maps.shape[1])
         # channels last already: the transposed view costs no copy
         grid = maps.transpose(1, 2).unflatten(2, (side, side))
@@ -293,7 +302,7 @@ class FeatureEnhancement(nn.Module):
                 init_as(module, xavier_gain=1.0)
 
     def position_embedding(self, device: torch.device) -> torch.Tensor:
-        """`(cells, d)`, row-major: for cell (y, x) `concat(w_embedding[x], h_embedding[y])`."""
+        """Build `(cells, d)`, row-major: for cell (y, x) `concat(w_embedding[x], h_embedding[y])`."""
         side = self.grid_size
         places = torch.arange(side, device=device)
         # by calls: for them accelerate fetches weights that lie elsewhere
@@ -302,7 +311,7 @@ class FeatureEnhancement(nn.Module):
         return torch.cat([columns, rows], dim=-1).flatten(0, 1)
 
     def project(self, features: torch.Tensor, projection: nn.Conv2d) -> torch.Tensor:
-        """ResNet maps `(batch, 2, channels, grid, grid)` to cells `(batch, 2, cells, d)`."""
+        """Project ResNet maps `(batch, 2, channels, grid, grid)` to cells `(batch, 2, cells, d)`."""
         return projection(features.flatten(0, 1)).flatten(2).transpose(1, 2).unflatten(0, (-1, 2))
 
     def convolve(self, block: nn.Module, maps: torch.Tensor) -> torch.Tensor:
@@ -314,7 +323,7 @@ class FeatureEnhancement(nn.Module):
     def fill_semantic(
         self, rgb: torch.Tensor, semantic: torch.Tensor | None, present: torch.Tensor | None
     ) -> torch.Tensor:
-        """Cells of the semantic stream, shaped as those of `rgb`: learned ones where a pair has no maps."""
+        """Fill the cells of the semantic stream, shaped as those of `rgb`: learned ones where a pair has no maps."""
         if present is None and semantic is not None:
             return semantic
         missing = self.missing_semantic.to(rgb.dtype).expand_as(rgb)
@@ -328,7 +337,7 @@ class FeatureEnhancement(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> MModalCCEncoderOutput:
-        """Projected maps to the memory `(batch, streams, cells, 2 * d)`.
+        """Turn projected maps into the memory `(batch, streams, cells, 2 * d)`.
 
         Args:
             rgb: `(batch, 2, cells, d)`.
@@ -382,7 +391,7 @@ class MModalCCEncoder(nn.Module):
         self.enhancement = FeatureEnhancement(config)
 
     def extract(self, backbone: ResNetModel, images: torch.Tensor) -> torch.Tensor:
-        """`(batch, 2, channels, height, width)` to pooled ResNet maps `(batch, 2, channels, grid, grid)`."""
+        """Extract pooled ResNet maps `(batch, 2, channels, grid, grid)` of `(batch, 2, channels, height, width)`."""
         images = images.to(backbone.dtype)
         if self.training:  # batch statistics are those of one date
             maps = [backbone(laid_out(images[:, date])).last_hidden_state for date in range(2)]
@@ -439,7 +448,7 @@ class MModalCCEncoder(nn.Module):
         semantic_values: torch.Tensor | None,
         semantic_present: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """Which pairs have maps: bool `(batch,)`, `None` for all of them; raises where the model cannot do without."""
+        """Tell which pairs have maps: bool `(batch,)`, `None` for all; raise where the model cannot do without."""
         if self.config.num_streams == 1:
             if semantic_values is not None:
                 raise ValueError(
@@ -472,7 +481,7 @@ class MModalCCEncoder(nn.Module):
 
 
 def laid_out(images: torch.Tensor) -> torch.Tensor:
-    """`images` `(n, channels, height, width)` in the layout in which their device convolves fastest.
+    """Lay `images` `(n, channels, height, width)` out as their device convolves fastest.
 
     On CPUs with AVX-512 that is channels last, which every layer hands on: a training step of a small ResNet takes a
     third less than with planes (max pooling and batch normalisation gain most). With AVX2 alone the backward pass of

@@ -60,7 +60,7 @@ class Checkpoint:
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The device to run on.
+    """Choose the device to run on.
 
     Args:
         device: A device, its name (`"cuda"`, `"cuda:1"`, `"mps"`, `"cpu"`), or `None` or `"auto"` for the
@@ -86,7 +86,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype | None = None) -> torch.dtype | str:
-    """The number format of the weights.
+    """Choose the number format of the weights.
 
     Args:
         dtype: A floating `torch.dtype`, its name (`"float32"`, `"bfloat16"`, `"float16"`), or `None` or
@@ -112,7 +112,7 @@ def load_checkpoint(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> Checkpoint:
-    """Loads a model and its processor from a folder or the Hub.
+    """Load a model and its processor from a folder or the Hub.
 
     Args:
         path_or_id: A folder that `save_pretrained` wrote, or a Hub id.
@@ -158,7 +158,7 @@ def load_checkpoint(
 def _settle_dtype(
     dtype: torch.dtype | str, device: torch.device, name: str, common: dict[str, Any]
 ) -> torch.dtype | str:
-    """What `choose_dtype` left open; says in one sentence what is slow, or is not as it was saved."""
+    """Settle what `choose_dtype` left open; say in one sentence what is slow, or is not as it was saved."""
     if isinstance(dtype, torch.dtype):
         if dtype in (torch.bfloat16, torch.float16):
             trial = try_dtype(device, dtype)
@@ -178,7 +178,7 @@ def _settle_dtype(
 
 
 def _dtype_of_weights(name: str, revision: str | None) -> torch.dtype | None:
-    """That of the first floating tensor, where transformers looks too if config.json says nothing; None: not told."""
+    """Read that of the first floating tensor, as transformers does if config.json says nothing; None: not told."""
     weights = _optional_file(name, "model.safetensors", revision)
     index = _optional_file(name, "model.safetensors.index.json", revision)
     if weights is None and index is not None:
@@ -207,7 +207,7 @@ def _weight_bytes(name: str, revision: str | None) -> float:
 
 
 def _check_there_is(name: str, revision: str | None) -> None:
-    """Refuses at once what could only fail later: transformers asks a Hub that is out of reach for a minute."""
+    """Refuse at once what could only fail later: transformers asks a Hub that is out of reach for a minute."""
     path = Path(name)
     if path.is_file():
         raise InputError(f"{name} is a file; give the folder that save_pretrained wrote.")
@@ -254,7 +254,7 @@ def _loading_error(name: str, error: Exception) -> str:
 
 
 def source_fingerprint(name: str, revision: str | None = None) -> str | None:
-    """The Hub's commit (None where its files are not in the cache), or the digest of a local folder."""
+    """Get the Hub's commit (None where its files are not in the cache), or the digest of a local folder."""
     folder = Path(name)
     if not folder.is_dir():
         # the cache keeps the files of a commit in a folder of its name
@@ -264,7 +264,7 @@ def source_fingerprint(name: str, revision: str | None = None) -> str | None:
 
 
 def fingerprint_of(folder: Path) -> str:
-    """Twelve digits that stand for the settings and for samples of the weights of a local checkpoint."""
+    """Digest the settings and samples of the weights of a local checkpoint into twelve digits."""
     digest = hashlib.sha256()
     settings = sorted(path for path in folder.glob("*.json") if path.name != TrainingSummary.NAME)
     weights = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin"))]
@@ -280,7 +280,7 @@ def fingerprint_of(folder: Path) -> str:
 
 
 def _optional_file(name: str, file: str, revision: str | None) -> str | None:
-    """Where a file of a folder or the Hub lies on this machine; None: it has none, or cannot be asked."""
+    """Find where a file of a folder or the Hub lies on this machine; None: it has none, or cannot be asked."""
     return cached_file(
         name,
         file,

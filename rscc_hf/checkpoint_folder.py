@@ -16,7 +16,7 @@ _OURS = ("mmodalcc", "ccexpert")  # model types
 
 
 def _why_no_checkpoint(folder: Path) -> str | None:
-    """Why a folder is no checkpoint that a converter may replace (see `files.Written`)."""
+    """Say why a folder is no checkpoint that a converter may replace (see `files.Written`)."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except OSError:
@@ -31,14 +31,14 @@ def _why_no_checkpoint(folder: Path) -> str | None:
 
 
 def shipped_code() -> tuple[str, ...]:
-    """Names of the modules that go along with a checkpoint, as `save_pretrained` copies them."""
+    """Name the modules that go along with a checkpoint, as `save_pretrained` copies them."""
     specs = [find_spec(f"rscc_hf.{package}") for package in ("modeling", "processing")]  # without importing them
     folders = [Path(place) for spec in specs if spec is not None for place in spec.submodule_search_locations or ()]
     return tuple(sorted({path.name for folder in folders for path in folder.glob("*.py")} - {"__init__.py"}))
 
 
 def _is_own_card(path: Path) -> bool:
-    """Whether a card is all ours: somebody else's stays, and so does what a user added to ours."""
+    """Tell whether a card is all ours: somebody else's stays, and so does what a user added to ours."""
     try:
         card = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -63,7 +63,7 @@ CHECKPOINT = Written(
 
 @contextmanager
 def new_checkpoint(out: Path, *, overwrite: bool, sources: Sequence[str | Path] = ()) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place at the end; after an error nothing of it is left.
+    """Give a temporary folder beside `out` that takes its place at the end; after an error nothing of it is left.
 
     So it is after Ctrl+C and SIGTERM, which ends the process with a `SystemExit` here.
 

@@ -79,7 +79,7 @@ class Written:
     checks: Mapping[str, Callable[[Path], bool]] = field(default_factory=dict)
 
     def foreign(self, folder: Path) -> list[str]:
-        """Files, links and empty folders that this does not write, as paths below the folder."""
+        """List files, links and empty folders that this does not write, as paths below the folder."""
         found = []
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder).as_posix()
@@ -95,7 +95,7 @@ class Written:
 
 
 def check_replaceable(target: Path, kind: Written | None, *, overwrite: bool, in_place: bool = False) -> None:
-    """The one policy of all commands that write a folder: whether `target` may become a new one.
+    """Check whether `target` may become a new folder: the one policy of all commands that write one.
 
     It may where nothing lies, or an empty folder (or a link to one). One that holds something is replaced when that is
     asked for, what is in it carries the mark of its writer, and nothing else is in it. Never replaced are the working
@@ -142,13 +142,13 @@ def check_replaceable(target: Path, kind: Written | None, *, overwrite: bool, in
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether there is a folder and nothing in it."""
+    """Tell whether there is a folder and nothing in it."""
     own = {_beside(folder / _RUN, ending).name for ending in ("lock", "softlock")}
     return folder.is_dir() and all(path.name in LITTER or path.name in own for path in folder.iterdir())
 
 
 def check_replaceable_file(path: Path, what: str, is_ours: Callable[[Path], bool]) -> None:
-    """The same for one file: a file that is there is replaced where it is an earlier output of its kind, or empty.
+    """Check the same for one file: it is replaced where it is an earlier output of its kind, or empty.
 
     Args:
         path: The file to write.
@@ -165,7 +165,7 @@ def check_replaceable_file(path: Path, what: str, is_ours: Callable[[Path], bool
 
 
 def some(names: Sequence[str], most: int = _NAMED) -> str:
-    """`a, b, c and 4 more`."""
+    """Name the first few: `a, b, c and 4 more`."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
@@ -174,7 +174,7 @@ def some(names: Sequence[str], most: int = _NAMED) -> str:
 def new_folder(
     target: Path, *, overwrite: bool = False, kind: Written | None = None, in_place: bool = False
 ) -> Iterator[Path]:
-    """A folder to write into that takes `target`'s place at the end; after an error nothing is left of it.
+    """Give a folder to write into that takes `target`'s place at the end; after an error nothing is left of it.
 
     So it is after Ctrl+C and SIGTERM. One run at a time writes a folder.
 
@@ -222,7 +222,7 @@ def new_folder(
 
 @contextmanager
 def _filled(folder: Path) -> Iterator[None]:
-    """Empties an empty folder again after an error."""
+    """Empty an empty folder again after an error."""
     if not _is_empty(folder):
         raise NotReplaced(f"{folder} was filled by another run meanwhile; choose another folder.")
     before = set(folder.iterdir())
@@ -239,7 +239,7 @@ def _filled(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _replaced(target: Path) -> Iterator[None]:
-    """Puts what is there beside, and back after an error."""
+    """Put what is there beside, and back after an error."""
     aside, gone = _beside(target, "replaced"), _beside(target, "gone")
     shutil.rmtree(gone, ignore_errors=True)
     if aside.exists():
@@ -260,7 +260,7 @@ def _replaced(target: Path) -> Iterator[None]:
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """A hidden name beside a file or folder; of a name that leaves no room for the ending, a digest stands."""
+    """Make a hidden name beside a file or folder; of a name that leaves no room for the ending, a digest stands."""
     name = path.name
     if len(os.fsencode(name)) > 200:  # most file systems end at 255 bytes
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
@@ -268,14 +268,14 @@ def _beside(path: Path, ending: str) -> Path:
 
 
 def digest_file(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes in hexadecimal digits; read in blocks, so that a large file needs no memory."""
+    """Compute the SHA-256 of a file in hexadecimal digits; read in blocks, so that a large one needs no memory."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def exclusive(path: str | Path, what: str = "output", *, inside: bool = False) -> Iterator[None]:
-    """One run at a time writes a file or folder: a second one, in this process or another, is refused at once.
+    """Let one run at a time write a file or folder: a second, in this process or another, is refused at once.
 
     A hidden lock lies beside `path` meanwhile. The system lets go of it when its holder ends, however that ends, so
     nothing that a killed run leaves behind can block. On a file system that knows no locks a file takes its place that
@@ -326,7 +326,7 @@ def exclusive(path: str | Path, what: str = "output", *, inside: bool = False) -
 
 @contextmanager
 def _exclusive_by_name(path: Path, place: Path, what: str) -> Iterator[None]:
-    """`exclusive` where there are no locks: that a file is there tells of its holder."""
+    """Do as `exclusive` where there are no locks: that a file is there tells of its holder."""
     with suppress(OSError):
         if not place.stat().st_size:  # of the attempt to lock it
             place.unlink()
@@ -344,7 +344,7 @@ def _exclusive_by_name(path: Path, place: Path, what: str) -> Iterator[None]:
 
 
 def _acquire(lock: BaseFileLock, place: Path) -> bool:
-    """Whether the lock could be had; it may have been removed between opening and locking, hence a few tries."""
+    """Take the lock, if it can be had; it may be removed between opening and locking, hence a few tries."""
     for _ in range(_TRIES):
         try:
             lock.acquire(blocking=False)
@@ -358,7 +358,7 @@ def _acquire(lock: BaseFileLock, place: Path) -> bool:
 
 
 def _holder(place: Path) -> str:
-    """` (process 12 on host)`, as far as the holder could say."""
+    """Describe the holder, ` (process 12 on host)`, as far as it could say."""
     with suppress(OSError, UnicodeDecodeError):
         lines = place.read_text(encoding="utf-8").split("\n")
         if len(lines) > 2:  # as filelock writes them
@@ -406,7 +406,7 @@ def refuse_input_as_output(output: str | Path, inputs: Iterable[str | Path], *, 
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode; None where nothing lies."""
+    """Return device and inode; None where nothing lies."""
     try:
         found = path.stat()
     except (OSError, ValueError):  # ValueError: a name with a null byte
@@ -422,13 +422,13 @@ def _home() -> Path:
 
 
 def holds_working_folder(folder: Path) -> bool:
-    """Whether a folder is the working folder or one above it: replaced, it would leave the user in a deleted one."""
+    """Tell whether a folder is the working folder or above it: replaced, it would leave the user in a deleted one."""
     return Path.cwd().is_relative_to(folder.resolve())
 
 
 @contextmanager
 def cleaning_up_when_terminated() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl+C does, so that nothing half-made is left.
+    """Let SIGTERM end the block as Ctrl+C does, so that nothing half-made is left.
 
     By default it would end the process at once. Does nothing outside of the main thread, or where the program handles
     SIGTERM itself.

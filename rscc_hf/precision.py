@@ -105,7 +105,7 @@ class Trial:
 
 
 def try_dtype(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Trial:
-    """Tries a 16-bit format on a device; once a process for each device and format.
+    """Try a 16-bit format on a device; once a process for each device and format.
 
     Torch's random generators are not used, and its number of threads is what it was afterwards.
 
@@ -122,7 +122,7 @@ def _tried(device: str, dtype: torch.dtype) -> Trial:
 
 
 def measure(device: torch.device, dtype: torch.dtype) -> Trial:
-    """As `try_dtype`, which keeps what this finds."""
+    """Measure for `try_dtype`, which keeps what this finds."""
     native = None
     if device.type == "cuda":
         # A V100 takes bfloat16 too, by emulation
@@ -149,7 +149,7 @@ def measure(device: torch.device, dtype: torch.dtype) -> Trial:
 def quick_dtype(
     saved: torch.dtype, weight_bytes: Callable[[], float], device: torch.device
 ) -> tuple[torch.dtype, str]:
-    """The format to load weights in: theirs, or float32 where theirs is emulated and float32 fits into the memory.
+    """Choose the format to load weights in: theirs, or float32 where theirs is emulated and float32 fits into memory.
 
     Args:
         saved: The format in which the weights were saved.
@@ -173,14 +173,14 @@ def quick_dtype(
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that can still be taken on a device; of the main memory where a device has none of its own."""
+    """Count the bytes that can still be taken on a device; of the main memory where it has none of its own."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return min(psutil.virtual_memory().available, _left_to_container(Path("/sys/fs/cgroup")))
 
 
 def _left_to_container(root: Path) -> float:
-    """What a container may still take; infinity where there is no limit. psutil sees the whole machine."""
+    """Count what a container may still take; infinity where there is no limit. psutil sees the whole machine."""
     for most, used, statistics, reclaimable in _CGROUPS:
         try:
             limit, taken = ((root / name).read_text().strip() for name in (most, used))
@@ -204,7 +204,7 @@ def _one_thread(device: torch.device) -> Iterator[None]:
 
 
 def _clock(operation: Callable[[], torch.Tensor], device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """Least seconds in float32 and in `dtype`; the rounds take turns, so that other work hits both."""
+    """Measure the least seconds in float32 and in `dtype`; the rounds take turns, so that other work hits both."""
     # Windows counts a thread's time in ticks of 16 ms, macOS multiplies in threads of its own
     now = time.thread_time if device.type == "cpu" and sys.platform == "linux" else time.perf_counter
     least = {False: float("inf"), True: float("inf")}

@@ -64,14 +64,14 @@ class Work:
             self.changed()
 
     def seconds_left(self) -> float | None:
-        """At the speed so far; None where that is not known."""
+        """Estimate the seconds left at the speed so far; None where that is not known."""
         if self._first is None or self.total is None or self.done <= self._first[0]:
             return None
         each = (self._last - self._first[1]) / (self.done - self._first[0])
         return max(each * (self.total - self.done) - (self._clock() - self._last), 0.0)
 
     def state(self) -> str:
-        """`120 of 2,000 pairs, loss 1.2, 4 min left`."""
+        """Describe where the work stands: `120 of 2,000 pairs, loss 1.2, 4 min left`."""
         parts = []
         if self.done or self.total is not None:
             of = "" if self.total is None else f" of {self.total:,}"
@@ -85,7 +85,7 @@ class Work:
 
 
 def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3 h 20 min`."""
+    """Write a time as `40 s`, `12 min`, `3 h 20 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -108,7 +108,7 @@ class Lines:
         self._lock = threading.Lock()
 
     def look(self) -> float:
-        """Says it when its time has come; gives the seconds until the next time."""
+        """Say it when its time has come; return the seconds until the next time."""
         with self._lock:
             now = self._clock()
             if now >= self._next:
@@ -143,7 +143,7 @@ def progress(
     say: Callable[[str], None] | None = None,
     threads: bool = True,
 ) -> Iterator[Work]:
-    """Shows that work goes on: a bar on a terminal, else a line every `EVERY` seconds.
+    """Show that work goes on: a bar on a terminal, else a line every `EVERY` seconds.
 
     Args:
         title: What is done.
@@ -183,7 +183,7 @@ def progress(
 
 
 def _is_terminal(console: Console) -> bool:
-    """Whether a bar can move there; FORCE_COLOR makes rich take a log file for a terminal."""
+    """Tell whether a bar can move there; FORCE_COLOR makes rich take a log file for a terminal."""
     try:
         return console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
     except (AttributeError, ValueError):

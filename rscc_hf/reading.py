@@ -17,7 +17,7 @@ _PACKAGES = ("huggingface_hub", "jinja2")
 
 
 def is_unreadable(error: Exception) -> bool:
-    """Whether an error says that files cannot be read, or hold something else than they should.
+    """Tell whether an error says that files cannot be read, or hold something else than they should.
 
     `tokenizers` raises a bare `Exception` for that; the Hub's client, which also checks the types of settings, and
     jinja2, which reads chat templates, raise errors of their own.
@@ -27,7 +27,7 @@ def is_unreadable(error: Exception) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong, on one line, without a full stop."""
+    """Say what went wrong, on one line, without a full stop."""
     if isinstance(error, OSError):
         words = error.strerror or str(error).split("\n")[0]  # the Hub's go on with advice
         if error.strerror and error.filename is not None:

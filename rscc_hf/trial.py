@@ -18,7 +18,7 @@ _TRIAL = Path(__file__).with_name("trial_script.py")
 
 
 def run_a_pair(folder: Path) -> str | None:
-    """Loads a checkpoint in a new process in which rscc_hf cannot be imported, and captions a made-up pair.
+    """Load a checkpoint in a new process in which rscc_hf cannot be imported, and caption a made-up pair.
 
     The process runs the code that lies in the folder: call it on folders that this package wrote.
 
@@ -53,7 +53,7 @@ def run_a_pair(folder: Path) -> str | None:
 
 
 def _dtype_to_try(folder: Path) -> str:
-    """`auto`, or `float32` where bfloat16 is emulated: the same weights, and numbers of the same range."""
+    """Choose `auto`, or `float32` where bfloat16 is emulated: the same weights, and numbers of the same range."""
     try:
         saved = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("dtype")
     except (OSError, ValueError):

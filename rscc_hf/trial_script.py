@@ -46,7 +46,7 @@ def _try(folder: Path, dtype: str) -> str | None:
 
 
 def _run_without_words(model: Any) -> None:
-    """A made-up pair through a model that has no processor beside it: numbers must come out, whatever they mean."""
+    """Run a made-up pair through a model without a processor: numbers must come out, whatever they mean."""
     import torch
 
     config = model.config
@@ -60,7 +60,7 @@ def _run_without_words(model: Any) -> None:
 
 
 def _check_numbers(model: Any, given: Any, answer: Any) -> None:
-    """After each step of the model: what it says of the words must be numbers, or the words say nothing of it."""
+    """Check after each step that what the model says of the words are numbers, or the words say nothing of it."""
     if not bool(answer.logits.isfinite().all()):
         raise ValueError("a made-up pair gives numbers that are not finite; its weights are damaged or overflow")
 

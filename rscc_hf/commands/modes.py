@@ -95,7 +95,7 @@ def by_mode(*modes: Mode, always: str) -> Callable[[Callable[..., Any]], Callabl
 
 
 def belongs_to(ctx: typer.Context, name: str, mode: str) -> typer.BadParameter:
-    """The usage error of an option that has no effect here.
+    """Make the usage error of an option that has no effect here.
 
     Args:
         ctx: Of the command.

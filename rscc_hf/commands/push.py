@@ -99,7 +99,7 @@ def _tell_stage(work: Work, stage: str) -> None:
 
 
 def _show(plan: PushPlan, dry_run: bool) -> None:
-    """Every file with its size and what happens to it, then the whole in a line."""
+    """Show every file with its size and what happens to it, then the whole in a line."""
     for change in plan.changes:
         print(f"{change.what:8}{_size(change.size):>10}  {change.name}")
     for name, why in plan.left_out.items():

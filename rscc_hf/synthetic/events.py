@@ -83,7 +83,7 @@ def _alongside(a: Path, b: Path) -> bool:
 def _residential(
     rng: Rng, layout: Layout, cells: list[tuple[int, int]], number: int, replaced: str | None
 ) -> Event | None:
-    """Houses on both sides of a new road that comes from the border; on the place of a forest or a field."""
+    """Draw houses on both sides of a new road from the border; on the place of a forest or a field."""
     for _ in range(14):
         cell = cells[int(rng.integers(len(cells)))]
         x, y = spot(rng, layout, cell, 56)

@@ -112,6 +112,7 @@ def spot(rng: Rng, layout: Layout, cell: tuple[int, int], reach: float) -> tuple
 
 
 def in_frame(outline: Polygon, slack: float = 5.0) -> bool:
+    """Tell whether all points of an outline lie in the frame, or up to `slack` pixels beyond."""
     return all(-slack <= v <= FRAME + slack for point in outline for v in point)
 
 
@@ -129,12 +130,14 @@ def clip(x: float, y: float, angle: float) -> Path:
 
 
 def bearing(rng: Rng) -> float:
+    """Draw a direction in radians: along an axis, or oblique."""
     if rng.random() < 0.35:
         return float(rng.uniform(0.3, 1.27) * rng.choice([-1, 1]))
     return float(rng.normal(0, 0.10) + rng.choice([0, math.pi / 2]))
 
 
 def lay_roads(rng: Rng, layout: Layout) -> None:
+    """Lay the roads of a scene: none, a curve, a straight one, a junction or a crossing."""
     kind = rng.choice(5, p=[0.10, 0.36, 0.20, 0.17, 0.17])
     width = float(rng.uniform(13, 18))
     if kind == 0:
@@ -197,6 +200,7 @@ Builder = Callable[[Rng, Layout, tuple[int, int]], Thing | None]
 
 
 def group(rng: Rng, layout: Layout, cell: tuple[int, int]) -> Thing | None:
+    """Make a group of one to six houses in a cell of the grid."""
     n = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.22, 0.2, 0.18, 0.15, 0.1, 0.15]))
     return things.house_group(rng, *spot(rng, layout, cell, 24 + 8 * n), road_angle(rng, layout), n)
 
@@ -265,6 +269,7 @@ def _probe(thing: Thing) -> list[Polygon]:
 
 
 def claim(layout: Layout, thing: Thing) -> None:
+    """Reserve the place of a thing, so that nothing else is put there."""
     for outline in thing.outline:
         layout.taken.reserve(outline, 3)
 
@@ -273,6 +278,7 @@ def claim(layout: Layout, thing: Thing) -> None:
 
 
 def backdrop(rng: Rng, layout: Layout) -> None:
+    """Cover the frame with what lies under everything: grass or bare land, patches of others, tracks."""
     grounds: list[Area | Strip] = []
     frame: Polygon = [(-8.0, -8.0), (FRAME + 8, -8.0), (FRAME + 8, FRAME + 8), (-8.0, FRAME + 8)]
     if layout.backdrop == "grass":
@@ -296,6 +302,7 @@ def backdrop(rng: Rng, layout: Layout) -> None:
 
 
 def furnish(rng: Rng, layout: Layout, plenty: int) -> None:
+    """Put things into the layout, rows along roads and then single ones; more of both with `plenty`."""
     for _ in range(int(rng.integers(2, 7)) + plenty if layout.roads else 0):
         for attempt in range(4):
             row = _row(rng, layout, 7 - attempt)
@@ -336,6 +343,7 @@ _BASE_BUILDERS: dict[str, Builder] = {**BUILDERS, "field": _field, "group": grou
 
 
 def scatter_trees(rng: Rng, layout: Layout) -> None:
+    """Scatter trees, in clumps and alone."""
     n = int(rng.choice([15, 40, 90, 150], p=[0.25, 0.35, 0.25, 0.15]) * rng.uniform(0.6, 1.4))
     clumps = rng.uniform(-8, FRAME + 8, (max(2, n // 9), 2))
     centre = clumps[rng.integers(len(clumps), size=n)] + rng.normal(0, 13, (n, 2))
