@@ -38,18 +38,20 @@ class PairReader:
     Args:
         settings: All of the call: with `do_resize` to `size`, else as large as they are; with `do_rescale` floats are
             read as 0..1, else they pass untouched.
+        allow_web: Whether images are fetched from https addresses; see `change_pair_web`.
 
     Raises:
         ValueError: `size` is no height and width.
     """
 
-    def __init__(self, settings: dict[str, Any]):
+    def __init__(self, settings: dict[str, Any], allow_web: bool = False):
         size = settings["size"]
         if size is None or not (size.height and size.width):
             raise ValueError('size must be {"height": ..., "width": ...}')
         self.size: tuple[int, int] | None = (size.height, size.width) if settings["do_resize"] else None
         self.keep_float = not settings["do_rescale"]
         self.settings = settings
+        self.allow_web = allow_web
         self.notes: list[dict[str, Any]] = []
         self._index = 0  # of the pair that is read
 
@@ -139,7 +141,9 @@ class PairReader:
             raise PairError(f"Pair {shown}: {len(pair)} {what}s are given where before and after are expected", name)
 
         settings = self.settings
-        sources = [ImageSource(value, name, f"{what} {date}") for value, date in zip(pair, DATES, strict=True)]
+        sources = [
+            ImageSource(value, name, f"{what} {date}", self.allow_web) for value, date in zip(pair, DATES, strict=True)
+        ]
         read = [
             source.read(
                 num_channels=settings["semantic_num_channels" if semantic else "num_channels"],

@@ -75,15 +75,17 @@ class PairImageProcessor(PilBackend):
         semantic_maps: Any = None,
         pair_ids: Sequence[str] | None = None,
         return_notes: bool = False,
+        allow_web: bool = False,
         **kwargs: Any,
     ) -> BatchFeature:
         """Prepare a batch, all of it or nothing.
 
         Args:
-            images: See `read_pairs`, as for `semantic_maps` and `pair_ids`.
+            images: See `read_pairs`, as for `semantic_maps`, `pair_ids` and `allow_web`.
             semantic_maps: Of a model that takes them.
             pair_ids: Names of the pairs.
             return_notes: Adds `notes`, those of `PairPixels`. They never become a tensor and are no model input.
+            allow_web: Fetch images from https addresses.
             **kwargs: Any setting of the processor, for this call. With `do_rescale=False, do_normalize=False` uint8
                 images stay uint8. `return_tensors`: "pt" or "np"; arrays where absent.
 
@@ -94,7 +96,7 @@ class PairImageProcessor(PilBackend):
             PairError: See `read_pairs`.
             ValueError: A setting is wrong, or the numbers of pairs, maps and ids differ.
         """
-        pixels = self.read_pairs(images, semantic_maps, pair_ids, **kwargs)
+        pixels = self.read_pairs(images, semantic_maps, pair_ids, allow_web, **kwargs)
         data: dict[str, Any] = dict(self.normalize_pairs(pixels, **kwargs))
         return_tensors: Any = kwargs.get("return_tensors", getattr(self, "return_tensors", None))
         if return_tensors is None or str(getattr(return_tensors, "value", return_tensors)) == "np":
@@ -109,7 +111,12 @@ class PairImageProcessor(PilBackend):
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["notes"])
 
     def read_pairs(
-        self, images: Any, semantic_maps: Any = None, pair_ids: Sequence[str] | None = None, **kwargs: Any
+        self,
+        images: Any,
+        semantic_maps: Any = None,
+        pair_ids: Sequence[str] | None = None,
+        allow_web: bool = False,
+        **kwargs: Any,
     ) -> PairPixels:
         """Read a batch of pairs into pixels of the model's size, all of it or nothing.
 
@@ -118,6 +125,8 @@ class PairImageProcessor(PilBackend):
                 without a pair mean nothing here); or an array (batch, 2, C, H, W) or (2, C, H, W).
             semantic_maps: As `images`, with None in place of a pair that has no maps. Its colours are fed as they are.
             pair_ids: Names of the pairs for errors and notes; their index is used otherwise.
+            allow_web: Fetch images that are given by an https address, as `change_pair_web` says. It is of a call
+                alone: no saved processor can ask for it.
             **kwargs: Any setting of the processor, for this call.
 
         Returns:
@@ -132,7 +141,7 @@ class PairImageProcessor(PilBackend):
         settings = self._settings(kwargs)
         if semantic_maps is not None and "semantic_num_channels" not in settings:
             raise TypeError("semantic_maps: no setting of this processor, whose model takes no maps; leave them out.")
-        return PairReader({"num_channels": 3, **settings}).read_batch(images, semantic_maps, pair_ids)
+        return PairReader({"num_channels": 3, **settings}, allow_web).read_batch(images, semantic_maps, pair_ids)
 
     def normalize_pairs(self, pixels: PairPixels, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Rescale and normalise pixels of the model's size, on the device where they lie.

@@ -152,8 +152,8 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
         """Prepares a batch of pairs with their questions, for generation or, with captions, for training.
 
         Args:
-            images: List of pairs `[before, after]` (paths, bytes, PIL, numpy, torch), or one pair, or an array
-                (batch, 2, C, H, W). Without images the ids alone are made.
+            images: List of pairs `[before, after]` (paths, addresses, bytes, PIL, numpy, torch), or one pair, or an
+                array (batch, 2, C, H, W). Without images the ids alone are made.
             text: What is asked: one text for all pairs, or one for each (None: the prompt). A text with two
                 `<image>` is a prompt of its own. A text with none is a question, asked in place of the prompt's after
                 what the prompt says of the images. A text that `apply_chat_template` has written is taken as it is.
@@ -168,7 +168,7 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
             add_special_tokens: Whether the tokenizer adds its own; the templates here write all there are.
             return_tensors: "pt", "np", or None (arrays and lists).
             return_notes: Adds `notes`: what there is to say of how the pairs were read.
-            **kwargs: Settings of the image processor for this call.
+            **kwargs: Settings of the image processor for this call; `allow_web=True` fetches https addresses.
 
         Returns:
             `pixel_values` (batch, 2, 3, H, W) float32, `input_ids` and `attention_mask` (batch, T), and with captions
@@ -337,7 +337,7 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
 # arguments of a call that `apply_chat_template` takes as its own, so that they do not go to the template
 _CALL_OPTIONS = (
     *("images", "pair_ids", "padding", "padding_side", "truncation", "max_length", "pad_to_multiple_of"),
-    *("add_special_tokens", "return_notes"),
+    *("add_special_tokens", "return_notes", "allow_web"),
 )
 
 

@@ -50,15 +50,16 @@ class MModalCCProcessor(ProcessorMixin):
         """Prepares a batch of pairs, of captions, or of both; all of it or nothing.
 
         Args:
-            images: List of pairs `[before, after]` (paths, bytes, PIL, numpy, torch), or one pair, or an array
-                (batch, 2, C, H, W).
+            images: List of pairs `[before, after]` (paths, addresses, bytes, PIL, numpy, torch), or one pair, or an
+                array (batch, 2, C, H, W).
             text: A caption for each pair (a string for a single pair), or several for each, as many and pair by pair.
             semantic_maps: As `images`, None in place of a pair without maps.
             pair_ids: Names of the pairs in errors and notes.
             return_tensors: "pt", "np", or None (arrays and lists).
             max_length: Labels longer than this, `<end>` included, lose their last words; None: all words stay.
             return_notes: Adds `notes`: what there is to say of how the pairs were read.
-            **kwargs: Settings of the image processor for this call, as `do_normalize=False`.
+            **kwargs: Settings of the image processor for this call, as `do_normalize=False`; `allow_web=True` fetches
+                https addresses.
 
         Returns:
             `pixel_values` (batch, 2, C, H, W) float32; with maps `semantic_values` of the same layout, zeros where a

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -12,6 +13,7 @@ import torch
 from datasets import Dataset, Image, IterableDataset
 
 from rscc_hf.errors import InputError
+from rscc_hf.processing.change_pair_web import read_address, shown_address
 from rscc_hf.processing.image_processing_pairs import PairImageProcessor
 
 logger = logging.getLogger(__name__)
@@ -20,6 +22,8 @@ IMAGES = ("image_before", "image_after")
 MAPS = ("semantic_before", "semantic_after")
 MASK = "change_mask"
 _CHUNK = 32
+# What begins the addresses that `datasets` makes of files on the Hub and in archives.
+_OF_DATASETS = {"hf", "zip", "tar", "gzip", "bz2", "lz4", "xz", "zstd"}
 
 
 class Pixels(NamedTuple):
@@ -98,7 +102,12 @@ class PixelReader:
         value = row.get(MASK)
         if value is None:
             raise InputError(f"{self.where}: pair {row['pair_id']!r} has no {MASK}: the recipe needs one.")
-        mask = value if isinstance(value, PIL.Image.Image) else Image().decode_example(_source(value))
+        mask = _source(value)
+        if not isinstance(mask, PIL.Image.Image):
+            if mask.get("bytes") is None:
+                about = f"{self.where}: pair {row['pair_id']!r}: {MASK} {shown_address(str(mask.get('path')))}"
+                read_address(str(mask.get("path")), False, lambda reason: InputError(f"{about} {reason}"))
+            mask = Image().decode_example(mask)
         mask = mask.convert("L")
         brightest = np.asarray(mask).max(initial=0)
         if 0 < brightest <= 127:
@@ -123,9 +132,14 @@ class PixelReader:
 
 
 def _source(value: Any) -> Any:
-    """What the processor reads: an image file that only `datasets` can open (on the Hub) is opened here."""
-    if isinstance(value, dict) and value.get("bytes") is None and "://" in str(value.get("path")):
-        return Image().decode_example(value)
+    """What the processor reads: an image file that only `datasets` can open (on the Hub) is opened here.
+
+    Other addresses are for the processor to refuse.
+    """
+    if isinstance(value, dict) and value.get("bytes") is None:
+        schemes = set(re.findall(r"([\w+.-]*)://", str(value.get("path"))))
+        if schemes and schemes <= _OF_DATASETS:
+            return Image().decode_example(value)
     return value
 
 
