@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from datasets import (
     IterableDataset,
     Value,
     get_dataset_split_names,
-    load_dataset,
     load_dataset_builder,
     load_from_disk,
 )
@@ -39,7 +38,8 @@ from rscc_hf.data.layout import (
     shards_problem,
 )
 from rscc_hf.data.palette import restrict_to_changes
-from rscc_hf.data.rows import LOOKED_AT, check_rows, read_looked_at, read_schema
+from rscc_hf.data.parquet import read_columns, read_schema, read_tables
+from rscc_hf.data.rows import LOOKED_AT, check_rows
 from rscc_hf.data.schema import FEATURES, check_schema
 from rscc_hf.errors import InputError
 from rscc_hf.text import first_line
@@ -229,13 +229,16 @@ def _no_split_here(layout: Layout, split: str) -> str:
 
 def _load_parquet(files: Sequence[Path], streaming: bool, where: str) -> Dataset | IterableDataset:
     features = _features_of(files, where)
-    if check_rows(read_looked_at(files), where) == 0:
+    if check_rows(read_columns(files, LOOKED_AT), where) == 0:
         raise InputError(f"{where} has no pairs.")
     paths = [glob.escape(str(file.absolute())) for file in files]
     try:
-        return load_dataset(
-            "parquet", data_files={"pairs": paths}, split="pairs", streaming=streaming, features=features
-        )
+        builder: Any = load_dataset_builder("parquet", data_files={"pairs": paths}, features=features)
+        builder._generate_tables = partial(read_tables, features=features)  # its cache, keyed by the files, stays
+        if streaming:
+            return builder.as_streaming_dataset("pairs")
+        builder.download_and_prepare()
+        return builder.as_dataset("pairs")
     except (DatasetsError, OSError, ValueError, RuntimeError) as err:
         raise InputError(f"{where}: the parquet files cannot be read: {first_line(err.__cause__ or err)}") from err
 

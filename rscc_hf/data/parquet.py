@@ -1,23 +1,28 @@
-"""The one writer of a data set's parquet files: rows come as they are made, and go in small groups and shards.
+"""Parquet files of pairs: the one writer of them, and how they are read, both a few rows at a time.
 
 Groups and pages of images are kept small, because a reader holds at least one of them: a stream shows its first pair
 after 32 MB at most, and where it reads page by page after about one.
 """
 
 import glob
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import repeat
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, List
+from datasets.table import table_cast
 
 from rscc_hf.data.layout import is_parquet, name_of
 from rscc_hf.data.schema import FEATURES, check_columns, needed
 from rscc_hf.errors import InputError
 from rscc_hf.text import first_line
+
+_TEXTS, _IMAGES = 10_000, 16  # rows that are read at a time: of a few columns, of all
+_BUFFER = 1 << 20  # bytes
 
 
 class Limits(NamedTuple):
@@ -179,3 +184,60 @@ def _table(rows: list[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
         raise InputError(
             f"the pairs {first!r} to {last!r} do not fit the columns ({first_line(error)}); mend the values."
         ) from error
+
+
+def read_tables(
+    files: Iterable[Any], row_groups_list: Iterable[Any] = repeat(None), *, features: Features
+) -> Iterator[tuple[str, pa.Table]]:
+    """Read whole rows a few at a time, page by page: what `datasets` would do with whole row groups, and ahead.
+
+    Args:
+        files: Their paths, as the builders of `datasets` hand them on; 4.4 wraps each into an iterable.
+        row_groups_list: For each file which row groups are meant; None: all.
+        features: What to cast the columns to.
+
+    Yields:
+        A key and some rows.
+    """
+    schema = features.arrow_schema
+    for number, (wrapped, groups) in enumerate(zip(files, row_groups_list, strict=False)):
+        for path in [wrapped] if isinstance(wrapped, str) else wrapped:
+            with pq.ParquetFile(path, buffer_size=_BUFFER) as file:
+                parts = file.iter_batches(_IMAGES, row_groups=None if groups is None else list(groups))
+                for part, batch in enumerate(parts):
+                    yield f"{number}_{part}", table_cast(pa.Table.from_batches([batch]), schema)
+
+
+def read_columns(files: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Read some columns of parquet files in parts; the others stay on the disk.
+
+    Raises:
+        ValueError: A file cannot be read; it is named.
+    """
+    for path in files:
+        try:
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(batch_size=_TEXTS, columns=list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(cannot_be_read(path, error)) from error
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Read the columns of a parquet file, by its last bytes.
+
+    Raises:
+        ValueError: It cannot be read; it is named.
+    """
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path} is a link that leads nowhere; fetch the file, or remove the link.")
+    try:
+        return pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(cannot_be_read(path, error)) from error
+
+
+def cannot_be_read(path: Path, error: BaseException) -> str:
+    """Say that a parquet file is damaged, in one sentence."""
+    if path.is_file() and path.stat().st_size == 0:
+        return f"{path} is empty (0 bytes); fetch or write it again."
+    return f"{path} cannot be read as parquet ({first_line(error)}); fetch or write it again."

@@ -1,24 +1,19 @@
-"""A look at the rows of a data set without its images: ids, captions and `changed`, read once, in parts."""
+"""What the rows of a data set hold: the one check of ids, captions and `changed`, and images as they lie there."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from rscc_hf.data.captions import pair_key
 from rscc_hf.errors import InputError
-from rscc_hf.text import first_line
 
 LOOKED_AT = ("pair_id", "captions", "changed")
-"""The columns that are read."""
-
-_ROWS = 10_000  # at a time
+"""The columns that are checked."""
 
 
 class Trouble:
-    """Counts what is wrong, and keeps the first few examples.
+    """Count of what is wrong, with the first few examples.
 
     Args:
         most: Examples to keep.
@@ -28,7 +23,7 @@ class Trouble:
         self.count, self.examples, self.most = 0, list[str](), most
 
     def add(self, example: str) -> None:
-        """Counts one more."""
+        """Count one more."""
         self.count += 1
         if len(self.examples) < self.most:
             self.examples.append(example)
@@ -39,7 +34,7 @@ class Trouble:
 
 
 def check_rows(parts: Iterable[pa.Table | pa.RecordBatch], where: str) -> int:
-    """Checks ids, captions and `changed` of all rows; no more than `_ROWS` rows and all ids are held at once.
+    """Check ids, captions and `changed` of all rows; no more than a part and all ids are held at once.
 
     Args:
         parts: The rows with the columns `LOOKED_AT`, with types that `check_schema` has passed.
@@ -105,7 +100,7 @@ def check_rows(parts: Iterable[pa.Table | pa.RecordBatch], where: str) -> int:
 
 
 def image_contents(column: pa.ChunkedArray) -> Iterator[memoryview | str | None]:
-    """Of each image of a column of `datasets` its bytes, without a copy; else the path of its file; else None."""
+    """Yield the bytes of each image of a column of `datasets` without a copy; else its path; else None."""
     for chunk in column.chunks:
         encoded, paths = chunk.field("bytes"), chunk.field("path")
         for row in range(len(chunk)):
@@ -115,38 +110,3 @@ def image_contents(column: pa.ChunkedArray) -> Iterator[memoryview | str | None]
                 yield memoryview(encoded[row].as_buffer())
             else:
                 yield paths[row].as_py()
-
-
-def read_looked_at(files: Sequence[Path], columns: Sequence[str] = LOOKED_AT) -> Iterator[pa.RecordBatch]:
-    """Reads some columns of parquet files in parts; the others stay on the disk.
-
-    Raises:
-        ValueError: A file cannot be read; it is named.
-    """
-    for path in files:
-        try:
-            with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(batch_size=_ROWS, columns=list(columns))
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(cannot_be_read(path, error)) from error
-
-
-def read_schema(path: Path) -> pa.Schema:
-    """The columns of a parquet file, by its last bytes.
-
-    Raises:
-        ValueError: It cannot be read; it is named.
-    """
-    if path.is_symlink() and not path.exists():
-        raise InputError(f"{path} is a link that leads nowhere; fetch the file, or remove the link.")
-    try:
-        return pq.read_schema(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(cannot_be_read(path, error)) from error
-
-
-def cannot_be_read(path: Path, error: BaseException) -> str:
-    """That a parquet file is damaged, in one sentence."""
-    if path.is_file() and path.stat().st_size == 0:
-        return f"{path} is empty (0 bytes); fetch or write it again."
-    return f"{path} cannot be read as parquet ({first_line(error)}); fetch or write it again."

@@ -17,8 +17,8 @@ from huggingface_hub import HfApi
 
 from rscc_hf.data.layout import Layout, read_layout
 from rscc_hf.data.loading import load_pairs, split_names
-from rscc_hf.data.parquet import LIMITS, write_split
-from rscc_hf.data.rows import check_rows, read_looked_at
+from rscc_hf.data.parquet import LIMITS, read_columns, write_split
+from rscc_hf.data.rows import LOOKED_AT, check_rows
 from rscc_hf.data.schema import FEATURES, check_schema
 from rscc_hf.errors import PushError
 from rscc_hf.formats.cards import is_ours
@@ -264,8 +264,8 @@ def _check_values(files: Sequence[Path], where: str, notes: list[str]) -> None:
     """Refuses ids, captions and `changed` of a split that `load_pairs` would, and notes what is missing."""
     unmarked = 0
     try:
-        check_rows(read_looked_at(files), where)
-        for part in read_looked_at(files, ["changed"]):
+        check_rows(read_columns(files, LOOKED_AT), where)
+        for part in read_columns(files, ["changed"]):
             unmarked += part.column("changed").null_count
     except ValueError as error:
         raise PushError(str(error)) from error
