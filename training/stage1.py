@@ -6,13 +6,15 @@
 `--help` lists every key. The same in a program: `train_ccexpert(Stage1Recipe(train_data=..., init_from=...))`.
 """
 
+from rscc_hf.training.systems.ccexpert.plan import make_plan
 from rscc_hf.training.systems.ccexpert.recipe import Stage1Recipe
-from rscc_hf.training.systems.ccexpert.task import run_stage
+from rscc_hf.training.systems.ccexpert.task import train_ccexpert
+from rscc_hf.training.systems.pairs.plan import run_or_plan
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line."""
-    run_stage(Stage1Recipe, "stage1.py", arguments)
+    """Run the command line; a mistake in the recipe or the data ends it with one sentence."""
+    run_or_plan(Stage1Recipe, "stage1.py", arguments, train_ccexpert, make_plan)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from rscc_hf.training.engine.optimisation import (
     warmup_length,
 )
 from rscc_hf.training.engine.processes import open_backend
-from rscc_hf.training.engine.recipe import LoopRecipe, limit_passed
+from rscc_hf.training.engine.recipe import LoopRecipe, limit_passed, steps_of_run
 from rscc_hf.training.engine.run_folder import RunFolder
 from rscc_hf.training.engine.safeguards import (
     first_not_finite,
@@ -273,10 +273,9 @@ class _Loop:
         return not any(gather_object([more]))
 
     def _evaluate_or_save(self, unit: str, count: int) -> None:
-        recipe = self.recipe
-        if recipe.eval_unit == unit and count % recipe.eval_every == 0:
+        if self.recipe.is_due("eval", unit, count):
             self._evaluate()
-        if recipe.save_unit == unit and count % recipe.save_every == 0:
+        if self.recipe.is_due("save", unit, count):
             self._checkpoint()
 
     def _evaluate(self) -> None:
@@ -403,10 +402,7 @@ class _Loop:
         return checkpoints.read_ending(self.checkpoint)
 
     def _total_steps(self, max_steps: int | None, max_epochs: int | None) -> int | None:
-        limits = [] if max_steps is None else [max_steps]
-        if max_epochs is not None and self.source.steps_per_epoch is not None:
-            limits.append(max_epochs * self.source.steps_per_epoch)
-        return min(limits, default=None)
+        return steps_of_run(max_steps, max_epochs, self.source.steps_per_epoch)
 
     def _finished(self) -> bool:
         recipe, state = self.recipe, self.state

@@ -177,8 +177,9 @@ def hidden_matrices(model: torch.nn.Module) -> frozenset[int]:
 
 
 def warmup_length(recipe: LoopRecipe, total_steps: int | None) -> int:
-    """Steps in which the learning rate rises, of a run of so many steps."""
-    return recipe.warmup_steps or round(recipe.warmup_ratio * (total_steps or 0))
+    """Return the steps in which the learning rate rises, of a run of so many steps."""
+    given = recipe.warmup_steps or round(recipe.warmup_ratio * (total_steps or 0))
+    return given or (round(_ONE_CYCLE_RISE * (total_steps or 0)) if recipe.schedule == "one_cycle" else 0)
 
 
 def build_schedule(optimizer: Optimizer, recipe: LoopRecipe, total_steps: int | None) -> LRScheduler:
@@ -202,12 +203,11 @@ def build_schedule(optimizer: Optimizer, recipe: LoopRecipe, total_steps: int | 
         assert total_steps is not None
         if total_steps < 3:
             raise RecipeError(f"one_cycle needs 3 steps or more to rise and fall, the run has {total_steps}.")
-        rise = warmup or round(_ONE_CYCLE_RISE * total_steps)
         return OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=total_steps,
-            pct_start=min(max(rise, 2), total_steps - 1) / total_steps,  # torch divides by the length of each part
+            pct_start=min(max(warmup, 2), total_steps - 1) / total_steps,  # torch divides by the length of each part
             cycle_momentum=False,
         )
     name = "constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule

@@ -183,6 +183,10 @@ class LoopRecipe:
             if not 0 <= getattr(self, name) < 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}: give a number in [0, 1).")
 
+    def is_due(self, what: Literal["eval", "save"], unit: str, count: int) -> bool:
+        """Return whether a run evaluates, or saves, when `count` of these units ("epochs", "steps") have passed."""
+        return getattr(self, f"{what}_unit") == unit and count % getattr(self, f"{what}_every") == 0
+
     def accumulation_steps(self, processes: int) -> int:
         """Micro-batches that each of `processes` processes runs before an optimiser step.
 
@@ -279,6 +283,14 @@ def trajectory_difference(old: dict[str, Any], recipe: LoopRecipe, identified: C
         if name not in free and was != new.get(name):
             return name
     return None
+
+
+def steps_of_run(max_steps: int | None, max_epochs: int | None, steps_per_epoch: int | None) -> int | None:
+    """Return the optimiser steps of a whole run; None where only the end of the data will tell."""
+    limits = [] if max_steps is None else [max_steps]
+    if max_epochs is not None and steps_per_epoch is not None:
+        limits.append(max_epochs * steps_per_epoch)
+    return min(limits, default=None)
 
 
 def limit_passed(recipe: LoopRecipe, steps: int, epochs: int) -> str | None:

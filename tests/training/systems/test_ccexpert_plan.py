@@ -11,12 +11,13 @@ from toys.pairs import toy_row, write_pairs
 
 from rscc_hf.data.schema import FEATURES
 from rscc_hf.errors import RecipeError
+from rscc_hf.training import stage1
 from rscc_hf.training.engine.processes import open_backend
 from rscc_hf.training.engine.recipe import read_recipe
-from rscc_hf.training.systems.ccexpert import plan as planning
-from rscc_hf.training.systems.ccexpert.plan import PlanOptions, make_plan, take_plan_options
+from rscc_hf.training.systems.ccexpert.plan import make_plan
 from rscc_hf.training.systems.ccexpert.recipe import Stage1Recipe, Stage2Recipe
-from rscc_hf.training.systems.ccexpert.task import CCExpertTask, run_stage, train_ccexpert
+from rscc_hf.training.systems.ccexpert.task import CCExpertTask, train_ccexpert
+from rscc_hf.training.systems.pairs.plan import PlanOptions, take_plan_options, write_plan
 
 RECIPES = Path(__file__).resolve().parents[3] / "training" / "recipes"
 MODULE = 63_765_505
@@ -86,7 +87,7 @@ def test_data_and_tokenizer_make_it_exact(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("rscc_hf.training.systems.ccexpert.task.train", never)
     monkeypatch.setenv("COLUMNS", "160")
-    run_stage(Stage1Recipe, "stage1.py", ["--plan", "--devices", "4", "--init_from", start, "--train_data", data])
+    stage1.main(["--plan", "--devices", "4", "--init_from", start, "--train_data", data])
     printed = capsys.readouterr().out
     assert "64 = 4 device(s) x 4 x 4 accumulated" in printed and "samples an epoch" in printed
     assert not (tmp_path / "run").exists()
@@ -103,7 +104,7 @@ def test_mistakes_are_one_sentence(monkeypatch):
     with pytest.raises(RecipeError, match="invalid int value"):
         take_plan_options(["--plan", "--devices", "x"])
     with pytest.raises(RecipeError, match=r"init_from is not given.*or set size to plan without it"):
-        planning.make_plan(Stage1Recipe())
+        make_plan(Stage1Recipe())
     with pytest.raises(RecipeError, match=r"64 is no multiple of per_device_batch_size 4 x 3"):
         make_plan(Stage1Recipe(size="0.5b"), PlanOptions(devices=3))
 
@@ -177,5 +178,5 @@ def test_without_a_tokenizer_words_are_counted_and_said_so(odd_pairs, tmp_path, 
     recipe = Stage1Recipe(size="0.5b", train_data=odd_pairs)
     plan = make_plan(recipe)
     assert not plan.exact_text and 0 < plan.samples < 90
-    planning.write_plan(recipe, PlanOptions())
+    write_plan(plan, recipe, PlanOptions())
     assert f"{plan.samples} (about: no tokenizer at hand)" in capsys.readouterr().out

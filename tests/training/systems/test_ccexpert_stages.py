@@ -15,12 +15,13 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from rscc_hf import CCExpertForConditionalGeneration, CCExpertProcessor, ChangeCaptioner
 from rscc_hf.errors import RecipeError
+from rscc_hf.training import stage1
 from rscc_hf.training.engine import checkpoints
 from rscc_hf.training.engine.loop import train
 from rscc_hf.training.engine.recipe import parse_recipe, read_recipe
 from rscc_hf.training.systems.ccexpert.parts import HEAD
 from rscc_hf.training.systems.ccexpert.recipe import PARTS, CCExpertRecipe, Stage1Recipe, Stage2Recipe, Stage3Recipe
-from rscc_hf.training.systems.ccexpert.task import CCExpertTask, part_of, run_stage, train_ccexpert
+from rscc_hf.training.systems.ccexpert.task import CCExpertTask, part_of, train_ccexpert
 
 ROOT = Path(__file__).resolve().parents[3]
 WORKER = Path(__file__).resolve().parents[2] / "toys/ccexpert_stages.py"
@@ -280,7 +281,7 @@ def test_mistakes_are_one_sentence(pairs, start, tmp_path):
     with pytest.raises(ValueError, match=r"pair 'pair-\d+' has no change_mask: the recipe needs one"):
         train_ccexpert(stage_recipe(pairs, start, tmp_path, change_mask_loss=1.0))
     with pytest.raises(SystemExit) as caught:
-        run_stage(Stage1Recipe, "stage1.py", ["--learnin_rate", "1"])
+        stage1.main(["--learnin_rate", "1"])
     assert str(caught.value.code).startswith("stage1.py: --learnin_rate: no such flag; did you mean learning_rate")
     assert not (tmp_path / "config.json").exists()
 

@@ -1,8 +1,7 @@
 """The task of CCExpert's three stages; `stage1.py`, `stage2.py` and `stage3.py` are its scripts."""
 
 import logging
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from rscc_hf.training.aids.change_mask import change_mask_loss
 from rscc_hf.training.engine.batches import Batch
 from rscc_hf.training.engine.identity import prompt_digest
 from rscc_hf.training.engine.loop import OnEvaluation, OnStep, TrainingResult, train
-from rscc_hf.training.engine.recipe import parse_recipe
-from rscc_hf.training.engine.script import run_script
 from rscc_hf.training.engine.task import Part
 from rscc_hf.training.systems.ccexpert import adapters
 from rscc_hf.training.systems.ccexpert.adapter_base import compute_dtype, describe_base
@@ -34,7 +31,7 @@ from rscc_hf.training.systems.pairs.task import PairTask, learning
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["CCExpertRecipe", "CCExpertTask", "run_stage", "train_ccexpert"]
+__all__ = ["CCExpertRecipe", "CCExpertTask", "train_ccexpert"]
 
 
 def train_ccexpert(
@@ -59,6 +56,7 @@ class CCExpertTask(PairTask):
     """Model, processor and data that a recipe describes."""
 
     recipe: CCExpertRecipe
+    maker: PromptedBatchMaker
 
     def __init__(self, recipe: CCExpertRecipe, accelerator: Accelerator):
         super().__init__(recipe, accelerator)
@@ -89,13 +87,17 @@ class CCExpertTask(PairTask):
         )
         self.caption_filter = PromptedCaptionFilter(self.processor.tokenizer, recipe.max_caption_length)
 
-    def parts(self) -> list[Part]:
-        """What of the four parts learns, each with its learning rate, and the head of the change-mask loss."""
+    def parameters_by_part(self) -> dict[str, list[torch.nn.Parameter]]:
+        """Return the four parts as far as there are any, and the head of the change-mask loss."""
         groups: dict[str, list[torch.nn.Parameter]] = {name: [] for name in (*PARTS, HEAD)}
         for name, parameter in self.model.named_parameters():
             groups[part_of(name)].append(parameter)
+        return {name: group for name, group in groups.items() if group}
+
+    def parts(self) -> list[Part]:
+        """Return what of the parts learns, each with its learning rate."""
         rates = {**self.recipe.learning_rates, HEAD: self.recipe.learning_rate}
-        parts = [Part(name, learning(chosen), rates[name]) for name, chosen in groups.items()]
+        parts = [Part(name, learning(group), rates[name]) for name, group in self.parameters_by_part().items()]
         return [part for part in parts if part.parameters]
 
     def loss(self, model: torch.nn.Module, batch: Batch, targets: int) -> torch.Tensor:
@@ -153,37 +155,13 @@ class CCExpertTask(PairTask):
     def choose_samples(self, pixels: PixelSource, captions: list[list[str]]) -> Any:
         """See `PairTask`."""
         recipe = self.recipe
-        assert isinstance(self.maker, PromptedBatchMaker)
         return prompted_samples(recipe.captions, pixels, captions, self.maker, recipe.captions_per_pair)
 
     def asker(self) -> Callable[[Pixels], Batch]:
         """See `PairTask`."""
-        assert isinstance(self.maker, PromptedBatchMaker)
         return self.maker.ask
 
     @property
     def generate_options(self) -> dict[str, Any]:
         """See `PairTask`."""
         return {**super().generate_options, "max_new_tokens": self.recipe.max_new_tokens}
-
-
-def run_stage(recipe_class: type[CCExpertRecipe], script: str, arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line of a stage; a mistake in the recipe or the data ends it with one sentence.
-
-    Args:
-        recipe_class: The stage's recipe.
-        script: Its name, for messages.
-        arguments: Without the program's name; None: this process's.
-    """
-
-    from rscc_hf.training.systems.ccexpert.plan import take_plan_options, write_plan  # which counts by the task above
-
-    def run() -> TrainingResult[CCExpertRecipe] | None:
-        plan, remaining = take_plan_options(sys.argv[1:] if arguments is None else arguments)
-        recipe = parse_recipe(recipe_class, remaining)
-        if plan is not None:
-            write_plan(recipe, plan)
-            return None
-        return train_ccexpert(recipe)
-
-    run_script(script, run)

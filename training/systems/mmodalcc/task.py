@@ -54,30 +54,44 @@ class MModalCCTask(PairTask):
         super().__init__(recipe, accelerator)
         self.recipe = recipe
         with accelerator.main_process_first():  # the others find what `datasets` has prepared
-            self.tokenizer = self._tokenizer()
+            self.prepare_words()
+        self.model = self.build_model()
+        self.load_backbones()
+        self.prepare_data(accelerator)
+
+    def prepare_words(self) -> None:
+        """Make what turns pairs into micro-batches and drops captions: tokenizer, processor, and what they serve.
+
+        Raises:
+            RecipeError: The tokenizer cannot be read, or the recipe contradicts itself.
+        """
+        recipe = self.recipe
+        self.tokenizer = self._tokenizer()
         self.processor = MModalCCProcessor(self._image_processor(), self.tokenizer)
-        self.model = self._model()
         self.maker = BatchMaker(
             self.processor, recipe.augmentation, recipe.semantic_dropout, recipe.seed, recipe.coverage
         )
         self.caption_filter = CaptionFilter(self.tokenizer, recipe.max_caption_length)
-        self.prepare_data(accelerator)
 
-    def parts(self) -> list[Part]:
-        """The paper's parts: both ResNets, the feature enhancement, the decoder with the output projection."""
-        recipe, model = self.recipe, self.model
+    def parameters_by_part(self) -> dict[str, list[torch.nn.Parameter]]:
+        """Return the paper's parts: both ResNets, the feature enhancement, the decoder with the output projection."""
+        model = self.model
         backbones = [parameter for backbone in model.backbones().values() for parameter in backbone.parameters()]
         enhancement = list(model.encoder.enhancement.parameters())
         known = {id(parameter) for parameter in [*backbones, *enhancement]}
         decoder = [parameter for parameter in model.parameters() if id(parameter) not in known]
+        return {"encoder": backbones, "enhancement": enhancement, "decoder": decoder}
+
+    def parts(self) -> list[Part]:
+        """Return what of the paper's parts learns."""
+        recipe = self.recipe
+        learns = {name: learning(group) for name, group in self.parameters_by_part().items()}
         clamp = recipe.gradient_clamp
         parts = [
-            Part("encoder", backbones, _rate(recipe.encoder_learning_rate, recipe), clamp=clamp),
-            Part("enhancement", enhancement, _rate(recipe.enhancement_learning_rate, recipe)),
-            Part("decoder", decoder, _rate(recipe.decoder_learning_rate, recipe), clamp=clamp, decays=True),
+            Part("encoder", learns["encoder"], _rate(recipe.encoder_learning_rate, recipe), clamp=clamp),
+            Part("enhancement", learns["enhancement"], _rate(recipe.enhancement_learning_rate, recipe)),
+            Part("decoder", learns["decoder"], _rate(recipe.decoder_learning_rate, recipe), clamp=clamp, decays=True),
         ]
-        for part in parts:
-            part.parameters = learning(part.parameters)
         return [part for part in parts if part.parameters]
 
     def loss(self, model: torch.nn.Module, batch: Batch, targets: int) -> torch.Tensor:
@@ -178,24 +192,32 @@ class MModalCCTask(PairTask):
             value_range=recipe.value_range,
         )
 
-    def _model(self) -> MModalCCForConditionalGeneration:
+    def build_model(self) -> MModalCCForConditionalGeneration:
+        """Return a new model, with what the recipe freezes frozen."""
         recipe, tokenizer = self.recipe, self.tokenizer
         config = recipe.model_config(
             len(tokenizer), tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
         )
         model = MModalCCForConditionalGeneration(config)
         model.set_attn_implementation(recipe.attn_implementation)
-        for stream in ("rgb", "semantic"):
-            key = f"backbone_weights_{stream}"
-            where = getattr(recipe, key)
-            with reading(f"{key} {where}", "name a ResNet, as a folder or an id on the Hub that can be reached"):
-                load_backbone_weights(model, **{stream: where})
         frozen = [stage for stage in recipe.frozen_stages if stage != "none"]
         if frozen:
             model.freeze_backbone(frozen, freeze_statistics=recipe.freeze_statistics)
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
+
+    def load_backbones(self) -> None:
+        """Give the ResNets the weights that they start from, if any.
+
+        Raises:
+            RecipeError: They cannot be read.
+        """
+        for stream in ("rgb", "semantic"):
+            key = f"backbone_weights_{stream}"
+            where = getattr(self.recipe, key)
+            with reading(f"{key} {where}", "name a ResNet, as a folder or an id on the Hub that can be reached"):
+                load_backbone_weights(self.model, **{stream: where})
 
 
 def _ask(processor: MModalCCImageProcessor, pixels: Pixels) -> Batch:

@@ -105,6 +105,10 @@ class PairTask(Task):
     def asker(self) -> Callable[[Any], Batch]:
         """What makes of pixels what `generate` takes to caption them; may be pickled, see `prepared`."""
 
+    def parameters_by_part(self) -> dict[str, list[torch.nn.Parameter]]:
+        """Return all parameters of each part, frozen ones too where the system tells their part."""
+        return {part.name: part.parameters for part in self.parts()}
+
     @property
     def load_options(self) -> dict[str, Any]:
         """For `load_pairs`, beyond what every recipe says."""
