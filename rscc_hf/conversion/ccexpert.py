@@ -99,7 +99,7 @@ class RenamedWeights:
 def translate_config(
     release: Mapping[str, Any], weights: Mapping[str, torch.Tensor], image_token_id: int = 151646
 ) -> CCExpertConfig:
-    """Our configuration of a released checkpoint.
+    """Return our configuration of a released checkpoint.
 
     Args:
         release: its `config.json`. A field `vision_tower_config` describes the tower where it is not so400m/14-384.
@@ -171,7 +171,7 @@ def rename_state_dict(state: Mapping[str, torch.Tensor], config: CCExpertConfig)
 
 
 def official_to_ours(names: Iterable[str], config: CCExpertConfig) -> dict[str, str | None]:
-    """Our name of each weight: `None` for what is not carried on, an empty one for what is unknown."""
+    """Return our name of each weight: `None` for what is not carried on, an empty one for what is unknown."""
     found: dict[str, str | None] = {}
     for name in names:
         layer = _VISION_LAYER.fullmatch(name)
@@ -182,7 +182,7 @@ def official_to_ours(names: Iterable[str], config: CCExpertConfig) -> dict[str, 
 
 
 def carried(ours: str, tensor: torch.Tensor) -> torch.Tensor:
-    """A released tensor in the shape of ours: flags are rows of an embedding there."""
+    """Bring a released tensor into the shape of ours: flags are rows of an embedding there."""
     return tensor.squeeze(0) if ours.endswith("_flag") else tensor
 
 
@@ -211,7 +211,7 @@ def _check_layers(names: Iterable[str], wanted: Mapping[str, int]) -> None:
 
 
 def _rename(name: str) -> str:
-    """Our name of one weight; an empty one where there is none."""
+    """Return our name of one weight; an empty one where there is none."""
     for pattern, replacement in _RENAMES:
         if match := pattern.fullmatch(name):
             return match.expand(replacement)
@@ -219,7 +219,7 @@ def _rename(name: str) -> str:
 
 
 def _vision_config(release: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> SiglipVisionConfig:
-    """The whole tower of the release."""
+    """Return the whole tower of the release."""
     described = release.get("vision_tower_config")
     name = str(release.get("mm_vision_tower", ""))
     if described is None and _SO400M not in name:
@@ -236,7 +236,7 @@ def _vision_config(release: Mapping[str, Any], weights: Mapping[str, torch.Tenso
 
 
 def _select_layers(release: Mapping[str, Any]) -> list[int]:
-    """`mm_vision_select_layer`: a number, a list, or a list written as a string; negative."""
+    """Read `mm_vision_select_layer`: a number, a list, or a list written as a string; negative."""
     given = release.get("mm_vision_select_layer", -2)
     try:
         layers = json.loads(given) if isinstance(given, str) else given
@@ -249,7 +249,7 @@ def _select_layers(release: Mapping[str, Any]) -> list[int]:
 
 
 def _integration(release: Mapping[str, Any], vision: SiglipVisionConfig) -> dict[str, Any]:
-    """The module's settings."""
+    """Return the module's settings."""
     kind = release.get("mm_resampler_type")
     if kind != "cc_expert":
         if kind is not None:

@@ -160,7 +160,7 @@ class _Move:
 def _plan(
     folder: Path, release: Mapping[str, Any], weights: Mapping[str, torch.Tensor], words: Any
 ) -> tuple[CCExpertConfig, dict[str, _Move]]:
-    """Our configuration, and the weights by our names; every name and shape is checked."""
+    """Return our configuration, and the weights by our names; every name and shape is checked."""
     settings = {} if words is None else {"image_token_id": words.convert_tokens_to_ids("<image>")}
     try:
         config = translate_config(release, weights, **settings)
@@ -172,14 +172,14 @@ def _plan(
 
 
 def _empty_model(config: CCExpertConfig, dtype: torch.dtype) -> CCExpertForConditionalGeneration:
-    """The model on the meta device."""
+    """Return the model on the meta device."""
     with torch.device("meta"):
         model: Any = CCExpertForConditionalGeneration(config)
     return model.to(dtype)
 
 
 def _common_dtype(files: Sequence[WeightFile]) -> torch.dtype:
-    """The type of most bytes, in which the model is loaded by default."""
+    """Return the type of most bytes, in which the model is loaded by default."""
     sizes: Counter[torch.dtype] = Counter()
     for tensor in all_tensors(files).values():
         sizes[tensor.dtype] += tensor.nbytes
@@ -187,7 +187,7 @@ def _common_dtype(files: Sequence[WeightFile]) -> torch.dtype:
 
 
 def _set_ends(model: CCExpertForConditionalGeneration, folder: Path, release: Mapping[str, Any], words: Any) -> None:
-    """Generation ends at the tokenizer's end of a turn and wherever the release's own settings end it."""
+    """End generation at the tokenizer's end of a turn and wherever the release's own settings end it."""
     path = folder / "generation_config.json"
     ends: list[int] = [] if words is None else [words.eos_token_id]
     for source in (release, read_json(path) if path.is_file() else {}):
@@ -271,7 +271,7 @@ def verify_folder(new: Path, config: CCExpertConfig, digests: Mapping[str, str],
 
 
 def _check_ties(files: Sequence[WeightFile], config: CCExpertConfig) -> None:
-    """A head beside tied embeddings must be the embedding: the release would overwrite it when it loads."""
+    """Refuse a head beside tied embeddings that is not the embedding: the release would overwrite it when it loads."""
     if not config.tie_word_embeddings or HEAD not in all_tensors(files):
         return
     digests: dict[str, str] = {}
@@ -289,7 +289,7 @@ def _check_ties(files: Sequence[WeightFile], config: CCExpertConfig) -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """A tokenizer of a folder, with what CCExpert needs added; no code of the folder is run.
+    """Read the tokenizer of a folder, with what CCExpert needs added; no code of the folder is run.
 
     Raises:
         ValueError: there is none, or it cannot be read.
@@ -309,7 +309,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def why(error: Exception) -> str:
-    """What is wrong, in a sentence; errors other than `ValueError` are a library's, over numbers of config.json."""
+    """Say what is wrong in a sentence; errors other than `ValueError` are a library's, over numbers of config.json."""
     reason = " ".join(str(error).split())
     if type(error) is ValueError:
         return reason
@@ -317,7 +317,7 @@ def why(error: Exception) -> str:
 
 
 def holds_tokenizer(folder: Path) -> bool:
-    """Whether a tokenizer lies in a folder."""
+    """Tell whether a tokenizer lies in a folder."""
     return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
 
 
@@ -338,17 +338,17 @@ def check_room(out: Path, size: int) -> None:
 
 
 def weight_sources(folder: Path, files: Sequence[WeightFile]) -> list[Source]:
-    """What was read of a checkpoint's folder but its tokenizer, with SHA-256."""
+    """Tell what was read of a checkpoint's folder but its tokenizer, with SHA-256."""
     index = f"{'pytorch_model.bin' if files[0].path.suffix == '.bin' else 'model.safetensors'}.index.json"
     read = [*(folder / name for name in ("config.json", "generation_config.json", index)), *(f.path for f in files)]
     return [source_of(path) for path in read if path.is_file()]
 
 
 def tokenizer_sources(folder: Path) -> list[Source]:
-    """Files of a folder that say how words become tokens, with SHA-256."""
+    """Return the files of a folder that say how words become tokens, with SHA-256."""
     return [source_of(path, f"tokenizer/{path.name}") for path in _tokenizer_files(folder)]
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:
-    """Those that are there."""
+    """Return those that are there."""
     return [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]

@@ -65,12 +65,12 @@ def check_depth(layers: Any, weights: int) -> None:
 
 
 def listed(names: Iterable[str]) -> str:
-    """All names in one line, see `grouped`."""
+    """Return all names in one line, see `grouped`."""
     return ", ".join(grouped(names))
 
 
 def grouped(names: Iterable[str]) -> list[str]:
-    """All names, sorted; those that differ in the number of their layer are told as one, as `layers.{0-23}.norm`."""
+    """Return all names, sorted; those that differ in the number of their layer as one, as `layers.{0-23}.norm`."""
     numbers: dict[str, list[int]] = {}
     for name in sorted(names):
         match = _LAYER_NUMBER.search(name)
@@ -80,7 +80,7 @@ def grouped(names: Iterable[str]) -> list[str]:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """`3`, `{0-23}` or `{0-3,7}`."""
+    """Return `3`, `{0-23}` or `{0-3,7}`."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:

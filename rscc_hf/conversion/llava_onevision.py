@@ -71,7 +71,7 @@ class Module:
     seed: int = 42
 
     def fields(self) -> dict[str, Any]:
-        """As fields of the configuration."""
+        """Return the choices as fields of the configuration."""
         given: dict[str, Any] = {"integration": self.integration}
         if self.vision_levels is not None:
             given["vision_levels"] = list(self.vision_levels)
@@ -159,18 +159,20 @@ def convert_llava_onevision(
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
-    """The files of a repository, in the cache of the Hub."""
+    """Fetch the files of a repository into the cache of the Hub."""
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=_WANTED))
     except GatedRepoError as error:
-        raise InputError(f"{repo_id} is gated: accept its terms on its page, then `hf auth login`.") from error
+        raise InputError(f"{repo_id} is gated; accept its terms on its page, then `hf auth login`.") from error
     except RevisionNotFoundError as error:
         raise InputError(f"{repo_id} has no revision {revision}; see its page for branches and tags.") from error
     except RepositoryNotFoundError as error:
-        raise InputError(f"there is neither a folder {repo_id} nor a public model of that name on the Hub.") from error
+        raise InputError(
+            f"there is neither a folder {repo_id} nor a public model of that name on the Hub; give one of both."
+        ) from error
     except (HTTPError, OSError, ValueError) as error:
         raise InputError(
-            f"there is no folder {repo_id}, and the Hub cannot be asked for it ({first_line(error)})."
+            f"there is no folder {repo_id}, and the Hub cannot be asked for it ({first_line(error)}); try again."
         ) from error
 
 
@@ -197,7 +199,7 @@ def _check(name: str, folder: Path, weights: Mapping[str, torch.Tensor], fields:
 
 
 def _load(name: str, folder: Path, fields: Mapping[str, Any], seed: int) -> CCExpertForConditionalGeneration:
-    """The model, with the module drawn from a seed."""
+    """Return the model, with the module drawn from a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

@@ -106,7 +106,7 @@ def rename_state_dict(state: Mapping[str, torch.Tensor], config: MModalCCConfig)
 
 
 def _rename(name: str) -> str | None:
-    """Our name of one weight; `None` where it is unknown."""
+    """Return our name of one weight; `None` where it is unknown."""
     for official, ours in (("encoder_image.net.", "rgb"), ("encoder_image2.net.", "semantic")):
         if name.startswith(official):
             rest = _rename_backbone(name.removeprefix(official))
@@ -118,7 +118,7 @@ def _rename(name: str) -> str | None:
 
 
 def _rename_backbone(rest: str) -> str | None:
-    """Our name of a torchvision ResNet's weight; its stages are children 4, 5, 6 of the release's `net`."""
+    """Return our name of a torchvision ResNet's weight; its stages are children 4, 5, 6 of the release's `net`."""
     for pattern, replacement in _BACKBONE:
         if match := re.fullmatch(pattern, rest):
             groups = match.groups()
@@ -133,7 +133,7 @@ def _rename_backbone(rest: str) -> str | None:
 
 
 def _split_packed(official: str, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """torch's packed queries, keys and values as three weights; anything else as it is."""
+    """Return torch's packed queries, keys and values as three weights; anything else as it is."""
     prefix, packed, kind = name.rpartition("in_proj_")
     if not packed:
         return {name: tensor}

@@ -147,7 +147,7 @@ def convert_mmodalcc(checkpoint: Path, word_map: Path, out: Path, *, overwrite: 
 
 
 def _tokenizer(word_map: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that keeps the ids of the release's word map."""
+    """Make the tokenizer that keeps the ids of the release's word map."""
     try:
         words = read_word_map(word_map)
     except (ValueError, RecursionError) as error:
@@ -164,7 +164,7 @@ def _tokenizer(word_map: Path) -> PreTrainedTokenizerFast:
 
 
 def _processor(config: MModalCCConfig, tokenizer: PreTrainedTokenizerFast) -> MModalCCProcessor:
-    """Preprocessing of the release: bilinear, divided by 255, no mean and standard deviation."""
+    """Return the preprocessing of the release: bilinear, divided by 255, no mean and standard deviation."""
     bilinear = int(Image.Resampling.BILINEAR)
     channels = {stream: backbone.num_channels for stream, backbone in config.backbone_configs.items()}
     image_processor: Any = MModalCCImageProcessor  # its settings are keywords that no signature lists
@@ -181,7 +181,7 @@ def _processor(config: MModalCCConfig, tokenizer: PreTrainedTokenizerFast) -> MM
 
 
 def _modules(file: ReleasedFile) -> dict[str, Placeholder]:
-    """All modules of the four parts by their official name."""
+    """Return all modules of the four parts by their official name."""
     content = file.content
     if type(content) is not dict:
         raise InputError(f"it holds a {type(content).__name__}; a released MModalCC holds a dict of modules.")
@@ -191,7 +191,7 @@ def _modules(file: ReleasedFile) -> dict[str, Placeholder]:
 
 
 def _weights(file: ReleasedFile) -> dict[str, torch.Tensor]:
-    """Parameters and buffers of the four parts by their official name."""
+    """Return the parameters and buffers of the four parts by their official name."""
     refs = {name: ref for part in PARTS for name, ref in state_dict_of(file.content[part], part).items()}
     for name, ref in refs.items():
         if not (ref.storage.dtype.is_floating_point or name.endswith(".num_batches_tracked")):
@@ -221,7 +221,7 @@ def _check_fields(modules: Mapping[str, Placeholder]) -> None:
 
 
 def _expected_stride(name: str, modules: Mapping[str, Placeholder]) -> int:
-    """Of a convolution: only ResNets have strides, torchvision in the 3x3 one of a stage's first block."""
+    """Return a convolution's stride: only ResNets have one, torchvision in the 3x3 one of a stage's first block."""
     root, _, rest = name.partition(".net.")
     block = rest.rpartition(".conv")[0] or rest.rpartition(".downsample")[0]
     strided = "conv2" if f"{root}.net.{block}.conv3" in modules else "conv1"
@@ -232,7 +232,7 @@ def _expected_stride(name: str, modules: Mapping[str, Placeholder]) -> int:
 def _config(
     modules: Mapping[str, Placeholder], state: Mapping[str, torch.Tensor], tokenizer: PreTrainedTokenizerFast
 ) -> MModalCCConfig:
-    """The configuration that the weights and fields tell."""
+    """Return the configuration that the weights and fields tell."""
     shape = _Shapes(state)
     stages = _count(modules, "encoder_feat.transformer")
     layers = _count(modules, "decoder.transformer.layers")
@@ -292,7 +292,7 @@ def _config(
 
 
 def _backbone(part: str, modules: Mapping[str, Placeholder], shape: _Shapes) -> dict[str, Any]:
-    """A ResNet as transformers describes it; the release's `net` lists torchvision's children, stages from 4 on."""
+    """Return a ResNet as transformers has it; the release's `net` lists torchvision's children, stages from 4 on."""
     net = f"{part}.net"
     stages = _count(modules, net) - 4
     if stages < 1:
@@ -327,7 +327,7 @@ class _Shapes:
 
 
 def _count(modules: Mapping[str, Placeholder], parent: str) -> int:
-    """How many numbered children a list of modules has: 0, 1, 2 ... and no others."""
+    """Tell how many numbered children a list of modules has: 0, 1, 2 ... and no others."""
     if parent not in modules:
         raise InputError(f"{parent} is missing; give the .pth.tar of a released MModalCC.")
     children = modules[parent].fields.get("_modules", {})
@@ -337,7 +337,7 @@ def _count(modules: Mapping[str, Placeholder], parent: str) -> int:
 
 
 def _same(modules: Mapping[str, Placeholder], names: Iterable[str], field: str) -> Any:
-    """The number that a field has in all of these modules."""
+    """Return the number that a field has in all of these modules."""
     values: dict[Any, str] = {}
     for name in names:
         value = modules[name].fields.get(field) if name in modules else None

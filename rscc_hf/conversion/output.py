@@ -15,7 +15,7 @@ _READ = {".json", ".safetensors", ".bin", ".txt", ".model"}
 
 
 def source_of(path: Path, name: str | None = None) -> Source:
-    """What identifies a file that was read.
+    """Return what identifies a file that was read.
 
     Args:
         path: The file.
@@ -28,7 +28,7 @@ Stamps = Mapping[Path, tuple[int, int, int]]
 
 
 def stamps(*places: Path) -> Stamps:
-    """Size, time and number of files, to tell later whether they changed.
+    """Return the size, time and number of files, to tell later whether they changed.
 
     Args:
         *places: Files, or folders of which those that converters read are meant; what is not there has none.

@@ -39,7 +39,7 @@ class ReleasedFile:
         self._left = size
 
     def tensor(self, ref: TensorRef, name: str) -> torch.Tensor:
-        """Reads one tensor, contiguous, on the CPU, whichever device it was saved from.
+        """Read one tensor, contiguous, on the CPU, whichever device it was saved from.
 
         Args:
             ref: Which.
@@ -66,7 +66,7 @@ class ReleasedFile:
         return tensor
 
     def _storage(self, ref: StorageRef) -> torch.Tensor:
-        """The numbers of a storage, (numel,); the last one is kept for tensors that share it."""
+        """Return the numbers of a storage, (numel,); the last one is kept for tensors that share it."""
         if ref.key not in self._storages:
             self._storages.clear()
             raw = self._read_storage(ref)
@@ -77,7 +77,7 @@ class ReleasedFile:
 
 @contextmanager
 def open_released(path: Path, classes: frozenset[tuple[str, str]]) -> Iterator[ReleasedFile]:
-    """Opens a pickled checkpoint.
+    """Open a pickled checkpoint.
 
     Args:
         path: The file.
@@ -106,7 +106,7 @@ def open_released(path: Path, classes: frozenset[tuple[str, str]]) -> Iterator[R
 
 
 def _reader(start: bytes) -> Callable[[IO[bytes], int, Mapping[tuple[str, str], Name]], Read]:
-    """What reads a file that starts with these bytes."""
+    """Return what reads a file that starts with these bytes."""
     if start == ZIP_MAGIC:
         return read_zip
     if start[:1] == b"\x80":
@@ -118,7 +118,7 @@ def _reader(start: bytes) -> Callable[[IO[bytes], int, Mapping[tuple[str, str], 
 
 
 def modules_of(module: Any, name: str) -> dict[str, Placeholder]:
-    """A pickled module and all modules in it, by name.
+    """Return a pickled module and all modules in it, by name.
 
     Args:
         module: A `Placeholder` of a `torch.nn.Module`.
@@ -142,7 +142,7 @@ def modules_of(module: Any, name: str) -> dict[str, Placeholder]:
 
 
 def state_dict_of(module: Any, name: str) -> dict[str, TensorRef]:
-    """Parameters and buffers of a pickled module by name, as its `state_dict()` would have them.
+    """Return the parameters and buffers of a pickled module by name, as its `state_dict()` would have them.
 
     Args:
         module: A `Placeholder` of a `torch.nn.Module`.
@@ -175,14 +175,14 @@ class _Budget:
         self._left = _MAX_PARTS
 
     def spend(self, parts: int) -> None:
-        """Raises `UnsafePickleError` where too many were looked at."""
+        """Raise `UnsafePickleError` where too many were looked at."""
         self._left -= parts
         if self._left < 0:
             raise UnsafePickleError(f"the modules of {self._name} have more than {_MAX_PARTS} parts")
 
 
 def _children(part: Placeholder, kind: str, here: str, budget: _Budget) -> list[tuple[str, Any]]:
-    """Named parts of a module, without those that are none."""
+    """Return the named parts of a module, without those that are none."""
     children = part.fields.get(kind, {})
     transient = part.fields.get("_non_persistent_buffers_set", set()) if kind == "_buffers" else set()
     if type(children) is not dict or type(transient) is not set:

@@ -31,7 +31,7 @@ Read = tuple[Any, Callable[[StorageRef], bytes]]
 
 
 def read_zip(file: IO[bytes], size: int, allowed: Mapping[tuple[str, str], Name]) -> Read:
-    """The format of torch >= 1.6: a zip of uncompressed entries, `*/data.pkl` and `*/data/KEY`."""
+    """Read the format of torch >= 1.6: a zip of uncompressed entries, `*/data.pkl` and `*/data/KEY`."""
     limited = _LimitedReads(file, _MAX_DIRECTORY_BYTES)  # zipfile reads all of the directory before it can be counted
     try:
         archive = zipfile.ZipFile(limited)  # type: ignore[arg-type]  # it asks for no more than is there
@@ -104,7 +104,7 @@ class _LimitedReads:
 
 
 def read_legacy(file: IO[bytes], size: int, allowed: Mapping[tuple[str, str], Name]) -> Read:
-    """The format before torch 1.6: magic number, protocol, machine, content and storage keys, then the storages."""
+    """Read the format before torch 1.6: magic number, protocol, machine, content, storage keys, then the storages."""
     nothing: dict[tuple[str, str], Name] = {}
     storages = Storages(("storage", "module"))
     file.seek(0)

@@ -27,8 +27,13 @@ _MAX_PROTOCOL = 5
 class Readable(Protocol):
     """What `pickletools` needs of a file."""
 
-    def read(self, size: int, /) -> bytes: ...
-    def readline(self) -> bytes: ...
+    def read(self, size: int, /) -> bytes:
+        """Read at most `size` bytes."""
+        ...
+
+    def readline(self) -> bytes:
+        """Read a line."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,14 @@ class BoundedFile:
         self.left = limit
 
     def read(self, size: int) -> bytes:
-        """As a file's `read`; asking for more than the limit leaves is refused before memory is taken for it."""
+        """Read as a file does; asking for more than the limit leaves is refused before memory is taken for it."""
         if not 0 <= size <= self.left:
             raise UnsafePickleError(f"its pickle ends before it should, where a value declares {size} bytes")
         self.left -= size
         return self._file.read(size)
 
     def readline(self) -> bytes:
-        """As a file's `readline`, within the limit."""
+        """Read a line as a file does, within the limit."""
         line = self._file.readline(min(self.left, 4096))
         self.left -= len(line)
         return line
@@ -100,7 +105,7 @@ class PickleMachine:
         self._steps = 0
 
     def run(self, file: Readable) -> Any:
-        """Reads one pickle from where the file is; the file is left behind its end.
+        """Read one pickle from where the file is; the file is left behind its end.
 
         Raises:
             UnsafePickleError: The pickle is damaged, names something that is not allowed, or exceeds a limit.
@@ -122,7 +127,7 @@ class PickleMachine:
             self._step(opcode.name, argument)
 
     def charge(self, steps: int) -> None:
-        """Counts work; too much of it is refused."""
+        """Count work, and refuse too much of it."""
         self._steps += steps
         if self._steps > MAX_STEPS:
             raise UnsafePickleError(f"its pickle takes more than {MAX_STEPS} steps, which no checkpoint needs")
@@ -183,7 +188,7 @@ class PickleMachine:
             raise UnsafePickleError(f"its pickle has protocol {version}; {_MAX_PROTOCOL} is the last that is known")
 
     def _skip(self, _: Any) -> None:
-        """A frame only says how much may be read ahead."""
+        """Skip a frame: it only says how much may be read ahead."""
 
     def _pop_one(self, _: Any) -> None:
         self._pop()
@@ -267,7 +272,7 @@ class PickleMachine:
 
 
 def checked_key(key: Any) -> Any:
-    """A key of a dict or a member of a set, of a kind whose hash is quick to take and hard to make collide.
+    """Return a key of a dict or a member of a set, of a kind whose hash is quick to take and hard to make collide.
 
     Text, small integers, truths and None; and records that say so, for the state of an optimizer is kept by tensor.
     Hashing deep tuples can exhaust the C stack; floats and huge integers can be chosen to have one hash.
@@ -282,7 +287,7 @@ def checked_key(key: Any) -> Any:
 
 
 def printable(text: str, limit: int = 120) -> str:
-    """Text from a foreign file for a message: one line, no control characters, not too long."""
+    """Return text from a foreign file for a message: one line, no control characters, not too long."""
     shown = ascii(text[: limit + 1])[1:-1]
     return shown if len(shown) <= limit else f"{shown[:limit]}..."
 

@@ -63,7 +63,7 @@ class TensorRef:
 
 
 def allowed_names(classes: frozenset[tuple[str, str]]) -> dict[tuple[str, str], Name]:
-    """What the pickle may name."""
+    """Return what the pickle may name."""
     names = [
         Name("collections", "OrderedDict", _ordered_dict),
         Name("collections", "defaultdict", _default_dict),
@@ -145,6 +145,7 @@ class Storages:
         self.by_key: dict[str, StorageRef] = {}
 
     def __call__(self, given: Any) -> Any:
+        """Return what a persistent id stands for: a storage, or the class whose code an old file keeps beside it."""
         kind = given[0] if type(given) is tuple and given and type(given[0]) is str else None
         if kind not in self.kinds:
             raise UnsafePickleError("its pickle holds a persistent id that torch.save does not write")

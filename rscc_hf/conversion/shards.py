@@ -50,7 +50,7 @@ class WeightFile:
 
     @contextmanager
     def reader(self) -> Iterator[Read]:
-        """A function from a name to its tensor, whose bytes are mapped from the file and not held.
+        """Return a function from a name to its tensor, whose bytes are mapped from the file and not held.
 
         Raises:
             ValueError: the file cannot be read.
@@ -68,7 +68,7 @@ class WeightFile:
 
 
 def find_weight_files(folder: Path) -> list[WeightFile]:
-    """The weights of a folder: one file or several with an index, safetensors before `.bin`.
+    """Return the weights of a folder: one file or several with an index, safetensors before `.bin`.
 
     Args:
         folder: of a checkpoint.
@@ -92,12 +92,12 @@ def find_weight_files(folder: Path) -> list[WeightFile]:
 
 
 def all_tensors(files: Iterable[WeightFile]) -> dict[str, torch.Tensor]:
-    """All tensors of some files by name, on the meta device."""
+    """Return all tensors of some files by name, on the meta device."""
     return {name: tensor for file in files for name, tensor in file.tensors.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
         ValueError: there is no such file, or it holds something else.
@@ -114,7 +114,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_index(path: Path) -> list[WeightFile]:
-    """The files that an index names, checked against it."""
+    """Return the files that an index names, checked against it."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{path} has no weight_map from names to files; fetch it again.")
@@ -146,7 +146,7 @@ def _read_index(path: Path) -> list[WeightFile]:
 
 
 def _read_header(path: Path) -> WeightFile:
-    """Names, shapes and dtypes of one file."""
+    """Return the names, shapes and dtypes of one file."""
     tensors = _load_bin(path, "meta") if path.suffix == ".bin" else _safetensors_header(path)
     if not tensors:
         raise InputError(f"{path} holds no weights; fetch it again.")
@@ -170,7 +170,7 @@ def _check_names(path: Path, names: Iterable[str]) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file."""
+    """Open a safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -179,7 +179,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _safetensors_header(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file on the meta device."""
+    """Return the tensors of a safetensors file on the meta device."""
     dtypes = {name: dtype for dtype, name in _DTYPES.items()}
     found: dict[str, torch.Tensor] = {}
     with _opened(path) as file:
@@ -192,7 +192,7 @@ def _safetensors_header(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _load_bin(path: Path, device: str) -> dict[str, torch.Tensor]:
-    """What `torch.save` wrote, mapped and not read; nothing but tensors is unpickled.
+    """Return what `torch.save` wrote, mapped and not read; nothing but tensors is unpickled.
 
     Args:
         path: of a file.
@@ -223,7 +223,7 @@ def _load_bin(path: Path, device: str) -> dict[str, torch.Tensor]:
 
 
 def _is_plain(name: object, value: object) -> bool:
-    """Whether an entry is a named dense tensor."""
+    """Tell whether an entry is a named dense tensor."""
     return (
         isinstance(name, str)
         and isinstance(value, torch.Tensor)
@@ -248,12 +248,12 @@ def _check_archive(path: Path) -> None:
 
 
 def _first_sentence(text: str) -> str:
-    """The first sentence of a library's long advice."""
+    """Return the first sentence of a library's long advice."""
     return " ".join(text.split()).split(". ")[0].rstrip(".")[:200]
 
 
 def digest(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's values in row-major order, hexadecimal."""
+    """Return the SHA-256 of a tensor's values in row-major order, hexadecimal."""
     return hashlib.sha256(_bytes_of(tensor)).hexdigest()
 
 
@@ -272,7 +272,7 @@ def check_finite(name: str, tensor: torch.Tensor) -> None:
 
 
 def plan_files(names: Iterable[str], tensors: Mapping[str, torch.Tensor], limit: int) -> list[list[str]]:
-    """Names cut, in their order, into runs of at most `limit` bytes; a larger tensor gets a file of its own."""
+    """Cut names, in their order, into runs of at most `limit` bytes; a larger tensor gets a file of its own."""
     files: list[list[str]] = []
     room = 0
     for name in names:
@@ -337,5 +337,5 @@ def write_index(folder: Path, files: Mapping[str, Sequence[str]], total_bytes: i
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    """A tensor's bytes in row-major order; no copy where it lies so already."""
+    """Return a tensor's bytes in row-major order; no copy where it lies so already."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -80,7 +80,7 @@ def captions_of_split(
 
 
 def content_shares(predictions: Sequence[str], records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """Per cent of captions that state the right kind, object, place and count.
+    """Return the per cent of captions that state the right kind, object, place and count.
 
     Args:
         predictions: Captions of changed pairs.
@@ -113,7 +113,7 @@ def score_row(
 
 
 def reference_rows(pairs: Dataset, scorer: ChangeCaptionScorer) -> list[Row]:
-    """The three yardsticks: the best constant caption, each reference against the other four, the oracle."""
+    """Return the three yardsticks: the best constant caption, each reference against the other four, the oracle."""
     references = list(pairs["captions"])
     constant = [scorer.best_constant(references)] * len(pairs)
     oracle = [plain_sentence(json.loads(record)) for record in pairs["record"]]

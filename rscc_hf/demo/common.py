@@ -70,7 +70,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str, title: str, unit: str = "", *, threads: bool = True) -> Iterator[Work]:
-        """A part; gives what is called with how far it is (see `rscc_hf.progress.progress`)."""
+        """Time a part; gives what is called with how far it is (see `rscc_hf.progress.progress`)."""
         self.console.print(f"[bold]{len(self.seconds) + 1}. {title}[/bold]")
         start = time.perf_counter()
         with progress(f"   {name}", unit=unit, console=self.console, threads=threads) as work:
@@ -80,7 +80,7 @@ class Stopwatch:
 
 
 def score_tables(rows: list[Row]) -> list[Table]:
-    """The demo's table for a terminal, cut in two so that it fits 80 columns: scores, then what is right."""
+    """Return the demo's table for a terminal, cut in two for 80 columns: scores, then what is right."""
     half = len(SHOWN)
     tables = []
     for title, part in (
@@ -100,7 +100,7 @@ def score_tables(rows: list[Row]) -> list[Table]:
 
 
 def _why_no_demo(folder: Path) -> str | None:
-    """Why a folder is none of a demo (see `files.Written`): its results tell, which are there from the start."""
+    """Tell why a folder is none of a demo (see `files.Written`): its results tell, which are there from the start."""
     try:
         results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -138,7 +138,7 @@ DEMO = Written(
 
 @contextmanager
 def demo_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """An empty folder at `out`; what an earlier demo left there comes back after an error (`files.new_folder`).
+    """Give an empty folder at `out`; what an earlier demo left there comes back after an error (`files.new_folder`).
 
     Raises:
         ValueError: `out` holds an earlier demo that is not to be replaced, or something that no demo wrote.
@@ -149,7 +149,7 @@ def demo_folder(out: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def train_on(work: Work, console: Console, train: Callable[..., R], recipe: Any, **options: Any) -> R:
-    """`train(recipe)`, its steps told to `work`.
+    """Call `train(recipe)` and tell its steps to `work`.
 
     Args:
         work: Is told each step and its loss.
@@ -177,7 +177,7 @@ class _ConsoleHandler(logging.Handler):
 
 @contextmanager
 def _logged_to(console: Console) -> Iterator[None]:
-    """What training logs (the precision that it chose, what it left out) stands on the console."""
+    """Show on the console what training logs: the precision that it chose, what it left out."""
     logger, handler = logging.getLogger("rscc_hf.training"), _ConsoleHandler(console)
     level = logger.level
     logger.addHandler(handler)
@@ -190,13 +190,13 @@ def _logged_to(console: Console) -> Iterator[None]:
 
 
 def precision_text(recipes: Iterable[LoopRecipe]) -> str:
-    """The precision of finished runs (`TrainingResult.recipe`), as the pages say it."""
+    """Return the precision of finished runs (`TrainingResult.recipe`), as the pages say it."""
     names = {"no": "float32", "bf16": "bf16 autocast"}
     return ", ".join(sorted({names.get(recipe.mixed_precision, recipe.mixed_precision) for recipe in recipes}))
 
 
 def common_texts(test: Dataset) -> dict[str, Any]:
-    """What the pages of all demos say: the number of pairs, and who wrote it."""
+    """Return what the pages of all demos say: the number of pairs, and who wrote it."""
     changed = sum(test["changed"])
     return {
         "n": {"all": len(test), "changed": changed, "unchanged": len(test) - changed},
@@ -223,7 +223,7 @@ def synthesize_scenes(data: Path, pairs: int, seed: int, work: Work) -> None:
 
 
 def gallery_indices(test: Dataset) -> list[int]:
-    """The first pairs of each kind, in the order of the split."""
+    """Return the first pairs of each kind, in the order of the split."""
     changed = list(test["changed"])
     chosen = [index for index, value in enumerate(changed) if value][:GALLERY_CHANGED]
     chosen += [index for index, value in enumerate(changed) if not value][:GALLERY_UNCHANGED]
@@ -231,6 +231,6 @@ def gallery_indices(test: Dataset) -> list[int]:
 
 
 def write_results(out: Path, rows: list[Row], **facts: Any) -> None:
-    """`results.json`: the rows of the table and whatever else is told."""
+    """Write `results.json`: the rows of the table and whatever else is told."""
     result = {"rows": [asdict(row) for row in rows], **facts}
     write_text(out / RESULTS, json.dumps(result, indent=1) + "\n")

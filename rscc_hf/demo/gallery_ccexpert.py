@@ -18,7 +18,7 @@ _CLOSED = 0.01
 
 
 def change_strength(captioner: ChangeCaptioner, pairs: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """How much the module sees change where, and the gates of its levels.
+    """Return how much the module sees change where, and the gates of its levels.
 
     Args:
         captioner: With a CCExpert that has its module.
@@ -41,7 +41,7 @@ def change_strength(captioner: ChangeCaptioner, pairs: list[dict[str, Any]]) -> 
 
 
 def heat_map(image: Image.Image, strength: np.ndarray) -> Image.Image:
-    """The image, greyed, with the strength of change in colour over it.
+    """Return the image, greyed, with the strength of change in colour over it.
 
     Args:
         image: RGB.
@@ -59,7 +59,7 @@ def heat_map(image: Image.Image, strength: np.ndarray) -> Image.Image:
 def gallery_entries(
     captioner: ChangeCaptioner, pairs: list[dict[str, Any]], captions: list[str], without_module: list[str]
 ) -> list[dict[str, Any]]:
-    """What the template shows of these test pairs.
+    """Return what the template shows of these test pairs.
 
     Args:
         captioner: With the model of stage III.
@@ -94,6 +94,6 @@ def gallery_entries(
 
 
 def closed_levels(entries: list[dict[str, Any]]) -> list[str]:
-    """Names of the levels whose gate is next to 0 for all of these pairs."""
+    """Return the names of the levels whose gate is next to 0 for all of these pairs."""
     names = [name for name, _ in entries[0]["gates"]]
     return [name for place, name in enumerate(names) if max(entry["gates"][place][1] for entry in entries) < _CLOSED]

@@ -22,7 +22,7 @@ class Gates:
 
 
 def gates_of(captioner: ChangeCaptioner, pair: dict[str, Any], caption: str) -> Gates:
-    """The gates of each word of `caption` in the last decoder layer, from one pass with maps."""
+    """Return the gates of each word of `caption` in the last decoder layer, from one pass with maps."""
     processor, model = captioner.processor, captioner.model
     inputs = processor(
         images=[[pair["image_before"], pair["image_after"]]],
@@ -41,7 +41,7 @@ def gates_of(captioner: ChangeCaptioner, pair: dict[str, Any], caption: str) -> 
 def gallery_entry(
     captioner: ChangeCaptioner, pair: dict[str, Any], caption: str, caption_without_maps: str
 ) -> dict[str, Any]:
-    """What the template shows of one test pair."""
+    """Return what the template shows of one test pair."""
     images = [
         ("before", pair["image_before"]),
         ("after", pair["image_after"]),

@@ -53,7 +53,7 @@ class SmallOneVision:
 
 
 def make_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-pair vocabulary of captions and of what CCExpert is asked, with the marks of turns and images."""
+    """Make a byte-pair vocabulary of captions and of what CCExpert is asked, with the marks of turns and images."""
     asked = (PAPER_PROMPT.replace(IMAGE_TOKEN, " "), SYSTEM_MESSAGE, "system\n", "user\n", "assistant\n")
     return prepare_tokenizer(build_bpe_tokenizer([*captions, *asked * 100], vocab_size))
 
@@ -133,7 +133,7 @@ def write_trained(folder: Path, new: Path, ccexpert: Any, tokenizer: Any) -> Non
 
 
 def _onevision_name(name: str) -> str:
-    """The name in memory of transformers' LLaVA-OneVision for a weight of CCExpert."""
+    """Return the name in memory of transformers' LLaVA-OneVision for a weight of CCExpert."""
     for ours, theirs in (
         ("vision_tower.model.", "model.vision_tower."),
         ("projector.", "model.multi_modal_projector."),

@@ -31,14 +31,14 @@ Curve = tuple[str, list[LogLine], int]
 
 
 def data_uri(image: Image.Image) -> str:
-    """The picture as a PNG data URI, so that the page needs no other file."""
+    """Return the picture as a PNG data URI, so that the page needs no other file."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def cells_of(row: Row) -> list[str]:
-    """The row's numbers as the table shows them, a dash where a number does not apply."""
+    """Return the row's numbers as the table shows them, a dash where a number does not apply."""
     values = [row.scores.get(key) for key in SHOWN]
     values += [row.accuracy.get(part) for part in PARTS]
     values += [row.content.get(key) for key in CONTENT]
@@ -46,7 +46,7 @@ def cells_of(row: Row) -> list[str]:
 
 
 def loss_plot(curves: Sequence[Curve]) -> str:
-    """Training loss by samples seen, one stage after the other, as inline SVG; where there was validation, its S*m.
+    """Draw the loss by samples seen, stage after stage, as inline SVG; where there was validation, its S*m.
 
     Args:
         curves: Of the stages, in their order.
@@ -86,7 +86,7 @@ def loss_plot(curves: Sequence[Curve]) -> str:
 
 
 def judged(pair: dict[str, Any], caption: str) -> dict[str, Any]:
-    """What the page says of a pair and its caption, whatever the model: what is true, what the caption has right."""
+    """Return what the page says of a pair and its caption for any model: what is true, what the caption has right."""
     record = json.loads(pair["record"])
     if pair["changed"]:
         verdict = judge(caption, record)

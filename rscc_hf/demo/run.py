@@ -25,5 +25,5 @@ def run_demo(model: str, out: Path, **options: Any) -> DemoResult:
         ValueError: See there; or there is no such demo.
     """
     if model not in DEMOS:
-        raise InputError(f"There is no demo of {model!r}: choose one of {', '.join(DEMOS)}.")
+        raise InputError(f"There is no demo of {model!r}; choose one of {', '.join(DEMOS)}.")
     return DEMOS[model](out, **options)

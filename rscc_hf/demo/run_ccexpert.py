@@ -58,7 +58,7 @@ STAGES: tuple[tuple[str, str, type[CCExpertRecipe]], ...] = (
 
 
 def stage_recipe(kind: type[R], name: str, data: Path, out: Path, start: Path, seed: int, **overrides: Any) -> R:
-    """A recipe of the demo (training/recipes/ccexpert_synthetic_NAME.yaml).
+    """Return a recipe of the demo (training/recipes/ccexpert_synthetic_NAME.yaml).
 
     Args:
         kind: Its class.
@@ -167,7 +167,7 @@ class _Run:
         self.samples: dict[str, int] = {}
 
     def folder(self, name: str) -> Path:
-        """Where a stage leaves its model."""
+        """Return where a stage leaves its model."""
         return self.model if name == "stage3" else self.stages / name
 
     def train(self, work: Work, kind: type[R], train: Callable[..., Any], name: str, start: Path) -> Any:
@@ -199,7 +199,7 @@ def _score(test: Dataset, answers: dict[str, list[str]]) -> list[Row]:
 def _texts(
     run: _Run, captioner: ChangeCaptioner, test: Dataset, seconds: dict[str, float], closed: list[str]
 ) -> dict[str, Any]:
-    """The sentences of the page; `closed`: levels that the module leaves out."""
+    """Return the sentences of the page; `closed`: levels that the module leaves out."""
     samples = run.samples
     parameters = captioner.model.num_parameters() / 1e6
     config = captioner.model.config
@@ -237,7 +237,7 @@ def _texts(
 
 
 def _aids(run: _Run) -> str:
-    """What helped that is no part of the paper, and where."""
+    """Return what helped that is no part of the paper, and where."""
 
     def stages(field: str) -> str:
         return ", ".join(_CURVES[name] for name, recipe in run.recipes.items() if getattr(recipe, field))

@@ -49,7 +49,7 @@ NOTE_ON_MAPS = (
 
 
 def demo_recipe(data: Path, out: Path, seed: int, **overrides: Any) -> MModalCCRecipe:
-    """The demo's recipe (training/recipes/mmodalcc_synthetic.yaml) for the scenes in `data`."""
+    """Return the demo's recipe (training/recipes/mmodalcc_synthetic.yaml) for the scenes in `data`."""
     given = {"train_data": str(data), "output_dir": str(out), "seed": seed, "progress_bar": False, **overrides}
     return read_recipe(MModalCCRecipe, packaged_recipe(RECIPE), **given)
 
@@ -113,7 +113,7 @@ def _run(out: Path, seed: int, pairs: int, console: Console, overrides: dict[str
 
 
 def _train(work: Work, recipe: MModalCCRecipe, console: Console) -> MModalCCRecipe:
-    """Trains; gives the recipe with what it left open."""
+    """Train, and return the recipe with what it left open."""
 
     def on_evaluation(scores: dict[str, float]) -> None:
         shown = ", ".join(f"{TITLES[key]} {scores[key]:.1f}" for key in ("bleu_4", "s_m"))
@@ -123,7 +123,7 @@ def _train(work: Work, recipe: MModalCCRecipe, console: Console) -> MModalCCReci
 
 
 def _captions(captioner: ChangeCaptioner, data: Path, test: Dataset, work: Work) -> dict[str, list[str]]:
-    """The model's captions of the test split under each of `CONDITIONS`."""
+    """Return the model's captions of the test split under each of `CONDITIONS`."""
     answers = {}
     for condition in CONDITIONS:
         pairs = test
@@ -142,7 +142,7 @@ def _score(test: Dataset, answers: dict[str, list[str]]) -> list[Row]:
 
 
 def _texts(captioner: ChangeCaptioner, test: Dataset, recipe: MModalCCRecipe, seconds: float) -> dict[str, Any]:
-    """The sentences of the page."""
+    """Return the sentences of the page."""
     steps = [line.step for line in read_log(Path(recipe.output_dir)) if line.loss is not None]
     samples = max(steps, default=0) * recipe.global_batch_size
     parameters = captioner.model.num_parameters() / 1e6

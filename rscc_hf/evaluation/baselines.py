@@ -158,7 +158,10 @@ def leave_one_out(
     """
     rounds = min((len(captions) for captions in references), default=0)
     if rounds < 2:
-        raise InputError("Scoring references against each other needs at least two references for every pair.")
+        raise InputError(
+            "Scoring references against each other needs at least two references for every pair; "
+            "leave out the pairs with fewer."
+        )
     if meteor is None:
         with Meteor() as own:
             return leave_one_out(references, own, protocol)

@@ -39,7 +39,7 @@ def bootstrap_intervals(segments: Segments, samples: int, seed: int) -> Interval
         ValueError: `samples` is below 1, or METEOR was left out.
     """
     if samples < 1:
-        raise InputError(f"A bootstrap needs at least 1 sample, not {samples}.")
+        raise InputError(f"A bootstrap needs at least 1 sample, not {samples}; draw 1,000.")
     if segments.meteor is None:
         raise InputError("A bootstrap needs METEOR's statistics; score the set with METEOR.")
     n = len(segments.rouge_l)

@@ -181,7 +181,7 @@ def accuracy_of_parts(
 
 @functools.cache
 def warn_once(note: str) -> None:
-    """Training scores its validation captions many times; a note about them is worth saying once."""
+    """Warn once of each note: training scores its validation captions many times."""
     logger.warning("%s", note)
 
 

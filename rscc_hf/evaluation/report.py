@@ -90,7 +90,7 @@ def _is_report(path: Path) -> bool:
 
 
 def why_no_report(content: Any) -> str | None:
-    """Why JSON is no report that was written here, as the end of a sentence; None: it is one."""
+    """Tell why JSON is no report that was written here, as the end of a sentence; None: it is one."""
     if not isinstance(content, dict) or not {"all", "protocol", "n", "accuracy"} <= content.keys():
         return "is no report"
     for part in ("all", *PARTS):
@@ -109,7 +109,7 @@ def _per_cent(value: float | None) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text of a file without what would control the terminal."""
+    """Return the text of a file without what would control the terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -47,7 +47,7 @@ class Contents:
 
 
 def choose_files(folder: Path, kind: str = "model") -> Contents:
-    """Chooses what belongs to a model or a data set.
+    """Choose what belongs to a model or a data set.
 
     Hidden files stay here, and so do folders that are links, and what a training run leaves beside its model:
     checkpoints for going on, the last weights, the tracker's files.
@@ -93,14 +93,14 @@ def choose_files(folder: Path, kind: str = "model") -> Contents:
 
 
 def _may_lead(target: Path, folder: Path) -> bool:
-    """Whether a link may lead there: within the folder, or as in the Hub's cache (snapshots/REVISION, blobs)."""
+    """Tell whether a link may lead there: within the folder, or as in the Hub's cache (snapshots/REVISION, blobs)."""
     if target.is_relative_to(folder):
         return True
     return folder.parent.name == "snapshots" and target.parent == folder.parent.parent / "blobs"
 
 
 def check_files(files: Mapping[str, Path], folder: Path | None = None) -> None:
-    """Refuses pickles, secrets and paths of this machine.
+    """Refuse pickles, secrets and paths of this machine.
 
     Args:
         files: Path by name in the repository.
@@ -130,7 +130,7 @@ def check_files(files: Mapping[str, Path], folder: Path | None = None) -> None:
 
 
 def shortened(path: Path) -> tuple[str, list[str]]:
-    """A recipe or a summary with absolute paths cut to their last part, and the keys in which that was done.
+    """Return a recipe or a summary with absolute paths cut to their last part, and the keys in which that was done.
 
     Args:
         path: One of `SHORTENED` (YAML or JSON).
@@ -167,7 +167,7 @@ def _cut(key: str, value: Any, changed: list[str]) -> Any:
 
 @contextmanager
 def staged(files: Mapping[str, Path], written: Mapping[str, str]) -> Iterator[Path]:
-    """A folder with exactly what is to be pushed: links to files, and texts that are written anew.
+    """Make a folder with exactly what is to be pushed: links to files, and texts that are written anew.
 
     Args:
         files: Path by name in the repository.

@@ -51,7 +51,7 @@ _VOCABULARIES = frozenset({"vocab.json", "merges.txt", "vocab.txt", "tokenizer.j
 
 
 def secret_in(text: str) -> str | None:
-    """What kind of secret a text holds, with its beginning; None: none that is known.
+    """Return what kind of secret a text holds, with its beginning; None: none that is known.
 
     Args:
         text: Any text.
@@ -64,7 +64,7 @@ def secret_in(text: str) -> str | None:
 
 
 def local_path_in(text: str, parents: Sequence[str] = ()) -> str | None:
-    """A path of somebody's machine in a text: of a usual root, of this user's home, or in one of `parents`."""
+    """Return a path of somebody's machine in a text: of a usual root, of this user's home, or in one of `parents`."""
     if "/" not in text and "\\" not in text:
         return None
     found = _LOCAL.search(text)
@@ -79,7 +79,7 @@ def local_path_in(text: str, parents: Sequence[str] = ()) -> str | None:
 
 
 def leak_in_file(path: Path, name: str, parents: Sequence[str] = ()) -> str | None:
-    """What a file must not tell, as the end of a sentence and its remedy; None: nothing was found.
+    """Return what a file must not tell, as the end of a sentence and its remedy; None: nothing was found.
 
     Secrets and folders of a machine are looked for in every text, absolute paths in the keys and values of JSON and
     YAML, all of it also in the header of a safetensors file. In what is no text (told by what it holds) secrets with
@@ -111,12 +111,12 @@ def leak_in_file(path: Path, name: str, parents: Sequence[str] = ()) -> str | No
 
 
 def is_absolute(value: object) -> bool:
-    """Whether a value is an absolute path of some machine."""
+    """Tell whether a value is an absolute path of some machine."""
     return isinstance(value, str) and _ABSOLUTE.fullmatch(value.strip()) is not None
 
 
 def _entries(path: Path, encoding: str) -> Iterator[tuple[str, str, bool]]:
-    """The texts in a JSON, JSONL or YAML file with the keys they lie under (`a.b`), and whether they are keys.
+    """Return the texts in a JSON, JSONL or YAML file with the keys they lie under (`a.b`), and whether they are keys.
 
     Raises:
         ValueError: It cannot be read as what it is called.
@@ -139,7 +139,7 @@ def _entries(path: Path, encoding: str) -> Iterator[tuple[str, str, bool]]:
 
 
 def leak_in_text(text: str) -> str | None:
-    """As `leak_in_file`, of a text in a data set."""
+    """Look as `leak_in_file` does, at a text in a data set."""
     if _ABSOLUTE.fullmatch(text.strip()):
         return f"is the path {text.strip()} of this machine"
     return _leak_in_texts([text])
@@ -148,7 +148,7 @@ def leak_in_text(text: str) -> str | None:
 def _leak_in_texts(
     texts: Iterable[str], parents: Sequence[str] = (), *, words: bool = False, is_code: bool = False
 ) -> str | None:
-    """Secrets and paths; in the words of a tokenizer only secrets with a beginning of their own."""
+    """Find secrets and paths; in the words of a tokenizer only secrets with a beginning of their own."""
     for text in texts:
         secret = secret_in(text)
         if secret is not None:
@@ -165,7 +165,7 @@ def _leak_in_texts(
 
 
 def _leak_in_bytes(path: Path) -> str | None:
-    """Secrets in what is no text, also where two bytes stand for a letter."""
+    """Find secrets in what is no text, also where two bytes stand for a letter."""
     for text in _pieces(path, "latin-1"):
         for form in (text, text.replace("\0", "")):
             secret = secret_in(form.replace("://", ""))  # addresses in it are of no text
@@ -175,7 +175,7 @@ def _leak_in_bytes(path: Path) -> str | None:
 
 
 def _encoding(path: Path) -> str | None:
-    """How a text is written, told by its beginning; None: it is no text."""
+    """Tell how a text is written, by its beginning; None: it is no text."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -190,7 +190,7 @@ def _encoding(path: Path) -> str | None:
 
 
 def _pieces(path: Path, encoding: str) -> Iterator[str]:
-    """A file in blocks that overlap."""
+    """Read a file in blocks that overlap."""
     with path.open("rb") as file:
         tail = b""
         while block := file.read(_BLOCK):

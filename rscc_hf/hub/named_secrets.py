@@ -24,7 +24,7 @@ _PLACEHOLDERS = frozenset(
 
 
 def named_secret_in(text: str, is_code: bool = False) -> str | None:
-    """What a secret in a text is called; None: none is there.
+    """Return what a secret in a text is called; None: none is there.
 
     A password is anything that is no placeholder, a key or token only what looks like made by chance.
 
@@ -44,7 +44,7 @@ def named_secret_in(text: str, is_code: bool = False) -> str | None:
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether something of that name and value is a secret.
+    """Tell whether something of that name and value is a secret.
 
     Args:
         name: As in a setting ("api_key", "DB_PASSWORD").
@@ -67,7 +67,7 @@ def _is_placeholder(value: str) -> bool:
 
 
 def _is_by_chance(value: str) -> bool:
-    """Whether letters and digits are mixed as in no word, name or path."""
+    """Tell whether letters and digits are mixed as in no word, name or path."""
     if len(value) < 16 or re.fullmatch(r"[\w+/=.-]+", value) is None:
         return False
     digits = sum(letter.isdigit() for letter in value)

@@ -17,7 +17,7 @@ _SKIPPED = 1 << 20  # bytes of an argument, above which it is not read but passe
 
 
 def is_pickle(file: IO[bytes], cut: bool = False) -> bool:
-    """Whether a pickle begins where a seekable file begins, of whatever protocol, with PROTO or without.
+    """Tell whether a pickle begins where a seekable file begins, of whatever protocol, with PROTO or without.
 
     One that begins with PROTO counts after a few valid opcodes. Else it counts when, on a stack as `pickle` keeps it,
     something named is called, when it ends and holds a name or numbers its objects as `pickle` does, and when there is
@@ -86,7 +86,7 @@ class _Walk:
         self._memo: dict[int, Any] = {}
 
     def begin(self) -> None:
-        """A new pickle in the same file."""
+        """Begin a new pickle in the same file."""
         self._stack, self._memo = [], {}
 
     @property
@@ -95,7 +95,7 @@ class _Walk:
         return self._marked or self._names or self._numbered or self._seen >= 100
 
     def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> bool | None:
-        """Whether it is a pickle; None: that is not known yet. Raises ValueError where `pickle` would stop."""
+        """Tell whether it is a pickle; None: that is not known yet. Raises ValueError where `pickle` would stop."""
         name = opcode.name
         if name == "PROTO":
             if argument > 5:
@@ -119,7 +119,7 @@ class _Walk:
         return None
 
     def _move(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Takes from the stack and puts on it."""
+        """Take from the stack and put on it."""
         mark = pickletools.markobject
         stack, before, after = self._stack, opcode.stack_before, opcode.stack_after
         taken = len(before)
@@ -142,6 +142,6 @@ class _Walk:
 
 
 def _is_name(argument: object) -> bool:
-    """Whether the text of a GLOBAL reads `module name`, as it does in no prose."""
+    """Tell whether the text of a GLOBAL reads `module name`, as it does in no prose."""
     parts = str(argument).split(" ")
     return len(parts) == 2 and all(part.replace(".", "_").isidentifier() for part in parts)

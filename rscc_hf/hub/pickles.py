@@ -33,7 +33,7 @@ _COMPRESSED: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
 
 
 def pickle_in(path: Path) -> str | None:
-    """How a file holds a pickle ("is a pickle", "holds a pickle (archive/data.pkl)"); None: it holds none.
+    """Tell how a file holds a pickle ("is a pickle", "holds a pickle (archive/data.pkl)"); None: it holds none.
 
     Looked at are pickles of every protocol, archives of torch (zip) and tar with members that are pickles, numpy
     files with objects, and compressed pickles as joblib writes them.
@@ -49,7 +49,7 @@ def pickle_in(path: Path) -> str | None:
 
 
 def _in_stream(file: IO[bytes], depth: int, cut: bool = False) -> str | None:
-    """What a seekable file holds; `cut`: it is the beginning of a longer one."""
+    """Tell what a seekable file holds; `cut`: it is the beginning of a longer one."""
     if is_pickle(file, cut):
         return "is a pickle"
     file.seek(0)
@@ -136,7 +136,7 @@ def _told(found: str, name: str) -> str:
 
 
 def _beginning(stream: IO[bytes]) -> tuple[io.BytesIO, bool]:
-    """As much of a member as is looked at, and whether that is not all; what is damaged further on is left out."""
+    """Read what is looked at of a member, and tell whether that is not all; what is damaged further on is left out."""
     parts: list[bytes] = []
     size = 0
     while size <= _INNER:

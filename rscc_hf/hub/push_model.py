@@ -33,7 +33,7 @@ def push_model(
     load: bool = True,
     on_stage: OnStage | None = None,
 ) -> PushPlan:
-    """Pushes a checkpoint to the Hub, after a look at whether it may and can be used there.
+    """Push a checkpoint to the Hub, after a look at whether it may and can be used there.
 
     Weights, processor, code, recipe, results and the card go; what a training run needs for itself stays here. The
     card is written anew with the lines of code that load `repo_id`, unless somebody else wrote it; the folder itself
@@ -87,7 +87,7 @@ def push_model(
 
 
 def card_stays(folder: Path) -> bool:
-    """Whether the folder has a card that goes as it is, because somebody else wrote it."""
+    """Tell whether the folder has a card that goes as it is, because somebody else wrote it."""
     existing = read_card(folder)
     return existing is not None and not is_ours(existing)
 
@@ -121,7 +121,7 @@ def _check_is_checkpoint(folder: Path) -> None:
 def _written(
     folder: Path, files: dict[str, Path], repo_id: str, license: str | None, shorten_paths: bool, notes: list[str]
 ) -> dict[str, str]:
-    """The texts that go in another form than they lie here."""
+    """Return the texts that go in another form than they lie here."""
     written: dict[str, str] = {}
     if shorten_paths:
         for name in SHORTENED:

@@ -96,7 +96,7 @@ class PushPlan:
 
 
 def full_repo_id(repo_id: str, api: HfApi) -> str:
-    """`repo_id` with its owner, which is the user where none is named.
+    """Return `repo_id` with its owner, which is the user where none is named.
 
     Raises:
         PushError: It is no id, or nobody is logged in.
@@ -116,7 +116,7 @@ def full_repo_id(repo_id: str, api: HfApi) -> str:
 
 
 def plan_push(stage: Path, repo_id: str, kind: Kind, *, private: bool, revision: str | None, api: HfApi) -> PushPlan:
-    """Compares a folder with the repository; nothing is changed.
+    """Compare a folder with the repository; nothing is changed.
 
     Args:
         stage: Exactly what is to be there.
@@ -161,7 +161,7 @@ def upload(
     api: HfApi,
     on_retry: Callable[[str], None] | None = None,
 ) -> str:
-    """Makes the repository and the branch where they are missing, and uploads what is new or changed.
+    """Make the repository and the branch where they are missing, and upload what is new or changed.
 
     A transfer that breaks off is taken up again a few times; after that the same command continues.
 
@@ -238,7 +238,7 @@ def _compare(stage: Path, there: Mapping[str, RepoFile], kind: Kind) -> list[Fil
 
 
 def _is_same(path: Path, entry: RepoFile) -> bool:
-    """By size, then by what the Hub knows a file by: SHA-256 of a large one, git's name of a small one."""
+    """Compare by size, then by what the Hub knows a file by: SHA-256 of a large one, git's name of a small one."""
     size = path.stat().st_size
     if size != entry.size:
         return False
@@ -258,7 +258,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_passing(error: BaseException) -> bool:
-    """Whether it is worth another try: the connection or the Hub failed, not the request."""
+    """Tell whether it is worth another try: the connection or the Hub failed, not the request."""
     status = _status(error)
     if status is not None:
         return status >= 500 or status in (408, 429)
@@ -271,7 +271,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _told(repo_id: str, error: BaseException, uploading: bool = False) -> str:
-    """One sentence with the remedy."""
+    """Say it in one sentence with the remedy."""
     status = _status(error)
     if status == 401:
         return f"the Hub does not know your token ({_reason(error)}); run `hf auth login`."

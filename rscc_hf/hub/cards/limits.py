@@ -8,7 +8,7 @@ from rscc_hf.hub.cards.rendering import last_part, plain
 
 
 def limits_of(facts: ModelFacts) -> list[str]:
-    """The sentences of a card's section on limits, the general ones first."""
+    """Return the sentences of a card's section on limits, the general ones first."""
     return [
         *_untrained(facts),
         *_domain(facts),
@@ -21,7 +21,7 @@ def limits_of(facts: ModelFacts) -> list[str]:
 
 
 def notes_on(evaluation: Evaluation, facts: ModelFacts) -> list[str]:
-    """What a reader of these scores must know."""
+    """Return what a reader of these scores must know."""
     notes = []
     data = known_data(evaluation.dataset_id or evaluation.dataset) or known_data(evaluation.dataset)
     training = facts.training
@@ -41,7 +41,7 @@ def notes_on(evaluation: Evaluation, facts: ModelFacts) -> list[str]:
 
 
 def _is_of(evaluation: Evaluation, where: str, facts: ModelFacts) -> bool:
-    """Whether the scores are on the data that the validation was given as `where`."""
+    """Tell whether the scores are on the data that the validation was given as `where`."""
     names = [name for name in (evaluation.dataset_id, evaluation.dataset) if name]
     if where in names or last_part(where).lower() in [last_part(name).lower() for name in names]:
         return True

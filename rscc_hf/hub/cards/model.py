@@ -32,7 +32,7 @@ def write_model_card(
     license: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Writes `README.md` of a checkpoint from what was measured and recorded in its folder.
+    """Write `README.md` of a checkpoint from what was measured and recorded in its folder.
 
     Args:
         folder: What `save_pretrained` wrote, with what training, a converter or `add_evaluation` left beside it.
@@ -53,7 +53,7 @@ def write_model_card(
 def render_model_card(
     folder: Path, *, name: str | None = None, repo_id: str | None = None, license: str | None = None
 ) -> str:
-    """The text of the card; see `write_model_card`."""
+    """Return the text of the card; see `write_model_card`."""
     facts = read_model_facts(folder)
     existing = read_card(folder)
     ours = existing if existing is not None and is_ours(existing) else None
@@ -84,7 +84,7 @@ def render_model_card(
 
 
 def snippet(loads_from: str, facts: ModelFacts) -> str:
-    """The lines of code that caption a pair: what a user copies, and what a test runs.
+    """Return the lines of code that caption a pair: what a user copies, and what a test runs.
 
     Args:
         loads_from: Repository or folder.
@@ -110,7 +110,7 @@ def snippet(loads_from: str, facts: ModelFacts) -> str:
 
 
 def pipeline_lines(loads_from: str, facts: ModelFacts) -> str | None:
-    """The same by the pipeline that ships with the checkpoint; None where none does."""
+    """Return the same by the pipeline that ships with the checkpoint; None where none does."""
     if "change-captioning" not in (facts.config.get("custom_pipelines") or {}) or not facts.processor:
         return None
     where = f"{loads_from!r}".replace("'", '"')
@@ -162,7 +162,7 @@ def _metadata(facts: ModelFacts, earlier: dict[str, Any], title: str, license: s
 
 
 def _recorded_folders(facts: ModelFacts) -> set[str]:
-    """What was a folder when the run read it: an earlier card may have taken one for an id."""
+    """Return what was a folder when the run read it: an earlier card may have taken one for an id."""
     if facts.training is None:
         return set()
     named = {**facts.training.recipe, "train_data": facts.training.data}
@@ -183,7 +183,7 @@ def _one_or_many(values: Sequence[str | None], always_list: bool = False) -> Any
 
 
 def _eval_results(one: Evaluation, task: str) -> list[EvalResult]:
-    """The scores of the whole split and both accuracies, for the `model-index`."""
+    """Return the scores of the whole split and both accuracies, for the `model-index`."""
     protocol = one.report["protocol"]
     values = [(score.metric, score.title, one.report["all"][score.key]) for score in SCORES]
     values += [

@@ -22,7 +22,7 @@ _SETTINGS = (
 
 
 def properties_of(facts: ModelFacts) -> list[tuple[str, str]]:
-    """Rows of the table at the top: what the model is, name and value."""
+    """Return the rows of the table at the top: what the model is, name and value."""
     found: list[tuple[str, str]] = []
     weights, config = facts.weights, facts.config
     if weights is not None:
@@ -93,7 +93,7 @@ def _counted(number: int) -> str:
 
 
 def evaluation_table(one: Evaluation, facts: ModelFacts) -> dict[str, Any]:
-    """What the template shows of an evaluation: its rows, its protocol, and what a reader must know."""
+    """Return what the template shows of an evaluation: its rows, its protocol, and what a reader must know."""
     report = one.report
     parts = [f"{report['n']:,} pairs"]
     if report.get("n_changed") is not None and report.get("n_unchanged") is not None:
@@ -135,7 +135,7 @@ def evaluation_table(one: Evaluation, facts: ModelFacts) -> dict[str, Any]:
 
 
 def training_section(facts: ModelFacts, training: Training) -> dict[str, Any]:
-    """What the template shows of a run: sentences, the command that repeats it, and settings."""
+    """Return what the template shows of a run: sentences, the command that repeats it, and settings."""
     recipe = training.recipe
     hub_data = training.hub_id("train_data")
     revision = f" at `{plain(training.revision)}`" if training.revision else ""
@@ -186,14 +186,14 @@ def training_section(facts: ModelFacts, training: Training) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """A setting's value; of a path that may be on somebody's machine, its last part."""
+    """Return a setting's value; of a path that may be on somebody's machine, its last part."""
     if isinstance(value, str) and value.startswith(("/", "~", ".")):
         value = value.rstrip("/").rpartition("/")[2]
     return plain(", ".join(str(item) for item in value) if isinstance(value, list) else value)
 
 
 def _script(facts: ModelFacts, recipe: dict[str, Any]) -> str | None:
-    """The script that the recipe belongs to; those of CCExpert's stages differ in their defaults alone."""
+    """Return the script that the recipe belongs to; those of CCExpert's stages differ in their defaults alone."""
     if facts.model_type == "mmodalcc":
         return "training/mmodalcc.py"
     if facts.model_type != "ccexpert":

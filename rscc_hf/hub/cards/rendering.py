@@ -18,7 +18,7 @@ _HUB_ID = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of `hub_cards/` with its values; a value that a template asks for and that is not given is an error.
+    """Render a template of `hub_cards/`; a value that it asks for and that is not given is an error.
 
     Args:
         template: Its file name.
@@ -38,13 +38,13 @@ def render(template: str, **values: Any) -> str:
 
 
 def plain(value: object) -> str:
-    """Text from elsewhere as Markdown that shows it as it is, in one line."""
+    """Return text from elsewhere as Markdown that shows it as it is, in one line."""
     text = " ".join(str(value).split())
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
 
 
 def earlier_metadata(existing: str | None) -> dict[str, Any]:
-    """The metadata of an earlier card.
+    """Return the metadata of an earlier card.
 
     Raises:
         ValueError: They are no YAML.
@@ -55,23 +55,23 @@ def earlier_metadata(existing: str | None) -> dict[str, Any]:
 
 
 def as_model_card(content: str) -> ModelCard:
-    """The rendered card, its metadata read back by the Hub's own reader."""
+    """Return the rendered card, its metadata read back by the Hub's own reader."""
     return _parsed(ModelCard, content)
 
 
 def as_dataset_card(content: str) -> DatasetCard:
-    """The rendered card, its metadata read back by the Hub's own reader."""
+    """Return the rendered card, its metadata read back by the Hub's own reader."""
     return _parsed(DatasetCard, content)
 
 
 def read_card(folder: Path) -> str | None:
-    """The card in a folder; None where there is none."""
+    """Read the card in a folder; None where there is none."""
     path = folder / CARD
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def write_card(folder: Path, content: str, *, overwrite: bool) -> Path:
-    """Writes a card, but not over one that somebody else wrote.
+    """Write a card, but not over one that somebody else wrote.
 
     Raises:
         ValueError: There is a card that this package did not write, and it is not to be replaced.
@@ -84,7 +84,7 @@ def write_card(folder: Path, content: str, *, overwrite: bool) -> Path:
 
 
 def hub_id(name: object, is_local: bool | None) -> str | None:
-    """`name` where it is recorded to be an id on the Hub: by its look alone, `exp1/levir` may be a folder as well.
+    """Return `name` where it is recorded to be an id on the Hub: by its look, `exp1/levir` may be a folder as well.
 
     Args:
         name: What a recipe says, for instance "microsoft/resnet-101" or "outputs/stage2".
@@ -94,7 +94,7 @@ def hub_id(name: object, is_local: bool | None) -> str | None:
 
 
 def last_part(name: str) -> str:
-    """The name of a folder or a data set without what stands before it, which may be a path of somebody's machine."""
+    """Return the name of a folder or data set without what stands before it, which may be a path of a machine."""
     return re.split(r"[\\/]", name.rstrip("\\/"))[-1]
 
 
