@@ -26,6 +26,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from http import HTTPStatus
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -58,23 +59,50 @@ def read_address(name: str, allow_web: bool, error: Error, seconds: float = MOST
         ValueError: Of `error`: it is an address that is not read, or its bytes cannot be had. Or `allow_web` is no
             bool.
     """
-    if not isinstance(allow_web, bool):
-        raise ValueError(f"allow_web is {allow_web!r}: give True or False.")
+    reason = refusal(name, allow_web)
+    if reason is not None:
+        raise error(reason)
     scheme = _scheme(name)
     if scheme is None:
         return None
-    if scheme == "data":
-        return _decoded(name, error)
+    return _decoded(name, error) if scheme == "data" else fetch(name, error, seconds=seconds)
+
+
+def is_address(name: Any) -> bool:
+    """Return whether an image is given by an address, and not by a path or by itself."""
+    return isinstance(name, str) and _scheme(name) is not None
+
+
+def refusal(name: str, allow_web: bool) -> str | None:
+    """Return why an address is not read, by how it begins; None where it may be, and for a path.
+
+    Args:
+        name: A path or an address.
+        allow_web: See `read_address`.
+
+    Raises:
+        ValueError: `allow_web` is no bool.
+    """
+    if not isinstance(allow_web, bool):
+        raise ValueError(f"allow_web is {allow_web!r}: give True or False.")
+    scheme = _scheme(name)
+    if scheme in (None, "data"):
+        return None
     if scheme == "http":
-        raise error("is an http address, which is not fetched, for only https is: give that, or " + _DOWNLOAD)
+        return f"is an http address, which is not fetched, for only https is: give that, or {_DOWNLOAD}"
     if scheme != "https":
-        raise error(f"is an address ({name[: len(scheme)]}://), which is not fetched: give the path of a file")
-    if not allow_web:
-        raise error(
-            "is an address on the web, which is not fetched unless it is asked for: give allow_web=True (on the "
-            f"command line --allow-web), or {_DOWNLOAD}"
-        )
-    return fetch(name, error, seconds=seconds)
+        return f"is an address ({name.partition('://')[0]}://), which is not fetched: give the path of a file"
+    if allow_web:
+        return None
+    return (
+        "is an address on the web, which is not fetched unless it is asked for: give allow_web=True (on the command "
+        f"line --allow-web), or {_DOWNLOAD}"
+    )
+
+
+def file_name(name: str) -> str:
+    """Return the last part of a path, or of an address without its query."""
+    return PurePath(re.split(r"[?#]", shown_address(name), maxsplit=1)[0] if is_address(name) else name).name
 
 
 def shown_address(name: str) -> str:

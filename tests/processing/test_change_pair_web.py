@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from toys.https_site import NAME, https_site, send
 
-from rscc_hf.processing.change_pair_web import fetch, is_public, read_address, shown_address
+from rscc_hf.processing.change_pair_web import fetch, file_name, is_address, is_public, read_address, shown_address
 
 CONTENT = b"\x89PNG and so on" * 100
 
@@ -136,6 +136,7 @@ def test_what_is_no_address_on_the_web():
         "//host/a.png",
     ):
         assert read_address(path, True, ValueError) is None
+        assert not is_address(path)
     for begin in ("data:image/png", "DATA:", "data:image/png;charset=utf-8"):
         assert read_address(f"{begin};base64,YWJj", False, ValueError) == b"abc"
 
@@ -314,3 +315,6 @@ def test_behind_a_proxy_nothing_is_fetched(site, monkeypatch):
 )
 def test_no_secret_of_an_address_is_shown(address, shown):
     assert shown_address(address) == shown
+    assert shown_address(shown) == shown
+    assert "secret" not in file_name(address)
+    assert file_name(address).startswith(("a.png", "b?c.png", "a@b.png", "png;base64"))
