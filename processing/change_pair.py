@@ -15,8 +15,8 @@ class Pair:
         id: Its name, or its place among the pairs of a call; errors and notes name it.
         before: The earlier image.
         after: The later image.
-        maps: Its semantic maps `(before, after)`; None: it has none. One of the two may be None where the map of one
-            date is missing, which is an error once the pair is asked about.
+        maps: Its semantic maps `(before, after)`; None: it has none, as does a pair with two that are None. Where one
+            is None the map of that date is missing, which is an error once the pair is asked about.
         question: What is asked about it, where the model takes questions; None: what the checkpoint asks.
         references: Reference captions, where some are known.
         changed: Whether something changed, where that is known.
@@ -31,3 +31,7 @@ class Pair:
     references: Sequence[str] | None = None
     changed: bool | None = None
     place: Any = None
+
+    def __post_init__(self) -> None:
+        if self.maps is not None and all(one is None for one in self.maps):
+            object.__setattr__(self, "maps", None)

@@ -23,6 +23,9 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 from transformers import GenerationConfig, Pipeline
 
+from .change_pair import Pair
+from .change_pair_writer import CaptionWriter
+
 TASK = "change-captioning"
 # A pair as a dictionary: our names, and the columns of a data set.
 _DATES = {"before": ("before", "image_before"), "after": ("after", "image_after")}
@@ -37,10 +40,10 @@ _GENERATION = {field for field in vars(GenerationConfig()) if not field.startswi
 class ChangeCaptioningPipeline(Pipeline):
     """Captions pairs of images, each as a whole.
 
-    A pair is a tuple `(before, after)`, a list of two images, an array (2, C, H, W), or a dictionary: `before` and
-    `after` (or `image_before` and `image_after`, as in the rows of a data set; further columns are left alone), and
-    where there are any `semantic_before`, `semantic_after`, `text`, `pair_id`. An image is a path, a web address, a
-    data URL, bytes, a PIL image, a numpy array or a torch tensor.
+    A pair is a tuple `(before, after)`, a list of two images, an array (2, C, H, W), a `Pair`, or a dictionary:
+    `before` and `after` (or `image_before` and `image_after`, as in the rows of a data set; further columns are left
+    alone), and where there are any `semantic_before`, `semantic_after`, `text`, `pair_id`. An image is a path, a web
+    address, a data URL, bytes, a PIL image, a numpy array or a torch tensor.
 
     The answer to a pair is a list of dictionaries, one for each returned sequence, as transformers' other pipelines
     that write text give it: `[{"generated_text": caption}]`. A list of pairs gives a list of such answers; a data set
@@ -60,17 +63,8 @@ class ChangeCaptioningPipeline(Pipeline):
             raise ValueError(f"{TASK} needs the processor of the checkpoint: give processor=AutoProcessor's.")
         if not getattr(model, "can_generate", lambda: False)():
             raise ValueError(f"{type(model).__name__} cannot write captions: give a change captioning model.")
+        self.writer = CaptionWriter(model, processor)
         super().__init__(model, processor=processor, **kwargs)
-
-    @property
-    def takes_text(self) -> bool:
-        """Whether the model is asked with words, and so can be asked something else."""
-        return "input_ids" in self.processor.model_input_names
-
-    @property
-    def takes_maps(self) -> bool:
-        """Whether the processor reads semantic maps."""
-        return "semantic_values" in self.processor.image_processor.model_input_names
 
     def _sanitize_parameters(  # type: ignore[override]
         self,
@@ -90,7 +84,7 @@ class ChangeCaptioningPipeline(Pipeline):
         twice = sorted(set(kwargs) & set(generate_kwargs or ()))
         if twice:
             raise ValueError(f"{', '.join(twice)} is given both by itself and in generate_kwargs: give it once.")
-        if text is not None and not self.takes_text:
+        if text is not None and not self.writer.takes_questions:
             raise ValueError(f"{type(self.model).__name__} takes no questions: leave text out.")
         if text is not None and not isinstance(text, str):
             raise ValueError("text must be one string here: give each pair its own in its dictionary, under 'text'.")
@@ -140,11 +134,11 @@ class ChangeCaptioningPipeline(Pipeline):
         maps = [semantic_maps] if several is None else _spread(semantic_maps, len(pairs), "semantic_maps")
         one = several is None or isinstance(text, str | None)
         texts = [text] * len(pairs) if one else _spread(text, len(pairs), "text")
-        requests = [
-            _request(pair, index, maps=one, text=words)
+        given = [
+            _pair(pair, index, maps=one, text=words)
             for index, (pair, one, words) in enumerate(zip(pairs, maps, texts, strict=True))
         ]
-        return super().__call__(requests[0] if several is None else requests, **kwargs)
+        return super().__call__(given[0] if several is None else given, **kwargs)
 
     def preprocess(  # type: ignore[override]
         self,
@@ -153,55 +147,31 @@ class ChangeCaptioningPipeline(Pipeline):
         timeout: float | None = None,
         processor_kwargs: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Reads one pair."""
-        request = _request(inputs, 0)
-        settings = dict(processor_kwargs or {})
-        if request.maps is not None:
-            if not self.takes_maps:
-                raise ValueError(f"pair {request.pair_id!r} has semantic maps, which this model does not take.")
-            settings["semantic_maps"] = [[_fetch(image, request.pair_id, timeout) for image in request.maps]]
-        text = request.text if request.text is not None else text
-        if text is not None and not (self.takes_text and isinstance(text, str)):
-            raise ValueError(
-                f"pair {request.pair_id!r}: text must be a string."
-                if self.takes_text
-                else f"pair {request.pair_id!r} has a text, but this model takes no questions."
-            )
-        images = [_fetch(image, request.pair_id, timeout) for image in request.images]
-        read = self.processor.image_processor([images], pair_ids=[request.pair_id], return_tensors="pt", **settings)
-        # a list of dictionaries is what transformers' batches make of these, and takes pairs with and without maps
-        return {"pair": {"values": dict(read), "text": text, "pair_id": request.pair_id}}
+        """Read one pair."""
+        pair = _pair(inputs, 0)
+        if pair.question is None and text is not None:
+            pair = dataclasses.replace(pair, question=text)
+        before, after, *maps = (
+            _fetch(image, pair.id, timeout) for image in (pair.before, pair.after, *(pair.maps or ()))
+        )
+        pair = dataclasses.replace(pair, before=before, after=after, maps=maps or None)
+        # a list of these is what transformers' batches make of them
+        return {"pair": self.writer.prepare(pair, **(processor_kwargs or {}))}
 
     def _forward(self, inputs: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Writes the captions of one batch."""
+        """Write the captions of one batch."""
         batch = inputs["pair"] if isinstance(inputs["pair"], list) else [inputs["pair"]]
-        values = [one["values"] for one in batch]
-        tensors = {"pixel_values": torch.cat([one["pixel_values"] for one in values])}
-        with_maps = next((one["semantic_values"] for one in values if "semantic_values" in one), None)
-        if with_maps is not None:
-            nothing = torch.zeros_like(with_maps)
-            tensors["semantic_values"] = torch.cat([one.get("semantic_values", nothing) for one in values])
-            absent = torch.zeros(1, dtype=torch.bool, device=nothing.device)
-            tensors["semantic_present"] = torch.cat([one.get("semantic_present", absent) for one in values])
-        if self.takes_text:
-            asked = self.processor(text=[one["text"] for one in batch], pair_ids=[one["pair_id"] for one in batch])
-            tensors |= {name: ids.to(self.device) for name, ids in asked.items()}
-        dtype = self.model.dtype
-        tensors = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
-        written = self.model.generate(**tensors, **generate_kwargs)
-        if not isinstance(written, torch.Tensor):  # return_dict_in_generate
-            written = written.sequences
-        return {"sequences": written.unflatten(0, (len(batch), -1))}  # (pairs, sequences a pair, tokens)
+        sequences = self.writer.write(self.writer.join(batch), **generate_kwargs)
+        return {"sequences": sequences.unflatten(0, (len(batch), -1))}  # (pairs, sequences a pair, tokens)
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: dict[str, Any], return_tensors: bool = False
     ) -> list[dict[str, Any]]:
-        """The answer to one pair."""
+        """Return the answer to one pair."""
         rows = model_outputs["sequences"][0]
         if return_tensors:
             return [{"generated_token_ids": row} for row in rows]
-        captions = self.processor.batch_decode(rows, skip_special_tokens=True)
-        return [{"generated_text": caption.strip()} for caption in captions]
+        return [{"generated_text": text} for text in self.writer.texts(rows)]
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Writes the checkpoint: model and processor, and the code of all three."""
@@ -209,18 +179,8 @@ class ChangeCaptioningPipeline(Pipeline):
         self.processor.save_pretrained(save_directory, **kwargs)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Request:
-    """One pair, in one form."""
-
-    images: Sequence[Any]
-    maps: Sequence[Any] | None
-    text: str | None
-    pair_id: str | int
-
-
 class _Rows(Dataset):
-    """A data set as requests, each with its place."""
+    """A data set as pairs, each with its place."""
 
     def __init__(self, rows: Any):
         self.rows = rows
@@ -228,8 +188,8 @@ class _Rows(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> _Request:
-        return _request(self.rows[index], index)
+    def __getitem__(self, index: int) -> Pair:
+        return _pair(self.rows[index], index)
 
 
 def _stream(images: Any) -> Any:
@@ -245,14 +205,14 @@ def _stream(images: Any) -> Any:
 
 
 class _Stream(IterableDataset):
-    """Pairs that come one by one, as requests; older transformers (5.6) would read a bare generator to its end."""
+    """Pairs that come one by one; older transformers (5.6) would read a bare generator to its end."""
 
     def __init__(self, pairs: Iterable[Any]):
         self.pairs = pairs
 
-    def __iter__(self) -> Iterator[_Request]:
+    def __iter__(self) -> Iterator[Pair]:
         for index, pair in enumerate(self.pairs):
-            yield _request(pair, index)
+            yield _pair(pair, index)
 
 
 def _is_image(value: Any) -> bool:
@@ -268,13 +228,13 @@ def _is_image(value: Any) -> bool:
 
 def _is_pair(value: Any) -> bool:
     """Whether it is one pair and not several."""
-    if isinstance(value, tuple | Mapping | _Request):
+    if isinstance(value, tuple | Mapping | Pair):
         return True
     if isinstance(value, np.ndarray | torch.Tensor):
         return value.ndim != 5
     if isinstance(value, list):
         return len(value) == 2 and all(image is None or _is_image(image) for image in value)
-    return _is_image(value)  # half a pair, which `_request` refuses
+    return _is_image(value)  # half a pair, which `_pair` refuses
 
 
 def _without_labels(images: Any) -> Any:
@@ -324,7 +284,7 @@ def _spread(given: Any, count: int, name: str) -> list[Any]:
     return values
 
 
-def _request(pair: Any, index: int, maps: Any = None, text: str | None = None) -> _Request:
+def _pair(pair: Any, index: int, maps: Any = None, text: str | None = None) -> Pair:
     """A pair in whatever form, in one.
 
     Args:
@@ -336,10 +296,11 @@ def _request(pair: Any, index: int, maps: Any = None, text: str | None = None) -
     Raises:
         ValueError: It is no pair, or one of its parts is given twice.
     """
-    if isinstance(pair, _Request):
-        return pair
+    if isinstance(pair, Pair):
+        given = {"images": [pair.before, pair.after], "semantic_maps": pair.maps, "text": pair.question}
+        pair = {"pair_id": pair.id, **given}
     if not isinstance(pair, Mapping):
-        return _Request(_two(pair, "images", index), None if maps is None else _two(maps, "maps", index), text, index)
+        return _made(index, pair, maps, text)
     row = {key: value for key, value in pair.items() if value is not None}
     name = row.get("pair_id", index)
     for keys in (
@@ -367,13 +328,13 @@ def _request(pair: Any, index: int, maps: Any = None, text: str | None = None) -
     for what, inside, apart in (("semantic maps", theirs, maps), ("text", row.get("text"), text)):
         if inside is not None and apart is not None:
             raise ValueError(f"pair {name!r} has its {what} in its dictionary and beside it: give them once.")
-    theirs = maps if theirs is None else theirs
-    return _Request(
-        _two(images, "images", name),
-        None if theirs is None else _two(theirs, "maps", name),
-        text if row.get("text") is None else row["text"],
-        name,
-    )
+    return _made(name, images, maps if theirs is None else theirs, text if row.get("text") is None else row["text"])
+
+
+def _made(name: str | int, images: Any, maps: Any, text: str | None) -> Pair:
+    before, after = _two(images, "images", name)
+    both = None if maps is None else _two(maps, "maps", name)
+    return Pair(name, before, after, maps=None if both is None else (both[0], both[1]), question=text)
 
 
 def _two(images: Any, what: str, name: str | int) -> list[Any]:

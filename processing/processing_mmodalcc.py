@@ -8,11 +8,13 @@ from transformers.processing_utils import ProcessorMixin
 
 # All are named here so that they travel with this file: transformers 5.6 copies from a local checkpoint what the file
 # itself imports, and not (as 5.23 does) what those files import in turn.
+from .change_pair import Pair as Pair
 from .change_pair_files import open_page as open_page
 from .change_pair_images import PairError as PairError
 from .change_pair_reader import PairReader as PairReader
 from .change_pair_values import reading_settings as reading_settings
 from .change_pair_web import read_address as read_address
+from .change_pair_writer import CaptionWriter as CaptionWriter
 from .image_processing_mmodalcc import MModalCCImageProcessor as MModalCCImageProcessor
 from .image_processing_pairs import PairImageProcessor as PairImageProcessor
 from .pipeline_change_captioning import ChangeCaptioningPipeline as ChangeCaptioningPipeline

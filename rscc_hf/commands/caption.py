@@ -181,21 +181,18 @@ def caption(
         return captioner
 
     if listed is None or output is None:
+        from rscc_hf.pair import Pair
+
         assert before is not None and after is not None
         check_output()
         with quiet_models(), progress_bar("Captioning"):
             captioner = load()
-            (result,) = captioner.in_batches(
-                [before],
-                [after],
-                None if semantic_before is None else [semantic_before],
-                None if semantic_after is None else [semantic_after],
-                pair_ids=[before.name if before.name == after.name else f"{before.name}, {after.name}"],
-                **generate,
-            )
-        for note in result[0].notes:
+            name = before.name if before.name == after.name else f"{before.name}, {after.name}"
+            pair = Pair(name, before, after, maps=(semantic_before, semantic_after))
+            (answer,) = captioner.caption([pair], **generate)
+        for note in answer.notes:
             tell(f"Note: {note}")
-        print(result[0].caption)
+        print(answer.text)
         return
     settings = {} if split is None else {"split": split, "semantic_coverage": str(semantic_coverage)}
     _caption_many(

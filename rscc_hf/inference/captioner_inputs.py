@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from rscc_hf.errors import InputError
+from rscc_hf.pair import Pair
 from rscc_hf.processing.change_pair_values import checked_range
 
 NAMES = ("before", "after", "semantic_before", "semantic_after")
-
-
-@dataclass(frozen=True)
-class AskedPair:
-    """One pair with all that belongs to it.
-
-    Attributes:
-        id: Its name, else its place.
-        images: Before and after.
-        maps: Their semantic maps; None where there is none.
-        question: What is asked; None: what the checkpoint asks.
-    """
-
-    id: str | int
-    images: list[Any]
-    maps: tuple[Any, Any]
-    question: str | None = None
 
 
 def listed(value: Any, name: str) -> Sequence[Any] | None:
@@ -94,7 +77,37 @@ def present(value: Any) -> Any:
     return None if missing else value
 
 
-def of_one_length(given: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+def pairs_of(given: Mapping[str, Any], pair_ids: Any, text: Any) -> Iterator[Pair]:
+    """Return the pairs of lists of images; a lazy list is read pair by pair.
+
+    Args:
+        given: The lists by name, all of `NAMES`; maps may be None.
+        pair_ids: A name for each pair; None: their places.
+        text: One question for all, or one for each.
+
+    Raises:
+        ValueError: Lists are missing or of unequal length, or a name or question is none.
+    """
+    lists = _of_one_length(given)
+    missing = [name for name in NAMES[2:] if name not in lists]
+    if len(missing) == 1:
+        raise InputError(f"{missing[0]} is missing; give the semantic maps of both dates or of none.")
+    count = len(lists["before"])
+    names = names_of(pair_ids, count)
+    if pair_ids is not None and names is None:
+        raise InputError("before is a list, so pair_ids must be a list too.")
+    questions = one_question_each(text, count)
+
+    def pairs() -> Iterator[Pair]:
+        for row in range(count):
+            before, after, *maps = (present(lists[name][row]) if name in lists else None for name in NAMES)
+            name = row if names is None else names[row]
+            yield Pair(name, before, after, maps=(maps[0], maps[1]), question=questions[row])
+
+    return pairs()
+
+
+def _of_one_length(given: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     """The arguments of images and maps that are there, as lists.
 
     Args:
@@ -177,9 +190,3 @@ def range_settings(processor: Any, value_range: Any, name: str) -> dict[str, Any
     if "value_range" not in getattr(known, "__annotations__", ()):
         raise InputError(f"{name} has an image processor without value_range; scale the images to 8 bits.")
     return {"value_range": checked_range(value_range)}
-
-
-def names_semantics(modalities: Any) -> bool:
-    """Whether a configuration's modalities take in semantic maps."""
-    names = [modalities] if isinstance(modalities, str) else list(modalities or ())
-    return any("semantic" in str(name) for name in names)

@@ -11,16 +11,17 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rscc_hf.data.lists.items import PairItem, PairList
+from rscc_hf.data.lists.items import PairList
 from rscc_hf.errors import InputError, PredictionsError
 from rscc_hf.files import check_replaceable_file, exclusive, refuse_input_as_output, write_text
 from rscc_hf.formats.predictions import PredictionLine, SkippedLine, begins_as
-from rscc_hf.inference.captioner import CaptionResult, ChangeCaptioner
+from rscc_hf.inference.captioner import ChangeCaptioner
 from rscc_hf.inference.run_inputs import difference, pair_digests, run_digests
+from rscc_hf.pair import Caption, Pair
 from rscc_hf.text import is_torn, json_object
 
 _REMEDY = "choose another output or overwrite it (--overwrite)."
@@ -162,8 +163,9 @@ class _Run:
         self.digests = run_digests(captioner, generate_kwargs)
 
     def finish(self, batch_size: int, overwrite: bool, on_progress: Callable[[int, int], None] | None) -> RunSummary:
-        """Captions what is not finished yet."""
-        pairs, ids = self.pairs.pairs, self.pairs.pair_ids
+        """Caption what is not finished yet."""
+        self._check_maps()
+        ids = self.pairs.pair_ids
         tell = on_progress or (lambda done, total: None)
         anew = overwrite and self.file.exists() and self.file.stat().st_size > 0
         finished: set[str] = set()
@@ -177,24 +179,28 @@ class _Run:
         if not anew:
             self._append("")
         for start in range(0, len(pending), batch_size):
-            batch = [pairs[index] for index in pending[start : start + batch_size]]
-            inputs = [{**pair_digests(pair, self.with_maps), **self.digests} for pair in batch]
-            results = _caption(self.captioner, batch, self.on_error, self.with_maps, self.generate_kwargs)
+            indices = pending[start : start + batch_size]
+            batch = [self._pair(index) for index in indices]
+            inputs = [{**pair_digests(pair), **self.digests} for pair in batch]
+            captions = self.captioner.caption(
+                batch, batch_size=batch_size, on_error=self.on_error, **self.generate_kwargs
+            )
             lines = []
-            for pair, result, digests in zip(batch, results, inputs, strict=True):
-                if result.caption is None:
-                    skipped.append(SkippedLine(pair.pair_id, *pair.names, error=str(result.error)))
+            for index, pair, caption, digests in zip(indices, batch, captions, inputs, strict=True):
+                if caption.text is None:
+                    names = self._names(index, pair)
+                    skipped.append(SkippedLine(str(pair.id), *names, error=str(caption.error)))
                     continue
-                lines.append(self._line(pair, result, digests).text())
-                if result.notes:
-                    noted.append((pair.pair_id, result.notes[0]))
+                lines.append(self._line(index, pair, caption, digests).text())
+                if caption.notes:
+                    noted.append((str(pair.id), caption.notes[0]))
             if anew and lines:  # not earlier: what was there is lost only when there is something new
                 write_text(self.file, "".join(lines))
                 anew = False
             elif not anew:
                 self._append("".join(lines))
             written += len(lines)
-            tell(len(finished) + start + len(batch), len(ids))
+            tell(len(finished) + start + len(indices), len(ids))
         if anew:  # every pair was skipped
             write_text(self.file, "")
         if skipped:
@@ -206,6 +212,26 @@ class _Run:
             skipped_file=skipped_path(self.output) if skipped else None,
             noted=tuple(noted),
         )
+
+    def _check_maps(self) -> None:
+        """Refuse a run whose every pair would be refused, or of whose maps the model has no use."""
+        name, use = self.captioner.name, self.captioner.semantic_maps
+        if use == "none" and self.with_maps and self.pairs.has_maps():
+            raise InputError(f"{name} takes no semantic maps, and there are some; leave them out (--without-maps).")
+        if use == "required" and not self.with_maps:
+            raise InputError(f"{name} was trained with semantic maps and needs them; use those of the pairs.")
+
+    def _pair(self, index: int) -> Pair:
+        """Return a pair as it is asked about."""
+        pair = self.pairs.pairs[index]
+        return pair if self.with_maps else replace(pair, maps=None)
+
+    def _names(self, index: int, pair: Pair) -> tuple[str, str]:
+        """Return what the pair's source calls its images."""
+        if self.pairs.names is not None:
+            return self.pairs.names[index]
+        before, after = ((image or {}).get("path") or "" for image in (pair.before, pair.after))
+        return before, after
 
     def _append(self, text: str) -> None:
         """Adds lines and waits until they are on the disk; all of them or, on a full disk, none."""
@@ -272,12 +298,12 @@ class _Run:
         index = places.get(line.pair_id)
         if index is None:
             raise InputError(f"{where}: pair {line.pair_id!r} is not in the list of pairs; {_REMEDY}")
-        names = self.pairs.names_of(index)
-        if names is not None and names != (line.before, line.after):
+        names = self.pairs.names
+        if names is not None and names[index] != (line.before, line.after):
             raise InputError(f"{where}: pair {line.pair_id!r} has other images in the list of pairs; {_REMEDY}")
-        pair = self.pairs.pairs[index]
-        other = difference(line.inputs, {**pair_digests(pair, self.with_maps), **self.digests})
-        said = self._line(pair, CaptionResult(""), {})
+        pair = self._pair(index)
+        other = difference(line.inputs, {**pair_digests(pair), **self.digests})
+        said = self._line(index, pair, Caption(""), {})
         expected = PredictionLine.read(json.loads(said.text()), where)
         if other is None and line.references != expected.references:
             other = "other references"
@@ -286,49 +312,21 @@ class _Run:
         if other is not None:
             raise InputError(f"{where}: pair {line.pair_id!r} was captioned with {other}; {_REMEDY}")
 
-    def _line(self, pair: PairItem, result: CaptionResult, inputs: dict[str, str]) -> PredictionLine:
+    def _line(self, index: int, pair: Pair, caption: Caption, inputs: dict[str, str]) -> PredictionLine:
+        before, after = self._names(index, pair)
         return PredictionLine(
-            pair_id=pair.pair_id,
-            prediction=result.caption or "",
+            pair_id=str(pair.id),
+            prediction=caption.text or "",
             references=pair.references,
             changed=pair.changed,
-            before=pair.names[0],
-            after=pair.names[1],
+            before=before,
+            after=after,
             model=self.model,
             settings=self.settings,
             inputs=inputs,
-            notes=list(result.notes),
+            notes=list(caption.notes),
         )
 
 
 def _after_at(model: Any) -> str:
     return str(model).rpartition("@")[2]
-
-
-def _caption(
-    captioner: ChangeCaptioner,
-    batch: list[PairItem],
-    on_error: Literal["raise", "skip"],
-    with_maps: bool,
-    generate_kwargs: dict[str, Any],
-) -> list[CaptionResult]:
-    maps: list[list[Any] | None] = [None, None]
-    if with_maps:
-        given = [[pair.semantic_before for pair in batch], [pair.semantic_after for pair in batch]]
-        # Where maps are needed the lists are passed even if empty: each pair without maps is then an error of its own.
-        if captioner.semantic_maps == "required" or any(one is not None for one in (*given[0], *given[1])):
-            maps = [*given]
-    if captioner.semantic_maps == "none" and maps[0] is not None:
-        raise InputError(
-            f"{captioner.name} takes no semantic maps, and there are some; leave them out (--without-maps)."
-        )
-    (results,) = captioner.in_batches(
-        [pair.before for pair in batch],
-        [pair.after for pair in batch],
-        *maps,
-        batch_size=len(batch),
-        on_error=on_error,
-        pair_ids=[pair.pair_id for pair in batch],
-        **generate_kwargs,
-    )
-    return results

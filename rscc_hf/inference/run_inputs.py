@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from rscc_hf.data.lists.items import IMAGES, MAPS, PairItem
+from rscc_hf.data.lists.items import images_of
 from rscc_hf.files import digest_file
 from rscc_hf.inference.captioner import ChangeCaptioner
+from rscc_hf.pair import Pair
 
 _DIGITS = 16
 # Values of a weight that are looked at: all of a small one, so many at even distances of a large one.
@@ -92,19 +93,10 @@ def _of_processor(processor: Any) -> tuple[Any, Any]:
     return _without(images.to_dict(), _NO_READING), {**text, "settings": _without(settings, _NO_READING)}
 
 
-def pair_digests(pair: PairItem, with_maps: bool) -> dict[str, str]:
-    """Digests of the files of a pair; one that cannot be read has none, which is for the processor to complain about.
-
-    Args:
-        pair: The pair.
-        with_maps: Whether its maps are used.
-    """
-    found = {}
-    for name in (*IMAGES, *MAPS) if with_maps else IMAGES:
-        digest = _of_image(getattr(pair, name))
-        if digest is not None:
-            found[name] = digest
-    return found
+def pair_digests(pair: Pair) -> dict[str, str]:
+    """Return digests of the files of a pair; one that cannot be read has none: the processor says what is wrong."""
+    digests = {name: _of_image(image) for name, image in images_of(pair).items()}
+    return {name: digest for name, digest in digests.items() if digest is not None}
 
 
 def difference(written: Any, now: Mapping[str, str]) -> str | None:

@@ -244,15 +244,15 @@ def test_a_run_without_any_answer_fails(model, folder, tmp_path) -> None:
 def test_an_interrupted_run_is_continued(model, folder, expected, tmp_path, monkeypatch) -> None:
     output = tmp_path / "out.jsonl"
     command = ("caption", "--pairs", folder, "--output", output, "--model", model, "--batch-size", 2)
-    original, calls = ChangeCaptioner._caption, []
+    original, calls = ChangeCaptioner.caption, []
 
-    def interrupted(self: Any, pairs: Any, *rest: Any) -> Any:
+    def interrupted(self: Any, pairs: Any, **rest: Any) -> Any:
         calls.append(len(pairs))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return original(self, pairs, *rest)
+        return original(self, pairs, **rest)
 
-    monkeypatch.setattr(ChangeCaptioner, "_caption", interrupted)
+    monkeypatch.setattr(ChangeCaptioner, "caption", interrupted)
     result = run(*command)
     assert result.exit_code == 130 and "the same command continues" in result.stderr
     assert [row["pair_id"] for row in rows_of(output)] == ["x0", "x1"]

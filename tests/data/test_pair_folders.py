@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rscc_hf.data.lists.sources import PairItem, read_pairs
+from rscc_hf import Pair
+from rscc_hf.data.lists.sources import read_pairs
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -20,8 +21,8 @@ def touch(folder: Path, *names: str) -> None:
         path.write_bytes(b"x")
 
 
-def shown(pairs: list[PairItem], folder: Path) -> dict[str, tuple[str, str]]:
-    return {p.pair_id: tuple(path.relative_to(folder).as_posix() for path in (p.before, p.after)) for p in pairs}
+def shown(pairs: list[Pair], folder: Path) -> dict[str, tuple[str, str]]:
+    return {p.id: tuple(path.relative_to(folder).as_posix() for path in (p.before, p.after)) for p in pairs}
 
 
 @pytest.mark.parametrize("dates", [("before", "after"), ("A", "B"), ("rgb/A", "rgb/B")])
@@ -35,10 +36,10 @@ def test_images_of_a_folder_are_matched_by_name(tmp_path, dates) -> None:
         "b": (f"{before}/b.png", f"{after}/b.png"),
         "town/a": (f"{before}/town/a.png", f"{after}/town/a.png"),
     }
-    assert [pair.pair_id for pair in found.pairs] == ["a", "b", "town/a"]
+    assert [pair.id for pair in found.pairs] == ["a", "b", "town/a"]
     assert found.unmatched == (f"{before}/left.png", f"{after}/right.jpg")
-    assert found.pairs[0].names == (f"{before}/a.png", f"{after}/a.png")
-    assert found.pairs[0].semantic_before is None
+    assert found.names[0] == (f"{before}/a.png", f"{after}/a.png")
+    assert found.pairs[0].maps is None
 
 
 def test_the_extension_may_differ_where_that_is_clear(tmp_path) -> None:
@@ -66,7 +67,7 @@ def test_names_are_the_same_in_either_unicode_form(tmp_path) -> None:
     name = "Zürich.png"
     touch(tmp_path, f"A/{unicodedata.normalize('NFC', name)}", f"B/{unicodedata.normalize('NFD', name)}")
     (pair,) = read_pairs(tmp_path).pairs
-    assert pair.before.is_file() and pair.after.is_file() and pair.pair_id == "Zürich"
+    assert pair.before.is_file() and pair.after.is_file() and pair.id == "Zürich"
 
 
 def test_maps_go_with_their_images(tmp_path) -> None:
@@ -74,9 +75,8 @@ def test_maps_go_with_their_images(tmp_path) -> None:
     touch(tmp_path, "semantic_before/a.png", "semantic_before/c.png", "semantic_after/a.png")
     found = read_pairs(tmp_path)
     with_maps, without = found.pairs
-    assert with_maps.semantic_before == tmp_path / "semantic_before/a.png"
-    assert with_maps.semantic_after == tmp_path / "semantic_after/a.png"
-    assert without.semantic_before is None and without.semantic_after is None
+    assert with_maps.maps == (tmp_path / "semantic_before/a.png", tmp_path / "semantic_after/a.png")
+    assert without.maps is None
     assert found.unmatched == ("semantic_before/c.png",)
 
 
@@ -123,7 +123,7 @@ def test_every_image_is_in_a_pair_or_reported(tmp_path_factory, before, after) -
             read_pairs(folder)
         return
     found = read_pairs(folder)
-    assert {pair.pair_id for pair in found.pairs} == forms[0] & forms[1]
+    assert {pair.id for pair in found.pairs} == forms[0] & forms[1]
     assert set(found.unmatched) == {f"A/{name}.png" for name in forms[0] - forms[1]} | {
         f"B/{name}.png" for name in forms[1] - forms[0]
     }
@@ -195,8 +195,7 @@ def test_maps_may_lie_in_sem_beside_any_dates(tmp_path) -> None:
     images(tmp_path, "1.png", "2.png")
     images(tmp_path / "sem", "1.png", "2.png")
     for pair in read_pairs(tmp_path).pairs:
-        assert pair.semantic_before == tmp_path / f"sem/A/{pair.pair_id}.png"
-        assert pair.semantic_after == tmp_path / f"sem/B/{pair.pair_id}.png"
+        assert pair.maps == (tmp_path / f"sem/A/{pair.id}.png", tmp_path / f"sem/B/{pair.id}.png")
 
 
 def test_pairs_without_maps_among_others_are_told(tmp_path) -> None:
@@ -264,10 +263,10 @@ def test_ids_are_unique_whatever_the_extensions(tmp_path) -> None:
 def test_names_that_are_not_utf8_become_escapes_that_can_be_read_back(tmp_path) -> None:
     raw = [b"a.png", b"caf\xe9.png", b"caf\\xe9.png", b"\xff\xfe.png"]
     images(tmp_path, *(os.fsdecode(name) for name in raw))
-    pairs = read_pairs(tmp_path).pairs
-    assert {pair.pair_id for pair in pairs} == {"a", r"caf\xe9", r"caf\\xe9", r"\xff\xfe"}
-    for pair in pairs:
-        "".join((pair.pair_id, *pair.names)).encode()
-        told = pair.pair_id.encode().decode("unicode_escape").encode("latin-1") + b".png"
+    found = read_pairs(tmp_path)
+    assert {pair.id for pair in found.pairs} == {"a", r"caf\xe9", r"caf\\xe9", r"\xff\xfe"}
+    for pair, names in zip(found.pairs, found.names, strict=True):
+        "".join((pair.id, *names)).encode()
+        told = pair.id.encode().decode("unicode_escape").encode("latin-1") + b".png"
         assert os.fsencode(pair.before.name) == told
         assert pair.before.is_file() and pair.after.is_file()

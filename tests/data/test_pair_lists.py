@@ -34,11 +34,12 @@ def test_a_csv_has_paths_relative_to_itself(tmp_path) -> None:
         '2,A/z.png,B/z.png,s/a.png,s/b.png,"no change, they say",False\n',
         encoding="utf-8-sig",
     )
-    first, second = read_pairs(path).pairs
-    assert first.pair_id == "one" and second.pair_id == "2"
+    found = read_pairs(path)
+    first, second = found.pairs
+    assert first.id == "one" and second.id == "2"
     assert (first.before, first.after) == (path.parent / "../A/x.png", Path("/data/y.png"))
-    assert first.names == ("../A/x.png", "/data/y.png")
-    assert first.semantic_before is None and second.semantic_after == path.parent / "s/b.png"
+    assert found.names[0] == ("../A/x.png", "/data/y.png")
+    assert first.maps is None and second.maps[1] == path.parent / "s/b.png"
     assert first.references == ("a house, new", "a house") and first.changed is True
     assert second.references == ("no change, they say",) and second.changed is False
 
@@ -47,11 +48,11 @@ def test_other_separators_and_the_names_of_other_lists(tmp_path) -> None:
     for name, mark in (("a.csv", ";"), ("a.tsv", "\t")):
         (tmp_path / name).write_text(f"image_before{mark}image_after\nA/x.png{mark}B/x.png\n")
         (pair,) = read_pairs(tmp_path / name).pairs
-        assert pair.pair_id == "x" and pair.after == tmp_path / "B/x.png"
+        assert pair.id == "x" and pair.after == tmp_path / "B/x.png"
     row = {"uid": "u1", "img1_path": "a.png", "img2_path": "b.png", "change_caption": ["c\u2028d"], "change_flag": 0}
     (tmp_path / "a.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n\n", encoding="utf-8")
     (pair,) = read_pairs(tmp_path / "a.jsonl").pairs
-    assert (pair.pair_id, pair.references, pair.changed) == ("u1", ("c\u2028d",), False)
+    assert (pair.id, pair.references, pair.changed) == ("u1", ("c\u2028d",), False)
 
 
 def test_pairs_without_an_id_are_called_by_their_images(tmp_path) -> None:
@@ -117,12 +118,12 @@ def test_a_data_set_is_read_row_by_row(tmp_path, write_image: WriteImage) -> Non
     }
     Dataset.from_dict(rows, features=FEATURES).to_parquet(tmp_path / "data" / "test.parquet")
     found = read_dataset_pairs(tmp_path, "test")
-    assert found.pair_ids == ["p0", "p1"] and found.missing_files() == [] and found.names_of(0) is None
+    assert found.pair_ids == ["p0", "p1"] and found.missing_files() == [] and found.names is None
     assert found.has_maps()
     first, second = found.pairs
     assert first.before == image, "the processor decodes, so that it can name what is broken"
-    assert first.names == ("x.png", "x.png")
-    assert first.semantic_after is not None and second.semantic_after is None
+    assert first.before["path"] == first.after["path"] == "x.png"
+    assert first.maps[1] is not None and second.maps is None
     assert second.references == ("no change",) and second.changed is False
     with pytest.raises(ValueError, match="has no split 'train'"):
         read_dataset_pairs(tmp_path, "train")
@@ -225,17 +226,17 @@ def test_contradictions_and_broken_lists_are_refused(tmp_path, suffix, content, 
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"pair_id": None, "uid": "u"}, {"pair_id": "u"}),
-        ({"pair_id": "", "uid": "u"}, {"pair_id": "u"}),
-        ({"pair_id": float("nan"), "uid": "u"}, {"pair_id": "u"}),
-        ({"uid": "u", "pair_id": "u"}, {"pair_id": "u"}),
+        ({"pair_id": None, "uid": "u"}, {"id": "u"}),
+        ({"pair_id": "", "uid": "u"}, {"id": "u"}),
+        ({"pair_id": float("nan"), "uid": "u"}, {"id": "u"}),
+        ({"uid": "u", "pair_id": "u"}, {"id": "u"}),
         ({"references": None, "captions": ["a"]}, {"references": ("a",)}),
         ({"references": [], "change_caption": ["a"]}, {"references": ("a",)}),
         ({"references": "a", "captions": ["a"]}, {"references": ("a",)}),
         ({"changed": None, "changeflag": 1}, {"changed": True}),
         ({"changed": True, "changeflag": 1.0}, {"changed": True}),
-        ({"image_before": "./A/1.png"}, {"pair_id": "1"}),
-        ({"img2_path": None}, {"pair_id": "1"}),
+        ({"image_before": "./A/1.png"}, {"id": "1"}),
+        ({"img2_path": None}, {"id": "1"}),
     ],
 )
 def test_what_says_nothing_hides_nothing_and_equals_may_stand_twice(tmp_path, row, expected) -> None:
@@ -305,4 +306,4 @@ def test_paths_of_other_systems_and_of_the_home_folder(tmp_path, monkeypatch) ->
 
 def test_a_name_that_is_no_text_is_written_as_escapes(tmp_path) -> None:
     (pair,) = read_pairs(written(tmp_path, [PAIR | {"pair_id": "caf\udce9", "references": ["\ud800"]}])).pairs
-    assert pair.pair_id == r"caf\xe9" and pair.references == (r"\ud800",)
+    assert pair.id == r"caf\xe9" and pair.references == (r"\ud800",)

@@ -110,7 +110,7 @@ def test_what_was_there_stays_until_there_is_something_new(captioner, folder, tm
     caption_to_file(captioner, read_pairs(folder), output)
     done = output.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(ChangeCaptioner, "in_batches", lambda *_, **__: iter([1 / 0]))
+        patched.setattr(ChangeCaptioner, "caption", lambda *_, **__: iter([1 / 0]))
         with pytest.raises(ZeroDivisionError):
             caption_to_file(captioner, read_pairs(folder), output, overwrite=True)
     assert output.read_bytes() == done

@@ -15,8 +15,7 @@ from huggingface_hub.errors import HTTPError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from rscc_hf import ChangeCaptioner
-from rscc_hf.inference.captioner import CaptionResult
+from rscc_hf import Caption, ChangeCaptioner
 
 WriteImage = Callable[..., Path]
 
@@ -98,7 +97,7 @@ def test_skipping_gives_every_pair_its_caption_or_its_reason(captioner, files, t
         assert str(index) in results[index].error
         assert "\n" not in results[index].error
     assert captioner(before[0], after[0], on_error="skip").caption is None
-    assert captioner(before[1], after[1], on_error="skip") == CaptionResult(expected[1])
+    assert captioner(before[1], after[1], on_error="skip") == Caption(expected[1], changed=True)
 
 
 def test_another_size_of_the_same_shape_is_noted(captioner, files, tmp_path, write_image, caplog) -> None:

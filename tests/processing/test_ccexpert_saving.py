@@ -23,7 +23,13 @@ SETTINGS = {
 }
 FILES = {
     *("processing_ccexpert.py", "image_processing_ccexpert.py", "change_pair_reader.py", "change_pair_images.py"),
-    *("change_pair_files.py", "change_pair_values.py", "change_pair_web.py"),
+    *(
+        "change_pair.py",
+        "change_pair_files.py",
+        "change_pair_values.py",
+        "change_pair_web.py",
+        "change_pair_writer.py",
+    ),
     "image_processing_pairs.py",
     *("chat_templates_ccexpert.py", "prompt_writing_ccexpert.py", "token_rows_ccexpert.py"),
     "pipeline_change_captioning.py",

@@ -124,10 +124,12 @@ def test_saved_settings_come_back_without_our_package(processor, tmp_path):
         "processing_mmodalcc.py",
         "image_processing_mmodalcc.py",
         "change_pair_images.py",
+        "change_pair.py",
         "change_pair_files.py",
         "change_pair_values.py",
         "change_pair_web.py",
         "image_processing_pairs.py",
+        "change_pair_writer.py",
         "tokenizer.json",
     } <= files
     expected = processor(images=[pair()], semantic_maps=[pair(1)], text=CAPTIONS[:1], return_tensors="np")

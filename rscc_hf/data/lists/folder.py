@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from rscc_hf.data.lists.items import MAPS, PairItem, PairList
+from rscc_hf.data.lists.items import MAPS, PairList
 from rscc_hf.errors import InputError
 from rscc_hf.files import LITTER, some
+from rscc_hf.pair import Pair
 from rscc_hf.text import as_text, count
 
 # Sub-folders with the images of both dates, and those with their semantic maps, of which there may be none. The last
@@ -59,26 +60,20 @@ def read_folder(folder: Path, *, outputs: Iterable[Path] = ()) -> PairList:
     def path_of(role: str, name: str | None) -> Path | None:
         return None if name is None else folder / places[role] / files[role][name]
 
-    pairs = []
+    pairs, names = [], []
     ids = _ids(matched)
     for before, after in sorted(matched.items()):
-        pairs.append(
-            PairItem(
-                pair_id=ids[before],
-                before=folder / places["before"] / files["before"][before],
-                after=folder / places["after"] / files["after"][after],
-                semantic_before=path_of("semantic_before", maps["semantic_before"].get(before)),
-                semantic_after=path_of("semantic_after", maps["semantic_after"].get(after)),
-                names=(f"{places['before']}/{as_text(before)}", f"{places['after']}/{as_text(after)}"),
-            )
-        )
+        own = tuple(path_of(role, maps[role].get(before)) for role in MAPS)
+        pairs.append(Pair(ids[before], path_of("before", before), path_of("after", after), maps=(own[0], own[1])))
+        names.append((f"{places['before']}/{as_text(before)}", f"{places['after']}/{as_text(after)}"))
     notes = unread.notes()
-    bare = [pair.pair_id for pair in pairs if pair.semantic_before is None and pair.semantic_after is None]
+    bare = [str(pair.id) for pair in pairs if pair.maps is None]
     if map_folders and bare:
         number = f"{len(bare)} of {count(len(pairs), 'pair')}"
         notes.append(f"{map_folders[0]} and {map_folders[1]} have no maps of {number} ({some(bare)})")
     sources = tuple(folder / place for place in places.values())
-    return PairList(tuple(pairs), tuple(unmatched), tuple(f"{folder}: {note}." for note in notes), sources)
+    notes = [f"{folder}: {note}." for note in notes]
+    return PairList(tuple(pairs), tuple(names), tuple(unmatched), tuple(notes), sources)
 
 
 def _dates(folder: Path) -> tuple[str, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 from rscc_hf.data.captions import has_words
 from rscc_hf.files import some
+from rscc_hf.pair import Pair
 from rscc_hf.text import count
 
 IMAGES = ("before", "after")
@@ -17,42 +18,21 @@ MAPS = ("semantic_before", "semantic_after")
 
 
 @dataclass(frozen=True)
-class PairItem:
-    """One pair of a list: its images and what else the list says about it.
-
-    Attributes:
-        pair_id: Its name, unique in the list.
-        before: The earlier image: a path, or the undecoded image of a data set.
-        after: The later image.
-        semantic_before: Semantic map of the earlier image, if there is one.
-        semantic_after: Semantic map of the later image, if there is one.
-        names: `before` and `after` as the list has them (in a folder: relative to it), for output files.
-        references: Reference captions, if the list has them.
-        changed: Whether the pair changed, if the list says so.
-    """
-
-    pair_id: str
-    before: Path | Mapping[str, Any]
-    after: Path | Mapping[str, Any]
-    semantic_before: Path | Mapping[str, Any] | None
-    semantic_after: Path | Mapping[str, Any] | None
-    names: tuple[str, str]
-    references: tuple[str, ...] | None = None
-    changed: bool | None = None
-
-
-@dataclass(frozen=True)
 class PairList:
     """Pairs in order, and what of their source is in none of them.
 
     Attributes:
-        pairs: The pairs, at least one; those of a data set are read from the disk as they are asked for.
+        pairs: The pairs, at least one, whose ids are unique; those of a data set are read from the disk as they are
+            asked for. An image is a path, or the undecoded image of a data set.
+        names: What the list calls `before` and `after` of each pair (in a folder: relative to it), for output files;
+            None for a data set, whose ids are its names.
         unmatched: Images and maps of a folder without a partner, relative to it.
         notes: What else of the source was not read or not used, or looks wrong; a sentence each.
         sources: Files and folders that the pairs were read from and that nothing may be written over.
     """
 
-    pairs: Sequence[PairItem]
+    pairs: Sequence[Pair]
+    names: tuple[tuple[str, str], ...] | None = None
     unmatched: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     sources: tuple[Path, ...] = ()
@@ -62,43 +42,39 @@ class PairList:
         """The names of the pairs in order; no image is read."""
         if isinstance(self.pairs, DatasetPairs):
             return list(self.pairs.dataset["pair_id"])
-        return [pair.pair_id for pair in self.pairs]
-
-    def names_of(self, index: int) -> tuple[str, str] | None:
-        """What the list calls the images of a pair; None for a data set, whose ids are its names."""
-        return None if isinstance(self.pairs, DatasetPairs) else self.pairs[index].names
+        return [str(pair.id) for pair in self.pairs]
 
     def files(self, *, with_maps: bool = True) -> list[tuple[str, Path]]:
-        """Files that the list names, each with the name of its pair; none for a data set."""
+        """Return the files that the list names, each with the name of its pair; none for a data set."""
         if isinstance(self.pairs, DatasetPairs):
             return []
-        names = (*IMAGES, *MAPS) if with_maps else IMAGES
-        files = ((pair.pair_id, getattr(pair, name)) for pair in self.pairs for name in names)
+        files = ((str(pair.id), path) for pair in self.pairs for path in images_of(pair, with_maps).values())
         return [(pair_id, path) for pair_id, path in files if isinstance(path, Path)]
 
     def missing_files(self, *, with_maps: bool = True) -> list[tuple[str, Path]]:
-        """Those of `files` that do not exist; without maps where they are not asked for."""
+        """Return those of `files` that do not exist; without maps where they are not asked for."""
         return [(pair_id, path) for pair_id, path in self.files(with_maps=with_maps) if not path.is_file()]
 
     def has_maps(self) -> bool:
-        """Whether any pair has a semantic map; no image of a data set is read."""
+        """Tell whether any pair has a semantic map; no image of a data set is read."""
         if isinstance(self.pairs, DatasetPairs):
             return self.pairs.has_maps()
-        return any(getattr(pair, name) is not None for pair in self.pairs for name in MAPS)
+        return any(pair.maps is not None for pair in self.pairs)
 
     def half_maps(self) -> list[tuple[str, str]]:
-        """Pairs of a list or folder with the map of one date only, each with what it lacks."""
+        """Return pairs of a list or folder with the map of one date only, each with what it lacks."""
         if isinstance(self.pairs, DatasetPairs):
             return []
-        found = []
-        for pair in self.pairs:
-            missing = [name for name in MAPS if getattr(pair, name) is None]
-            if len(missing) == 1:
-                found.append((pair.pair_id, missing[0]))
-        return found
+        halves = (
+            (pair, name)
+            for pair in self.pairs
+            for name, one in zip(MAPS, pair.maps or (), strict=False)
+            if one is None
+        )
+        return [(str(pair.id), name) for pair, name in halves]
 
 
-class DatasetPairs(Sequence[PairItem]):
+class DatasetPairs(Sequence[Pair]):
     """The pairs of a data set in the schema of `rscc_hf.data.schema`, images undecoded; a row is read when asked for.
 
     Args:
@@ -112,31 +88,34 @@ class DatasetPairs(Sequence[PairItem]):
         return len(self.dataset)
 
     def has_maps(self) -> bool:
-        """Whether any row has a semantic map."""
+        """Tell whether any row has a semantic map."""
         table = self.dataset.data
         return any(name in table.column_names and table.column(name).null_count < len(table) for name in MAPS)
 
     @overload
-    def __getitem__(self, index: int) -> PairItem: ...
+    def __getitem__(self, index: int) -> Pair: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[PairItem]: ...
+    def __getitem__(self, index: slice) -> list[Pair]: ...
 
-    def __getitem__(self, index: int | slice) -> PairItem | list[PairItem]:
+    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
         if isinstance(index, slice):
             return [self[row] for row in range(len(self))[index]]
         row = self.dataset[index]
-        before, after = row["image_before"], row["image_after"]
-        return PairItem(
-            pair_id=row["pair_id"],
-            before=before,
-            after=after,
-            semantic_before=row.get("semantic_before"),
-            semantic_after=row.get("semantic_after"),
-            names=((before or {}).get("path") or "", (after or {}).get("path") or ""),
+        return Pair(
+            row["pair_id"],
+            row["image_before"],
+            row["image_after"],
+            maps=(row.get("semantic_before"), row.get("semantic_after")),
             references=usable_references(row["captions"]),
             changed=row["changed"],
         )
+
+
+def images_of(pair: Pair, with_maps: bool = True) -> dict[str, Any]:
+    """Return the images of a pair, and its maps unless they are not asked for, by the names of `IMAGES` and `MAPS`."""
+    maps = (pair.maps or (None, None)) if with_maps else ()
+    return dict(zip((*IMAGES, *MAPS), (pair.before, pair.after, *maps), strict=False))
 
 
 def usable_references(captions: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -164,7 +143,7 @@ def without_references(said: Iterable[tuple[str, Sequence[str] | None]]) -> list
     ]
 
 
-def same_files(pairs: Sequence[PairItem]) -> list[str]:
+def same_files(pairs: Sequence[Pair]) -> list[str]:
     """Sentences about pairs that have one file for both dates, or the files of another pair."""
     alone: list[str] = []
     first: dict[tuple[str, str], str] = {}
@@ -174,10 +153,10 @@ def same_files(pairs: Sequence[PairItem]) -> list[str]:
             continue
         files = (os.path.normpath(pair.before), os.path.normpath(pair.after))
         if files[0] == files[1]:
-            alone.append(pair.pair_id)
+            alone.append(str(pair.id))
         if files in first:
-            repeated.append(f"{pair.pair_id} as {first[files]}")
-        first.setdefault(files, pair.pair_id)
+            repeated.append(f"{pair.id} as {first[files]}")
+        first.setdefault(files, str(pair.id))
     notes = []
     if alone:
         notes.append(f"{count(len(alone), 'pair')} with one file as before and after ({some(alone)}).")

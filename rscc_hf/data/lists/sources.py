@@ -10,7 +10,6 @@ from rscc_hf.data.captions import contradictions
 from rscc_hf.data.lists.folder import IMAGE_SUFFIXES, LAYOUTS, read_folder
 from rscc_hf.data.lists.items import (
     DatasetPairs,
-    PairItem,
     PairList,
     usable_references,
     without_references,
@@ -24,7 +23,6 @@ __all__ = [
     "COLUMNS",
     "IMAGE_SUFFIXES",
     "LAYOUTS",
-    "PairItem",
     "PairList",
     "read_dataset_pairs",
     "read_pairs",

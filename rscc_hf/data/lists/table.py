@@ -12,7 +12,6 @@ from rscc_hf.data.captions import contradictions, has_words, pair_key
 from rscc_hf.data.lists.items import (
     IMAGES,
     MAPS,
-    PairItem,
     PairList,
     same_files,
     without_references,
@@ -21,6 +20,7 @@ from rscc_hf.data.lists.rows import Cells, read_rows
 from rscc_hf.errors import InputError
 from rscc_hf.files import some
 from rscc_hf.formats.predictions import NAMES
+from rscc_hf.pair import Pair
 from rscc_hf.text import as_text, count
 
 COLUMNS = {name: aliases for name, aliases in NAMES.items() if name != "prediction"}
@@ -36,30 +36,33 @@ def read_list(path: Path) -> PairList:
             occurs twice; the sentence names the file and the line.
     """
     reader = _ListReader(path)
-    pairs: list[PairItem] = []
+    pairs: list[Pair] = []
+    names: list[tuple[str, str]] = []
     named: dict[str, tuple[str, int]] = {}
     for line, cells, few in read_rows(path):
-        pair = reader.pair(line, cells, few)
-        form = pair_key(pair.pair_id)
+        pair, files = reader.pair(line, cells, few)
+        pair_id = str(pair.id)
+        form = pair_key(pair_id)
         if form in named:
             first, earlier = named[form]
             told = (
                 f"two pairs are called {first!r}"
-                if first == pair.pair_id
-                else f"the ids {first!r} and {pair.pair_id!r} differ in spaces or the Unicode form of a letter only"
+                if first == pair_id
+                else f"the ids {first!r} and {pair_id!r} differ in spaces or the Unicode form of a letter only"
             )
             raise InputError(f"{path}, lines {earlier} and {line}: {told}; give every pair its own pair_id.")
-        named[form] = (pair.pair_id, line)
+        named[form] = (pair_id, line)
         pairs.append(pair)
+        names.append(files)
     if not pairs:
         raise InputError(f"{path} has no pairs.")
     notes = [
         *reader.notes(),
-        *contradictions((pair.pair_id, pair.references, pair.changed) for pair in pairs),
-        *without_references((pair.pair_id, pair.references) for pair in pairs),
+        *contradictions((str(pair.id), pair.references, pair.changed) for pair in pairs),
+        *without_references((str(pair.id), pair.references) for pair in pairs),
         *same_files(pairs),
     ]
-    return PairList(tuple(pairs), notes=tuple(f"{path}: {note}" for note in notes), sources=(path,))
+    return PairList(tuple(pairs), tuple(names), notes=tuple(f"{path}: {note}" for note in notes), sources=(path,))
 
 
 class _ListReader:
@@ -84,7 +87,8 @@ class _ListReader:
             found.append(f"{rows} ({some(self.short)}); what is left out at their ends is taken as empty.")
         return found
 
-    def pair(self, line: int, cells: Cells, few: str | None) -> PairItem:
+    def pair(self, line: int, cells: Cells, few: str | None) -> tuple[Pair, tuple[str, str]]:
+        """Return the pair of a row, and what the row calls its two images."""
         where = f"{self.path}, line {line}"
         given: dict[str, list[tuple[str, Any]]] = {name: [] for name in COLUMNS}
         for column, value in cells:
@@ -114,16 +118,16 @@ class _ListReader:
         if pair_id is None:
             stems = [as_text(Path(file).stem) for file in (before, after)]
             pair_id = stems[0] if stems[0] == stems[1] else f"{stems[0]}__{stems[1]}"
-        return PairItem(
-            pair_id=pair_id,
-            before=self.path.parent / before,
-            after=self.path.parent / after,
-            semantic_before=None if found["semantic_before"] is None else self.path.parent / found["semantic_before"],
-            semantic_after=None if found["semantic_after"] is None else self.path.parent / found["semantic_after"],
-            names=(as_text(before), as_text(after)),
+        files = {name: None if found[name] is None else self.path.parent / found[name] for name in (*IMAGES, *MAPS)}
+        pair = Pair(
+            pair_id,
+            files["before"],
+            files["after"],
+            maps=(files["semantic_before"], files["semantic_after"]),
             references=found["references"],
             changed=found["changed"],
         )
+        return pair, (as_text(before), as_text(after))
 
     def _file(self, value: Any, name: str, where: str) -> str:
         """The path as it is meant: as it stands if such a file exists, else without what other systems write."""
