@@ -47,6 +47,11 @@ class PairError(ValueError):
         self.pair = pair
         self.file = file
 
+    @classmethod
+    def of(cls, pair: str | int, words: str, file: str | None = None) -> "PairError":
+        """Make the error that says `words` of a pair."""
+        return cls(f"Pair {repr(pair) if isinstance(pair, str) else pair}: {words}", pair, file)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # so that it crosses the border of a data loader's worker with its attributes
         return type(self), (str(self), self.pair, self.file)
@@ -74,10 +79,9 @@ class ImageSource:
         self.allow_web = allow_web
 
     def error(self, reason: str) -> PairError:
-        """The error that says `reason` about this image."""
-        name = repr(self.pair) if isinstance(self.pair, str) else self.pair
+        """Make the error that says `reason` about this image."""
         subject = self.role if self.file is None else f"{self.role} {self.file}"
-        return PairError(f"Pair {name}: {subject} {reason}", self.pair, self.file)
+        return PairError.of(self.pair, f"{subject} {reason}", self.file)
 
     def read(
         self,
@@ -88,7 +92,7 @@ class ImageSource:
         uint16_max: int = 65535,
         semantic: bool = False,
     ) -> Values:
-        """Reads the image.
+        """Read the image.
 
         Args:
             num_channels: Channels that the model takes. With 3, grey becomes RGB and alpha is dropped; with any other
@@ -126,7 +130,7 @@ class ImageSource:
         else:
             array, layout = self._of_array(value), "last or first"
         if not whole and (value_range is not None or uint16_max != 65535) and not semantic:
-            raise self.error("is a 16-bit colour file, which Pillow cannot read in full: give it as a uint16 array")
+            raise self.error("is a 16-bit colour file, which Pillow cannot read in full; give it as a uint16 array")
         array = self._to_channels_first(array, num_channels, layout)
         self._check_size(array.shape[1], array.shape[2], max_pixels)
         array = self._fit_channels(array, num_channels)
@@ -141,17 +145,17 @@ class ImageSource:
         return values._replace(array=array)
 
     def note(self, words: str) -> None:
-        """Keeps a sentence about this image."""
+        """Keep a sentence about this image."""
         self.notes.append(f"{self.role} {self.file} {words}")
 
     def _opened(self) -> tuple[Any, bool]:
-        """What was given, or what its path, bytes or file hold: an image of Pillow's or an array; whether opened here.
+        """Return what was given, or the image of Pillow's or array that its path, bytes or file hold; whether opened.
 
         Pillow's images that were opened here have to be closed.
         """
         value = self.value
         if value is None:
-            raise self.error("is missing: a pair needs both dates")
+            raise self.error("is missing; give both dates of the pair")
         if isinstance(value, str | os.PathLike):
             return self._open_path()
         if isinstance(value, bytes | bytearray | memoryview):
@@ -163,11 +167,11 @@ class ImageSource:
                 if start is not None:
                     value.seek(start)
             except READ_ERRORS as err:
-                raise self.error(f"cannot be read ({first_line(err)})") from err
+                raise self.error(f"cannot be read ({first_line(err)}); give an open file") from err
             if not isinstance(content, bytes | bytearray | memoryview):
-                raise self.error(f"gives {type(content).__name__} where bytes are expected: open it with mode 'rb'")
+                raise self.error(f"gives {type(content).__name__} where bytes are expected; open it with mode 'rb'")
             if not len(content) and start:
-                raise self.error("was read to its end already: go back to its beginning with seek(0)")
+                raise self.error("was read to its end already; go back to its beginning with seek(0)")
             return self._open_bytes(bytes(content))  # closing that leaves the caller's file open
         return value, False
 
@@ -187,51 +191,47 @@ class ImageSource:
             raise self.error(f"does not exist{hint}") from None
         except (OSError, ValueError) as err:
             reason = getattr(err, "strerror", None) or first_line(err)
-            raise self.error(f"is no path that can be opened ({reason}): give the path of an image file") from err
+            raise self.error(f"is no path that can be opened ({reason}); give the path of an image file") from err
         if stat.S_ISDIR(found.st_mode):
-            raise self.error("is a folder: give the path of an image file")
+            raise self.error("is a folder; give the path of an image file")
         if not stat.S_ISREG(found.st_mode):
-            raise self.error("is no regular file: give the path of an image file")
-        if found.st_size == 0:
-            raise self.error("is empty (0 bytes)")
+            raise self.error("is no regular file; give the path of an image file")
         try:
             with path.open("rb") as file:
                 head = file.read(8)
         except OSError as err:
-            raise self.error(f"cannot be read ({err.strerror or first_line(err)})") from err
-        if head.startswith(_NPY) or path.suffix.lower() == ".npy":
-            return self._load_array(path), False
-        if head.startswith(_ZIP):
-            raise self.error("is an archive (.npz or .zip): give one image, an array as .npy")
-        return self._open_page(path), True
+            raise self.error(f"cannot be read ({err.strerror or first_line(err)}); see who may read it") from err
+        return self._open_file(path, head, path.suffix.lower() == ".npy")
 
     def _open_bytes(self, content: bytes) -> tuple[Any, bool]:
-        if not content:
-            raise self.error("is empty (0 bytes)")
-        if content.startswith(_NPY):
-            return self._load_array(io.BytesIO(content)), False
-        if content.startswith(_ZIP):
-            raise self.error("is an archive (.npz or .zip): give one image, an array as .npy")
-        return self._open_page(io.BytesIO(content)), True
+        return self._open_file(io.BytesIO(content), content[:8])
 
-    def _open_page(self, file: Any) -> Image.Image:
+    def _open_file(self, file: Path | io.BytesIO, head: bytes, is_array: bool = False) -> tuple[Any, bool]:
+        if not head:
+            raise self.error("is empty (0 bytes); give a whole file")
+        if is_array or head.startswith(_NPY):
+            return self._load_array(file), False
+        if head.startswith(_ZIP):
+            raise self.error("is an archive (.npz or .zip); give one image, an array as .npy")
         image, note = open_page(file, self.error)
         if note:
             self.note(note)
-        return image
+        return image, True
 
     def _load_array(self, file: Any) -> np.ndarray:
         try:
             return np.load(file, mmap_mode="r" if isinstance(file, Path) else None, allow_pickle=False)
         except READ_ERRORS as err:
             if "Object arrays" in str(err) or "Python objects" in str(err):
-                raise self.error("holds Python objects, which are not read: save the numbers of the image") from err
+                raise self.error("holds Python objects, which are not read; save the numbers of the image") from err
             if "allow_pickle" in str(err):  # what numpy says of any file that is not its own
-                raise self.error("cannot be read as a numpy array (it is no .npy file)") from err
-            raise self.error(f"cannot be read as a numpy array ({first_line(err)})") from err
+                raise self.error(
+                    "cannot be read as a numpy array (it is no .npy file); write it with numpy.save"
+                ) from err
+            raise self.error(f"cannot be read as a numpy array ({first_line(err)}); give a whole file") from err
 
     def _note_page(self, image: Image.Image) -> None:
-        """Says which page or frame of an image of Pillow's is read: the one that it stands at."""
+        """Note which page or frame of an image of Pillow's is read: the one that it stands at."""
         try:
             count = getattr(image, "n_frames", 1) if image.format in ("TIFF", "GIF", "PNG", "WEBP") else 1
             if count > 1:
@@ -244,33 +244,33 @@ class ImageSource:
             tensor = tensor.detach().cpu()
             return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).resolve_conj().numpy()
         except (TypeError, RuntimeError, NotImplementedError) as err:
-            raise self.error(f"is a tensor without plain values ({first_line(err)}): give a dense one") from err
+            raise self.error(f"is a tensor without plain values ({first_line(err)}); give a dense one") from err
 
     def _of_array(self, value: Any) -> np.ndarray:
-        """Anything that numpy takes for an array of numbers."""
+        """Return anything that numpy takes for an array of numbers as one."""
         if not isinstance(value, np.ndarray) and (
             not hasattr(value, "__array__") or isinstance(value, np.generic) or hasattr(value, "columns")
         ):
             raise self.error(
-                f"is a {type(value).__name__}: give a path, bytes, a PIL image, a numpy array or a torch tensor"
+                f"is a {type(value).__name__}; give a path, bytes, a PIL image, a numpy array or a torch tensor"
             )
         if np.ma.isMaskedArray(value) and np.ma.is_masked(value):
-            raise self.error("has masked values: fill them (filled()) first")
+            raise self.error("has masked values; fill them (filled()) first")
         try:
             array = np.asarray(value)
         except READ_ERRORS as err:
-            raise self.error(f"cannot be read as a numpy array ({first_line(err)})") from err
+            raise self.error(f"cannot be read as a numpy array ({first_line(err)}); give one") from err
         if array.dtype.kind not in "buif":
             shown = "named fields" if array.dtype.names else f"type {array.dtype}"
-            raise self.error(f"has values of {shown}: give uint8, uint16 or floating-point values in 0..1")
+            raise self.error(f"has values of {shown}; give uint8, uint16 or floating-point values in 0..1")
         return array
 
     def _check_size(self, height: int, width: int, max_pixels: int) -> None:
         if height < 1 or width < 1:
-            raise self.error(f"has no pixels (width {width}, height {height})")
+            raise self.error(f"has no pixels (width {width}, height {height}); leave it out")
         if height * width > max_pixels:
             raise self.error(
-                f"is larger than the limit of {max_pixels} pixels (width {width}, height {height}): "
+                f"is larger than the limit of {max_pixels} pixels (width {width}, height {height}); "
                 "crop it or raise max_image_pixels"
             )
 
@@ -278,7 +278,7 @@ class ImageSource:
         if array.ndim == 2:
             return array[None]
         if array.ndim != 3:
-            raise self.error(f"has shape {tuple(array.shape)}: (H, W), (H, W, C) or (C, H, W) is expected")
+            raise self.error(f"has shape {tuple(array.shape)}; give (H, W), (H, W, C) or (C, H, W)")
         if layout == "last":
             return np.moveaxis(array, 2, 0)
         # an exact number of channels is a better reading than one that has to be converted
@@ -289,7 +289,7 @@ class ImageSource:
                 return array
             if last:
                 return np.moveaxis(array, 2, 0)
-        raise self.error(f"has shape {tuple(array.shape)}: {num_channels} channels are expected, first or last")
+        raise self.error(f"has shape {tuple(array.shape)}; {num_channels} channels are expected, first or last")
 
     def _fit_channels(self, array: np.ndarray, num_channels: int) -> np.ndarray:
         channels = array.shape[0]
@@ -300,11 +300,11 @@ class ImageSource:
                 return array[:3]
             if channels in (1, 2):  # grey, and grey with alpha
                 return np.repeat(array[:1], 3, axis=0)
-        raise self.error(f"has {channels} channels, the model takes {num_channels}")
+        raise self.error(f"has {channels} channels, the model takes {num_channels}; give as many")
 
 
 def white_to_black(array: np.ndarray) -> np.ndarray:
-    """Makes pure white black: both say "void" in SECOND's maps, and the release feeds black.
+    """Make pure white black: both say "void" in SECOND's maps, and the release feeds black.
 
     Args:
         array: (C, H, W) uint8.
@@ -317,7 +317,7 @@ def white_to_black(array: np.ndarray) -> np.ndarray:
 
 
 def resize_channels(array: np.ndarray, height: int, width: int, resample: int) -> np.ndarray:
-    """Resizes by Pillow, which smooths when it shrinks (unlike OpenCV, with which the release resized).
+    """Resize by Pillow, which smooths when it shrinks (unlike OpenCV, with which the release resized).
 
     Args:
         array: (C, H, W) uint8 or float32.
@@ -339,13 +339,13 @@ def resize_channels(array: np.ndarray, height: int, width: int, resample: int) -
 
 
 def same_aspect(first: tuple[int, int], second: tuple[int, int], tolerance: float) -> bool:
-    """Whether two sizes (height, width) have the same aspect ratio within `tolerance` (0.01 is one per cent)."""
+    """Tell whether two sizes (height, width) have the same aspect ratio within `tolerance` (0.01 is one per cent)."""
     ratio = (first[0] * second[1]) / (first[1] * second[0])
     return max(ratio, 1 / ratio) <= 1 + tolerance
 
 
 def _name_of(value: Any, role: str) -> str | None:
-    """The path of an image, or words for an object that has none; None for no image."""
+    """Return the path of an image, or words for an object that has none; None for no image."""
     if value is None:
         return None
     if isinstance(value, str | os.PathLike):

@@ -47,7 +47,7 @@ class PairReader:
     def __init__(self, settings: dict[str, Any], allow_web: bool = False):
         size = settings["size"]
         if size is None or not (size.height and size.width):
-            raise ValueError('size must be {"height": ..., "width": ...}')
+            raise ValueError('size must be {"height": ..., "width": ...}; give both')
         self.size: tuple[int, int] | None = (size.height, size.width) if settings["do_resize"] else None
         self.keep_float = not settings["do_rescale"]
         self.settings = settings
@@ -66,7 +66,10 @@ class PairReader:
             count, maps_given = len(pixel_values), semantic_values is not None
             self._check_counts(count, None if semantic_values is None else len(semantic_values), pair_ids)
             if semantic_values is not None and pixel_values.shape[-2:] != semantic_values.shape[-2:]:
-                raise ValueError(f"maps are {tuple(semantic_values.shape)} for images {tuple(pixel_values.shape)}")
+                raise ValueError(
+                    f"semantic_maps are {tuple(semantic_values.shape)} for images {tuple(pixel_values.shape)}; give "
+                    "maps of their size"
+                )
             return PairPixels(pixel_values, semantic_values, torch.full((count,), maps_given), self.notes)
 
         pairs = _as_pairs(images, "images")
@@ -92,7 +95,7 @@ class PairReader:
         return PairPixels(pixel_values, _stack(filled, names), torch.tensor(present), self.notes)
 
     def _ready(self, batch: Any, semantic: bool) -> torch.Tensor | None:
-        """The batch as a tensor where it needs no reading and no resizing: the fast path."""
+        """Return the batch as a tensor where it needs no reading and no resizing: the fast path."""
         if not isinstance(batch, torch.Tensor | np.ndarray) or batch.ndim != 5 or batch.shape[0] == 0:
             return None
         channels = self.settings["semantic_num_channels" if semantic else "num_channels"]
@@ -120,25 +123,24 @@ class PairReader:
 
     def _check_counts(self, pairs: int, maps: int | None, pair_ids: Sequence[str] | None) -> None:
         if pairs == 0:
-            raise ValueError("images is empty: give at least one pair [before, after]")
+            raise ValueError("images is empty; give at least one pair [before, after]")
         if maps is not None and maps != pairs:
-            raise ValueError(f"semantic_maps has {maps} pairs for {pairs} pairs of images: use None where maps lack")
+            raise ValueError(f"semantic_maps has {maps} pairs for {pairs} pairs of images; use None where maps lack")
         if pair_ids is not None and (isinstance(pair_ids, str) or len(pair_ids) != pairs):
             given = "one string" if isinstance(pair_ids, str) else f"{len(pair_ids)} ids"
-            raise ValueError(f"pair_ids has {given} for {pairs} pairs")
+            raise ValueError(f"pair_ids has {given} for {pairs} pairs; give a list with one for each")
 
     def _read_pair(
         self, pair: Any, name: str | int, semantic: bool, original: tuple[int, int] | None
     ) -> tuple[np.ndarray, tuple[int, int]]:
-        """Reads one pair: (2, C, H, W), and the (height, width) of its image before, or `original` where given."""
+        """Read one pair: (2, C, H, W), and the (height, width) of its image before, or `original` where given."""
         what = "semantic map" if semantic else "image"
-        shown = repr(name) if isinstance(name, str) else name
         if pair is None:
-            raise PairError(f"Pair {shown}: both images are missing", name)
+            raise PairError.of(name, "both images are missing; give before and after")
         if not _is_sequence(pair):
-            raise PairError(f"Pair {shown}: give [before, after], not one {type(pair).__name__}", name)
+            raise PairError.of(name, f"it is one {type(pair).__name__}; give [before, after]")
         if len(pair) != 2:
-            raise PairError(f"Pair {shown}: {len(pair)} {what}s are given where before and after are expected", name)
+            raise PairError.of(name, f"{len(pair)} {what}s are given where before and after are expected; give both")
 
         settings = self.settings
         sources = [
@@ -175,7 +177,9 @@ class PairReader:
             resample = settings["semantic_resample" if semantic else "resample"]
             arrays = [resize_channels(array, *self.size, int(resample)) for array in arrays]
         if arrays[0].dtype != arrays[1].dtype:
-            raise sources[1].error("has floating-point values where the other date has integers, or the reverse")
+            raise sources[1].error(
+                "has floating-point values where the other date has integers, or the reverse; convert both alike"
+            )
         assert reference is not None  # set by the first of the two
         return np.stack(arrays), reference
 
@@ -184,7 +188,7 @@ class PairReader:
             return array
         grey = (array[0] == array[1]).all() and (array[0] == array[2]).all()
         if grey and 0 < array.max() < _FEWEST_COLOURS:
-            raise source.error(f"looks like class numbers (up to {array.max()}): give the map in its colours")
+            raise source.error(f"looks like class numbers (up to {array.max()}); give the map in its colours")
         return white_to_black(array) if self.settings["white_to_void"] else array
 
     def _compare_sizes(
@@ -192,9 +196,12 @@ class PairReader:
     ) -> None:
         sizes = f"is {given[1]}x{given[0]} where {reference_name} is {reference[1]}x{reference[0]}"
         if not same_aspect(given, reference, self.settings["size_tolerance"]):
-            raise source.error(f"{sizes}: the aspect ratios differ, so the two cannot show the same place")
+            raise source.error(
+                f"{sizes}: the aspect ratios differ, so the two cannot show the same place; give images of one place, "
+                "or raise size_tolerance"
+            )
         if self.size is None:
-            raise source.error(f"{sizes}, and do_resize is off")
+            raise source.error(f"{sizes}, and do_resize is off; turn it on")
         self._note(source.pair, f"{source.role} {source.file} {sizes}: resized")
 
     def _note(self, name: str | int, message: str) -> None:
@@ -203,7 +210,7 @@ class PairReader:
 
 
 def _as_pairs(batch: Any, name: str, expected: int | None = None) -> list[Any]:
-    """The pairs of a batch, also of one that is a single pair `[before, after]`.
+    """Return the pairs of a batch, also of one that is a single pair `[before, after]`.
 
     Args:
         batch: What was given as `images` or `semantic_maps`.
@@ -217,22 +224,24 @@ def _as_pairs(batch: Any, name: str, expected: int | None = None) -> list[Any]:
             return list(batch)
         if batch.ndim == 4 and batch.shape[0] == 2:
             return [batch]
-        raise ValueError(f"{name} has shape {tuple(batch.shape)}: (batch, 2, C, H, W) or (2, C, H, W) is expected")
+        raise ValueError(f"{name} has shape {tuple(batch.shape)}; give (batch, 2, C, H, W) or (2, C, H, W)")
     if _is_collection(batch):
         batch = list(batch)
     if not isinstance(batch, list | tuple):
-        raise ValueError(f"{name} is a {type(batch).__name__}: give a list of pairs [[before, after], ...]")
+        raise ValueError(f"{name} is a {type(batch).__name__}; give a list of pairs [[before, after], ...]")
     batch = [_as_pair(item) for item in batch]
     if all(item is None or _is_sequence(item) for item in batch):
         single = len(batch) == 2 and expected == 1 and _both_missing(batch)
         return [batch] if single else batch
     if len(batch) == 2 and not any(_is_sequence(item) for item in batch):
         return [batch]
-    raise ValueError(f"{name} must be a list of pairs [[before, after], ...] or one pair [before, after]")
+    raise ValueError(
+        f"{name} is no batch; it must be a list of pairs [[before, after], ...] or one pair [before, after]"
+    )
 
 
 def _is_collection(value: Any) -> bool:
-    """Whether it is another kind of list, in an order: a generator, a column of a table; not a table, nor an image."""
+    """Tell whether it is another kind of list, in an order: a generator, a column of a table; no table, no image."""
     single = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, set, frozenset, np.generic, np.ndarray)
     if isinstance(value, (*single, list, tuple, Image.Image, torch.Tensor)) or not isinstance(value, Iterable):
         return False
@@ -240,14 +249,14 @@ def _is_collection(value: Any) -> bool:
 
 
 def _as_pair(item: Any) -> Any:
-    """A pair in a list, where it came as an array of paths or of images or as another kind of list."""
+    """Return a pair of a list as a list, where it came as an array of paths or images or as another kind of list."""
     if isinstance(item, np.ndarray) and item.ndim == 1 and item.dtype.kind in "OUT":
         return item.tolist()
     return list(item) if _is_collection(item) else item
 
 
 def _has_class_numbers(maps: torch.Tensor) -> bool:
-    """Whether one of these maps, (batch, 2, 3, H, W) uint8, is grey and of numbers below 32, as `_clean_map` asks."""
+    """Tell whether one of these maps, (batch, 2, 3, H, W) uint8, is grey and of numbers below 32; see `_clean_map`."""
     brightest = maps.amax(dim=(2, 3, 4))  # (batch, 2)
     doubtful = maps[(brightest > 0) & (brightest < _FEWEST_COLOURS)]  # (doubtful, 3, H, W)
     if not len(doubtful):
@@ -266,10 +275,9 @@ def _both_missing(pair: Any) -> bool:
 def _stack(arrays: list[np.ndarray], names: list[Any]) -> torch.Tensor:
     for array, name in zip(arrays, names, strict=True):
         if array.shape != arrays[0].shape or array.dtype != arrays[0].dtype:
-            shown = repr(name) if isinstance(name, str) else name
-            raise PairError(
-                f"Pair {shown}: is {array.dtype} of shape {array.shape} where the first pair of the batch is "
-                f"{arrays[0].dtype} of shape {arrays[0].shape}: turn do_resize on or convert the images",
+            raise PairError.of(
                 name,
+                f"it is {array.dtype} of shape {array.shape} where the first pair of the batch is {arrays[0].dtype} "
+                f"of shape {arrays[0].shape}; turn do_resize on or convert the images",
             )
     return torch.from_numpy(np.stack(arrays))

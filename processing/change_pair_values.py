@@ -43,7 +43,7 @@ class Values(NamedTuple):
 
 
 def checked_range(value: Any) -> tuple[float, float] | None:
-    """`value_range` as a pair of numbers.
+    """Return `value_range` as a pair of numbers.
 
     Raises:
         ValueError: It is anything else than two finite numbers, the lower one first.
@@ -59,14 +59,14 @@ def checked_range(value: Any) -> tuple[float, float] | None:
         or numbers[0] >= numbers[1]
     ):
         raise ValueError(
-            f"value_range is {value!r}: give two numbers, the value that is black and the larger one that is white."
+            f"value_range is {value!r}; give two numbers, the value that is black and the larger one that is white."
         )
     low, high = (int(number) if float(number).is_integer() else float(number) for number in numbers)
     return low, high
 
 
 def reading_settings(given: dict[str, Any], call: bool = False) -> dict[str, Any]:
-    """Settings of one construction or call, with `value_range` checked and before `uint16_max`, its older form.
+    """Return settings of one construction or call, with `value_range` checked and before `uint16_max`, its older form.
 
     Args:
         given: The settings.
@@ -78,14 +78,14 @@ def reading_settings(given: dict[str, Any], call: bool = False) -> dict[str, Any
     """
     top = given.get("uint16_max")
     if top is not None and (isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1):
-        raise ValueError(f"uint16_max is {top!r}: give the value that is white, or value_range.")
+        raise ValueError(f"uint16_max is {top!r}; give the value that is white, or value_range.")
     said = top is not None and (call or top != UINT16_TOP)
     if "value_range" not in given:
         # what is given for this call goes before what was saved with the processor
         return {**given, "value_range": None} if said else given
     stated = checked_range(given["value_range"])
     if stated is not None and said and stated != (0, top):
-        raise ValueError(f"value_range is {stated} and uint16_max is {top}: give value_range alone.")
+        raise ValueError(f"value_range is {stated} and uint16_max is {top}; give value_range alone.")
     return {**given, "value_range": stated} | ({} if stated is None else {"uint16_max": UINT16_TOP})
 
 
@@ -98,7 +98,7 @@ def image_values(
     kind: str | None = None,
     guess: bool = False,
 ) -> Values:
-    """An image's values as uint8.
+    """Return an image's values as uint8.
 
     Args:
         array: (C, H, W) of any type.
@@ -120,11 +120,11 @@ def image_values(
         return Values(array, "uint8")
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
-            raise error("has values that are not finite")
+            raise error("has values that are not finite; replace them first")
         if keep_float and value_range is None:
             return Values(array.astype(np.float32, copy=False), kind)
     elif not np.issubdtype(array.dtype, np.integer):
-        raise error(f"has values of type {array.dtype}: give uint8, uint16 or floating-point values in 0..1")
+        raise error(f"has values of type {array.dtype}; give uint8, uint16 or floating-point values in 0..1")
     low, high = float(array.min()), float(array.max())
     if value_range is not None:
         span = value_range
@@ -133,14 +133,14 @@ def image_values(
     elif np.issubdtype(array.dtype, np.floating):
         if low < -1e-4 or high > 1 + 1e-4:  # room for the rounding of an earlier resize
             raise error(
-                f"has floating-point values from {low:g} to {high:g}: scale them to 0..1, give uint8 or uint16 "
+                f"has floating-point values from {low:g} to {high:g}; scale them to 0..1, give uint8 or uint16 "
                 f"values, or say what is black and white with {_REMEDY}"
             )
         span = (0, 1)
     else:
         raise error(
             f"has values of type {kind} from {low:g} to {high:g}, and nothing says which of them is black and which "
-            f"white: say it with {_REMEDY}, for example {_usual(low, high)}, or give uint8 values"
+            f"white; say it with {_REMEDY}, for example {_usual(low, high)}, or give uint8 values"
         )
     assumed = value_range is None and array.dtype == np.uint16 and (guess or uint16_max == UINT16_TOP)
     note = _judge(array, kind, (low, high), span, assumed, error)
@@ -148,7 +148,7 @@ def image_values(
 
 
 def map_values(array: np.ndarray, error: Error, keep_float: bool = False, kind: str | None = None) -> Values:
-    """A semantic map's values as uint8: its colours as they are, in however many bits they are kept.
+    """Return a semantic map's values as uint8: its colours as they are, in however many bits they are kept.
 
     Args:
         array: (C, H, W) of any type. 16 bits may hold 0..255, or the same as 256 or 257 times as much.
@@ -172,11 +172,11 @@ def map_values(array: np.ndarray, error: Error, keep_float: bool = False, kind: 
                 return Values((array // step).astype(np.uint8), kind)
         if high >= _ASSUMED_DARK * UINT16_TOP:  # colours that a resize has mixed
             return Values(_scaled(array, 0, UINT16_TOP), kind)
-    raise error(f"has values of type {kind} from {low} to {high}, which are no colours: give its colours as uint8")
+    raise error(f"has values of type {kind} from {low} to {high}, which are no colours; give its colours as uint8")
 
 
 def compare(first: Values, second: Values, value_range: tuple[float, float] | None) -> str | None:
-    """What there is to say of two dates whose values are not of one type, or that are outside of what was set."""
+    """Say what there is to say of two dates whose values are not of one type, or that are outside of what was set."""
     if first.array.dtype != second.array.dtype:
         return None  # floats beside integers, which is an error elsewhere
     if first.span == second.span and value_range is not None and first.span is not None:
@@ -193,7 +193,7 @@ def compare(first: Values, second: Values, value_range: tuple[float, float] | No
 
 
 def _scaled(array: np.ndarray, low: float, high: float) -> np.ndarray:
-    """`round((value - low) * 255 / (high - low))`, saturated."""
+    """Compute `round((value - low) * 255 / (high - low))`, saturated."""
     if np.issubdtype(array.dtype, np.integer):
         fits = array.dtype.itemsize <= 2 and max(abs(low), abs(high)) < 2**24
         array = array.astype(np.float32 if fits else np.float64)  # in which each of the numbers is exact
@@ -215,7 +215,7 @@ def _judge(
     assumed: bool,
     error: Error,
 ) -> str | None:
-    """Refuses an image that an assumed range would make black, and says what else a range does to an image."""
+    """Refuse an image that an assumed range would make black, and say what else a range does to an image."""
     low, high = span
     step = max(1, math.isqrt(array.shape[1] * array.shape[2] // _SAMPLE))
     sample = array[:, ::step, ::step]
@@ -247,7 +247,7 @@ def _judge(
 
 
 def _usual(low: float, high: float) -> str:
-    """A range to start from."""
+    """Return a range to start from."""
     bottom = 0 if low >= 0 or high > 0 else math.floor(low)
     top = next((number for number in _USUAL if high <= number), max(math.ceil(high), bottom + 1))
     return f"{bottom},{top}"

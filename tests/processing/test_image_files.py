@@ -239,8 +239,8 @@ def test_lists_of_pairs_in_any_form(processor, tmp_path):
     with pytest.raises(PairError, match=r"^Pair 'west': image after gone\.png"):
         processor([[before[0], "gone.png"]], pair_ids=pandas.Series(["west"]))
     for form, words in (
-        (table, "is a DataFrame: give a list of pairs"),
-        ({"before": before}, "is a dict: give a list"),
+        (table, "is a DataFrame; give a list of pairs"),
+        ({"before": before}, "is a dict; give a list"),
         ({before[0], after[0]}, "is a set: give a list"),
         (table.before.iloc[:1], "must be a list of pairs"),
         (before[0], "is a str: give a list"),

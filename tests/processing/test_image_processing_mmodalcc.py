@@ -277,7 +277,7 @@ def test_floats_are_0_to_1_or_refused(processor):
     rgb = colours(0)
     floats = processor([[rgb / 255, (rgb / 255).astype(np.float32)]], return_tensors="np")["pixel_values"]
     assert np.array_equal(floats[0, 0], first(rgb).astype(np.float32) / 255)
-    with pytest.raises(PairError, match="floating-point values from 0 to 255: scale them"):
+    with pytest.raises(PairError, match="floating-point values from 0 to 255; scale them"):
         processor([[np.where(rgb > 3, 255.0, 0.0), rgb]])
     with pytest.raises(PairError, match="not finite"):
         processor([[np.full((SIZE, SIZE, 3), np.nan), rgb]])
@@ -406,7 +406,7 @@ def test_a_damaged_file_is_found(processor, tmp_path):
         (lambda folder: _write(folder / "note.png", b"hello, no image"), "is not an image"),
         (lambda folder: _write(folder / "note.npy", b"hello"), "cannot be read as a numpy array"),
         (lambda folder: b"", r"is empty \(0 bytes\)"),
-        (lambda folder: None, "is missing: a pair needs both dates"),
+        (lambda folder: None, "is missing; give both dates of the pair"),
         (lambda folder: 7, "is a int"),
         (lambda folder: "https://example.org/a.png", "download it"),
         (lambda folder: np.zeros((0, 5, 3), dtype=np.uint8), "has no pixels"),

@@ -329,14 +329,14 @@ def test_a_ready_batch_is_checked_as_images_are(processor):
     "value", [(1, 1), (5, 1), (0, float("nan")), (0, float("inf")), "0,5", 5, (0, 1, 2), (True, 2), ("0", "5"), {0, 5}]
 )
 def test_what_is_no_range_is_refused(processor, value):
-    with pytest.raises(ValueError, match=r"value_range is .*: give two numbers"):
+    with pytest.raises(ValueError, match=r"value_range is .*; give two numbers"):
         processor([[TWELVE, TWELVE]], value_range=value)
-    with pytest.raises(ValueError, match=r"value_range is .*: give two numbers"):
+    with pytest.raises(ValueError, match=r"value_range is .*; give two numbers"):
         MModalCCImageProcessor(value_range=value)
 
 
 def test_one_range_for_all_of_a_call(tmp_path):
-    with pytest.raises(ValueError, match=r"value_range is \(0, 4095\) and uint16_max is 1000: give value_range alone"):
+    with pytest.raises(ValueError, match=r"value_range is \(0, 4095\) and uint16_max is 1000; give value_range alone"):
         CCExpertImageProcessor(value_range=(0, 4095), uint16_max=1000)
     for wrong in (0, -5, 2.5, True):
         with pytest.raises(ValueError, match="uint16_max is"):
@@ -353,7 +353,7 @@ def test_one_range_for_all_of_a_call(tmp_path):
         read(newer, TWELVE, value_range=None)
     for one in (older, newer):  # the default is as good as any other value where a call says it
         assert np.array_equal(read(one, FULL, uint16_max=65535)[0][0], by_hand(FULL, 0, 65535))
-    with pytest.raises(ValueError, match=r"value_range is \(0, 4095\) and uint16_max is 65535: give"):
+    with pytest.raises(ValueError, match=r"value_range is \(0, 4095\) and uint16_max is 65535; give"):
         read(newer, TWELVE, value_range=(0, 4095), uint16_max=65535)
     newer.save_pretrained(tmp_path)
     loaded = MModalCCImageProcessor.from_pretrained(tmp_path)

@@ -48,7 +48,7 @@ class Pixels(NamedTuple):
 
 
 def undecoded(dataset: Any) -> Any:
-    """The data set with images left as files (`{"bytes": ..., "path": ...}`), so that errors can name them."""
+    """Return the data set with images left as files (`{"bytes": ..., "path": ...}`), so that errors can name them."""
     if isinstance(dataset, IterableDataset):
         return dataset.decode(False) if dataset.features else dataset
     for name, feature in dataset.features.items():
@@ -80,7 +80,7 @@ class PixelReader:
         self.masks, self._noted = masks, False
 
     def read(self, rows: Sequence[dict[str, Any]]) -> Pixels:
-        """Reads rows.
+        """Read rows.
 
         Raises:
             PairError: An image or a map cannot be used; it names the pair and the file.
@@ -98,10 +98,10 @@ class PixelReader:
         return Pixels(read.images, read.maps, read.present, changes)
 
     def _changes_of(self, row: dict[str, Any], size: Sequence[int]) -> torch.Tensor:
-        """The change mask of a row, (1, 1, H, W) bool, by nearest neighbour as classes are resized."""
+        """Return the change mask of a row, (1, 1, H, W) bool, by nearest neighbour as classes are resized."""
         value = row.get(MASK)
         if value is None:
-            raise InputError(f"{self.where}: pair {row['pair_id']!r} has no {MASK}: the recipe needs one.")
+            raise InputError(f"{self.where}: pair {row['pair_id']!r} has no {MASK}, which the recipe needs; give one.")
         mask = _source(value)
         if not isinstance(mask, PIL.Image.Image):
             if mask.get("bytes") is None:
@@ -113,7 +113,7 @@ class PixelReader:
         if 0 < brightest <= 127:
             raise InputError(
                 f"{self.where}: pair {row['pair_id']!r} has a {MASK} of values up to {brightest}, which would all say "
-                "unchanged: give 255 where something changed."
+                "unchanged; give 255 where something changed."
             )
         resized = mask.resize((size[1], size[0]), PIL.Image.Resampling.NEAREST)
         return torch.from_numpy(np.asarray(resized) > 127)[None, None]
@@ -125,14 +125,14 @@ class PixelReader:
             return None
         if missing:
             raise InputError(
-                f"{self.where}: pair {row['pair_id']!r} has no {missing[0]}: give maps, set semantics_optional to "
+                f"{self.where}: pair {row['pair_id']!r} has no {missing[0]}; give maps, set semantics_optional to "
                 "true (for pairs that lack both), or set modalities to rgb."
             )
         return [_source(value) for value in maps]
 
 
 def _source(value: Any) -> Any:
-    """What the processor reads: an image file that only `datasets` can open (on the Hub) is opened here.
+    """Return what the processor reads: an image file that only `datasets` can open (on the Hub) is opened here.
 
     Other addresses are for the processor to refuse.
     """
@@ -149,7 +149,7 @@ class PixelSource(Protocol):
     def __len__(self) -> int: ...
 
     def get(self, indices: Sequence[int]) -> Pixels:
-        """The pixels of these rows; the caller must not change them in place."""
+        """Return the pixels of these rows; the caller must not change them in place."""
         ...
 
 
@@ -189,7 +189,7 @@ class InMemory:
                     if room is not None and part is not None:
                         room[start : start + len(part)] = part
         if first is None:
-            raise InputError("There are no pairs to keep in memory: the split is empty.")
+            raise InputError("The split is empty and there are no pairs to keep in memory; name another one.")
         self.pixels = first
 
     def __len__(self) -> int:
