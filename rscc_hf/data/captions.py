@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
+from rscc_hf.data.catalog import KNOWN, LEVIR_NO_CHANGE
 from rscc_hf.files import some
 from rscc_hf.text import count
 
@@ -19,21 +20,11 @@ _LONGEST_WORD = ((_IDEOGRAPHS, 4.0), (_SOUTH_EAST_ASIAN, 12.0))
 # Signs without a width that say nothing of the word they stand in. (The zero width space is a space.)
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200e\u200f\u2060\ufeff"))
 
-NO_CHANGE_TEMPLATES: tuple[str, ...] = (
-    "there is no difference",
-    "the two scenes seem identical",
-    "the scene is the same as before",
-    "no change has occurred",
-    "almost nothing has changed",
-)
+NO_CHANGE_TEMPLATES: tuple[str, ...] = LEVIR_NO_CHANGE
 """LEVIR-CC's five captions of an unchanged pair, in its order."""
 
-NO_CHANGE_SENTENCES: tuple[str, ...] = (
-    *NO_CHANGE_TEMPLATES,
-    "no change is occurred",
-    "almost nothing is changed",
-)
-"""Every known sentence that says "nothing changed": LEVIR-CC's five, then SECOND-CC's two."""
+NO_CHANGE_SENTENCES: tuple[str, ...] = tuple(dict.fromkeys(text for data in KNOWN for text in data.no_change))
+"""Every known sentence that says "nothing changed": LEVIR-CC's five, then those that SECOND-CC writes differently."""
 
 
 def normalise(text: str) -> str:

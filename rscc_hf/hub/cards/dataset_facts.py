@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from rscc_hf.data.captions import normalise
+from rscc_hf.data.catalog import KnownData, known_data
 from rscc_hf.data.schema import UNKNOWN_SOURCE
 from rscc_hf.errors import InputError
-from rscc_hf.hub.cards.known import KnownData, known_data
 from rscc_hf.synthetic.dataset import SOURCE
 
 _BATCH = 2000  # rows of text read at a time

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rscc_hf.data.catalog import KnownData, known_data
 from rscc_hf.errors import InputError
 from rscc_hf.formats.recipes import read_settings
 from rscc_hf.formats.records import Conversion, Evaluation
 from rscc_hf.formats.training import LogLine, TrainingSummary, read_log
-from rscc_hf.hub.cards.known import SYSTEMS, KnownData, System, known_data
 from rscc_hf.hub.cards.rendering import hub_id, last_part
 from rscc_hf.hub.cards.results import read_evaluations
+from rscc_hf.hub.cards.systems import SYSTEMS, System
 from rscc_hf.text import json_object
 
 # Largest header of a safetensors file, as the format's own readers limit it.

@@ -1,9 +1,9 @@
 """What a model cannot do, or cannot be said to do: sentences that follow from the facts about it."""
 
+from rscc_hf.data.catalog import known_data
 from rscc_hf.evaluation.scores import TITLES
 from rscc_hf.formats.records import Evaluation
 from rscc_hf.hub.cards.facts import ModelFacts
-from rscc_hf.hub.cards.known import known_data
 from rscc_hf.hub.cards.rendering import last_part, plain
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from rscc_hf.data.catalog import known_data
 from rscc_hf.evaluation.scores import SCORES
 from rscc_hf.formats.cards import is_ours, own_text
 from rscc_hf.formats.records import Conversion, Evaluation
 from rscc_hf.hub.cards.facts import ModelFacts, read_model_facts
-from rscc_hf.hub.cards.known import known_data
 from rscc_hf.hub.cards.limits import limits_of
 from rscc_hf.hub.cards.model_tables import evaluation_table, properties_of, training_section
 from rscc_hf.hub.cards.rendering import as_model_card, earlier_metadata, plain, read_card, render, write_card
