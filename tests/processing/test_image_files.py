@@ -241,9 +241,9 @@ def test_lists_of_pairs_in_any_form(processor, tmp_path):
     for form, words in (
         (table, "is a DataFrame; give a list of pairs"),
         ({"before": before}, "is a dict; give a list"),
-        ({before[0], after[0]}, "is a set: give a list"),
+        ({before[0], after[0]}, "is a set; give a list"),
         (table.before.iloc[:1], "must be a list of pairs"),
-        (before[0], "is a str: give a list"),
+        (before[0], "is a str; give a list"),
         (itertools.repeat(IMAGE, 3), "must be a list of pairs"),
         (7, "is a int"),
     ):

@@ -278,7 +278,7 @@ def test_mistakes_are_one_sentence(pairs, start, tmp_path):
         train_ccexpert(stage_recipe(pairs, start, tmp_path, size="7b"))
     with pytest.raises(RecipeError, match="trained_parts has 'encoder': there are vision_tower, integration"):
         stage_recipe(pairs, start, tmp_path, trained_parts=["encoder"])
-    with pytest.raises(ValueError, match=r"pair 'pair-\d+' has no change_mask: the recipe needs one"):
+    with pytest.raises(ValueError, match=r"pair 'pair-\d+' has no change_mask, which the recipe needs; give one"):
         train_ccexpert(stage_recipe(pairs, start, tmp_path, change_mask_loss=1.0))
     with pytest.raises(SystemExit) as caught:
         stage1.main(["--learnin_rate", "1"])
