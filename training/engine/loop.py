@@ -23,22 +23,21 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object, set_seed
 
-from rscc_hf.errors import InputError, RecipeError, TrainingError
+from rscc_hf.errors import InputError, TrainingError
 from rscc_hf.formats.training import LogLine
 from rscc_hf.progress import Work, progress
 from rscc_hf.training.engine import checkpoints
 from rscc_hf.training.engine.backend import Backend
 from rscc_hf.training.engine.batches import Window
-from rscc_hf.training.engine.identity import check_identity
 from rscc_hf.training.engine.optimisation import (
     build_optimizer,
     build_schedule,
     decay_learning_rate,
     log_name,
-    warmup_length,
 )
 from rscc_hf.training.engine.processes import open_backend
-from rscc_hf.training.engine.recipe import LoopRecipe, limit_passed, steps_of_run
+from rscc_hf.training.engine.recipe import LoopRecipe, steps_of_run
+from rscc_hf.training.engine.resuming import check_identity, check_position
 from rscc_hf.training.engine.run_folder import RunFolder
 from rscc_hf.training.engine.safeguards import (
     first_not_finite,
@@ -175,7 +174,7 @@ class _Loop:
         self.watch = Stopwatch()
 
         self.source = task.batches(accelerator.process_index, self.processes, accumulation)
-        self.total_steps = self._total_steps(recipe.max_steps, recipe.max_epochs)
+        self.total_steps = steps_of_run(recipe.max_steps, recipe.max_epochs, self.source.steps_per_epoch)
         require_finite_start(task.model)
         self.saved = None if checkpoint is None else checkpoints.read_state(checkpoint)
         keeps = recipe.save_unit != "never" or checkpoint is not None
@@ -357,28 +356,7 @@ class _Loop:
     def _restore(self, checkpoint: Path) -> None:
         saved = self.saved
         assert saved is not None
-        if saved["steps_per_epoch"] != self.source.steps_per_epoch:
-            raise checkpoints.CheckpointError(
-                f"{checkpoint} was trained on other data: an epoch had {saved['steps_per_epoch']} steps and has "
-                f"{self.source.steps_per_epoch} now; give the same data, or another output_dir."
-            )
-        old = saved["recipe"]
-        begun = saved["epoch"] + any(position is not None for position in saved["positions"])
-        passed = limit_passed(self.recipe, saved["step"], begun)
-        if passed is not None:
-            raise RecipeError(
-                f"{passed} is {getattr(self.recipe, passed)}, and {checkpoint} is past that (step {saved['step']}, "
-                f"epoch {begun}): raise it, continue an earlier checkpoint (resume), or start a new run in another "
-                "output_dir."
-            )
-        was = warmup_length(self.recipe, self._total_steps(old.get("max_steps"), old.get("max_epochs")))
-        now = warmup_length(self.recipe, self.total_steps)
-        if was != now:  # only where the schedule is constant may the number of steps differ at all
-            raise RecipeError(
-                f"warmup_ratio {self.recipe.warmup_ratio} makes {now} steps of warm-up of a run of {self.total_steps} "
-                f"steps, and made {was} in {checkpoint}: leave max_steps and max_epochs as they were, or start a new "
-                "run in another output_dir."
-            )
+        check_position(checkpoint, saved, self.recipe, self.source.steps_per_epoch)
         states = checkpoints.load_optimizer_state(checkpoint)
         by_name = "state" in states["optimizer"] and any(isinstance(key, str) for key in states["optimizer"]["state"])
         if by_name != self.backend.by_name:
@@ -400,9 +378,6 @@ class _Loop:
         if self.checkpoint is None or not self._finished() or not self.folder.owns_end(self.checkpoint):
             return None
         return checkpoints.read_ending(self.checkpoint)
-
-    def _total_steps(self, max_steps: int | None, max_epochs: int | None) -> int | None:
-        return steps_of_run(max_steps, max_epochs, self.source.steps_per_epoch)
 
     def _finished(self) -> bool:
         recipe, state = self.recipe, self.state

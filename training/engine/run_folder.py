@@ -29,7 +29,8 @@ from rscc_hf.errors import RecipeError, TrainingError
 from rscc_hf.files import digest_file, exclusive, refuse_input_as_output, write_text
 from rscc_hf.formats.training import LogLine
 from rscc_hf.training.engine import checkpoints, run_files
-from rscc_hf.training.engine.recipe import LoopRecipe, recipe_to_yaml, trajectory_difference, with_later_keys
+from rscc_hf.training.engine.recipe import LoopRecipe, recipe_to_yaml
+from rscc_hf.training.engine.resuming import check_recipe
 from rscc_hf.training.engine.run_files import CHECKPOINTS, LAST, TRACKER
 from rscc_hf.training.engine.workers import portable
 
@@ -103,7 +104,7 @@ class RunFolder:
         self._finish_model()
         checkpoint = self._checkpoint_to_continue()
         if checkpoint is not None:
-            self._check_recipe(checkpoint)
+            check_recipe(checkpoint, self.recipe)
         return checkpoint
 
     def _refuse_inputs(self) -> None:
@@ -150,20 +151,6 @@ class RunFolder:
                 "resume=auto, or choose another output_dir."
             )
         return chosen
-
-    def _check_recipe(self, checkpoint: Path) -> None:
-        state = checkpoints.read_state(checkpoint)
-        old = with_later_keys(state["recipe"])
-        key = trajectory_difference(old, self.recipe, state.get("identity") or {})
-        if key is not None:
-            new = getattr(self.recipe, key, None)
-            why = ""
-            if key in ("max_steps", "max_epochs"):
-                why = f", which schedule {self.recipe.schedule} reckons with"
-            raise RecipeError(
-                f"{key} is {new!r} in the recipe and was {old.get(key)!r} in {checkpoint}{why}: "
-                "continue with the same value, or start a new run in another output_dir."
-            )
 
     def _is_beside_own(self, checkpoint: Path) -> bool:
         """Whether it lies among the checkpoints of the folder, as one of these or as a copy that the user made."""
