@@ -24,7 +24,7 @@ _SINGLE = {"mixed_precision": "no", "muon_dtype": "float32"}
 
 
 def settle(recipe: R, state: PartialState, mixed_precision: str | None = None) -> R:
-    """The recipe with `mixed_precision` and, with muon, `muon_dtype` as the run has them; every process must call it.
+    """Settle `mixed_precision` and, with muon, `muon_dtype` of a recipe; every process must call it.
 
     What is auto becomes, first of these: what the checkpoint that the run continues has; `mixed_precision`; what a
     trial on the first process's device shows to be quicker. fp16 is never chosen.
@@ -56,7 +56,7 @@ def settle(recipe: R, state: PartialState, mixed_precision: str | None = None) -
 
 
 def _choose(recipe: LoopRecipe, state: PartialState, existing: str | None) -> tuple[dict[str, Any], str, str]:
-    """The values; what to log, what to warn of (empty: nothing)."""
+    """Return the values, what to log and what to warn of (empty: nothing)."""
     asked: dict[str, str] = {"mixed_precision": recipe.mixed_precision}
     if recipe.optimizer == "muon":
         asked["muon_dtype"] = recipe.muon_dtype
@@ -81,7 +81,7 @@ def _choose(recipe: LoopRecipe, state: PartialState, existing: str | None) -> tu
 
 
 def _told(reasons: list[tuple[str, str]]) -> str:
-    """One line; a reason that several share is given once."""
+    """Put the reasons into one line; one that several share is given once."""
     grouped: dict[str, list[str]] = {}
     for what, reason in reasons:
         grouped.setdefault(reason, []).append(what)
@@ -89,7 +89,7 @@ def _told(reasons: list[tuple[str, str]]) -> str:
 
 
 def _warning(values: dict[str, Any], state: PartialState, continued: Path | None) -> str:
-    """What asks for bfloat16 where float32 is quicker, and the remedy."""
+    """Return what asks for bfloat16 where float32 is quicker, and the remedy."""
     low = [key for key, value in values.items() if value == _LOW[key]]
     if not low:
         return ""
@@ -106,7 +106,7 @@ def _warning(values: dict[str, Any], state: PartialState, continued: Path | None
 
 
 def _kept(recipe: LoopRecipe) -> tuple[Path | None, dict[str, object]]:
-    """The checkpoint that the run continues, and its recipe; (None, {}) for a new run.
+    """Return the checkpoint that the run continues, and its recipe; (None, {}) for a new run.
 
     Which checkpoint it is, and whether it fits, is for `RunFolder`; all of a run have one precision.
     """

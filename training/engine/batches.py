@@ -34,15 +34,15 @@ class BatchSource(Protocol):
     """Optimiser steps an epoch; None where only the end of the data tells (streams)."""
 
     def epoch(self, epoch: int, position: Any | None) -> Iterator[Window]:
-        """The windows of an epoch from a position on; None: from its start."""
+        """Return the windows of an epoch from a position on; None: from its start."""
         ...
 
     def position_from(self, positions: list[Any]) -> Any:
-        """This process's position in a checkpoint that holds those of every process."""
+        """Return this process's position in a checkpoint that holds those of every process."""
         ...
 
     def filler(self) -> Batch:
-        """Any batch, for a process that has no data left while others have: it runs with weight zero."""
+        """Return any batch, for a process that has no data left while others have: it runs with weight zero."""
         ...
 
 
@@ -52,7 +52,7 @@ class IndexedSamples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, keys: Sequence[Key]) -> Batch:
-        """The micro-batch of these samples; it must depend on nothing but the keys and the recipe."""
+        """Return the micro-batch of these samples; it must depend on nothing but the keys and the recipe."""
         ...
 
 
@@ -69,7 +69,7 @@ class IndexedBatches:
         num_workers: Worker processes that prepare micro-batches.
 
     Raises:
-        ValueError: There are no samples.
+        InputError: There are no samples.
     """
 
     def __init__(
@@ -96,11 +96,11 @@ class IndexedBatches:
         self.steps_per_epoch: int | None = -(-len(samples) // self.global_batch_size)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The permutation of an epoch: (samples,) int64."""
+        """Return the permutation of an epoch: (samples,) int64."""
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))
 
     def keys_of_step(self, order: np.ndarray, epoch: int, step: int) -> list[list[Key]]:
-        """The micro-batches of this process in one step; those that would be empty are left out."""
+        """Return the micro-batches of this process in one step; those that would be empty are left out."""
         first = step * self.global_batch_size
         batch = order[first : first + self.global_batch_size]
         size = self.per_device_batch_size

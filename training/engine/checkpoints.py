@@ -48,7 +48,7 @@ class Digests:
         self._known: dict[tuple[int, ...], str] = {}
 
     def __call__(self, path: Path) -> str:
-        """As `digest_file`."""
+        """Return what `digest_file` does."""
         seen = path.stat()
         stamp = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
         if stamp not in self._known:
@@ -66,7 +66,7 @@ def write_checkpoint(
     best: Mapping[str, Path] | None = None,
     digest: Callable[[Path], str] = digest_file,
 ) -> Path:
-    """Writes `folder/step-XXXXXXXX` beside its final name, flushes it to disk, and renames it.
+    """Write `folder/step-XXXXXXXX` beside its final name, flush it to disk, and rename it.
 
     A process killed at any moment leaves either no folder of that name or a complete one.
 
@@ -116,12 +116,12 @@ def write_checkpoint(
 
 
 def name_of(step: int) -> str:
-    """The name of a step's checkpoint."""
+    """Return the name of a step's checkpoint."""
     return f"step-{step:08d}"
 
 
 def steps_in(folder: Path) -> dict[int, Path]:
-    """The checkpoints of a folder by their steps, complete or not, the first step first."""
+    """Return the checkpoints of a folder by their steps, complete or not, the first step first."""
     found = {}
     for path in folder.glob("step-*"):
         match = re.fullmatch(r"step-(\d{8,})", path.name, re.ASCII)
@@ -131,12 +131,12 @@ def steps_in(folder: Path) -> dict[int, Path]:
 
 
 def replaced_in(folder: Path) -> list[Path]:
-    """Checkpoints whose place a new one of their step was about to take when the process was killed; see `recover`."""
+    """Return the checkpoints whose place new ones of their steps were about to take at a kill; see `recover`."""
     return _left(folder, _REPLACED)
 
 
 def place_file(source: Path, target: Path) -> None:
-    """Puts a file's content at `target`, at once: as a hard link if it is large and the system can, or a copy."""
+    """Put a file's content at `target`, at once: as a hard link if it is large and the system can, or a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     part.unlink(missing_ok=True)
@@ -150,7 +150,7 @@ def place_file(source: Path, target: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Makes sure that a file's content, or a folder's list of names, is on the disk."""
+    """Make sure that a file's content, or a folder's list of names, is on the disk."""
     if os.name == "nt" and path.is_dir():
         return  # Windows opens no folders
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
@@ -161,14 +161,14 @@ def flush(path: Path) -> None:
 
 
 def flush_all(folder: Path) -> None:
-    """`flush` for all that a folder holds, and then the folder."""
+    """Flush all that a folder holds, and then the folder."""
     for path in sorted(folder.rglob("*"), reverse=True):
         flush(path)
     flush(folder)
 
 
 def recover(folder: Path) -> None:
-    """Clears what a killed process left in the run's `checkpoints` folder."""
+    """Clear what a killed process left in the run's `checkpoints` folder."""
     for path in _left(folder, _REPLACED):
         final = folder / path.name.removeprefix(_REPLACED)
         if final.exists():
@@ -180,13 +180,13 @@ def recover(folder: Path) -> None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Deletes all but the `keep` newest checkpoints."""
+    """Delete all but the `keep` newest checkpoints."""
     for path in list(steps_in(folder).values())[:-keep]:
         shutil.rmtree(path)
 
 
 def drop_after(folder: Path, step: int) -> list[str]:
-    """Deletes the checkpoints of later steps, which a run that goes back leaves; their names."""
+    """Delete the checkpoints of later steps, which a run that goes back leaves; return their names."""
     later = [path for number, path in steps_in(folder).items() if number > step]
     for path in later:
         shutil.rmtree(path)
@@ -194,7 +194,7 @@ def drop_after(folder: Path, step: int) -> list[str]:
 
 
 def remove_all(folder: Path) -> None:
-    """Deletes all checkpoints, what killed processes left of some, and the folder if nothing else is in it."""
+    """Delete all checkpoints, what killed processes left of some, and the folder if nothing else is in it."""
     for path in [*steps_in(folder).values(), *_left(folder, _REPLACED), *_left(folder, _PARTIAL)]:
         shutil.rmtree(path)
     if folder.is_dir() and not any(folder.iterdir()):
@@ -202,7 +202,7 @@ def remove_all(folder: Path) -> None:
 
 
 def newest_complete(folder: Path, digest: Callable[[Path], str] = digest_file) -> Path | None:
-    """The checkpoint of the highest step that has all its files as they were written; None: there is none.
+    """Return the checkpoint of the highest step that has all its files as they were written; None: there is none.
 
     Where the best model is damaged in each of them, the newest that lacks nothing else: training can go on from it.
     """
@@ -223,7 +223,7 @@ def newest_complete(folder: Path, digest: Callable[[Path], str] = digest_file) -
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The JSON part of a checkpoint, after a look at the sizes of its files, but for the best model's.
+    """Return the JSON part of a checkpoint, after a look at the sizes of its files, but for the best model's.
 
     Raises:
         CheckpointError: Something is missing or cut off.
@@ -248,7 +248,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def verify(checkpoint: Path) -> dict[str, Any]:
-    """As `read_state`, after a look at the contents of the files (of those written before digests were kept: none).
+    """Read the state after a look at the contents of the files (of those written before digests were kept: none).
 
     The best model, which a run can do without, is left to `damaged_best`.
 
@@ -267,7 +267,7 @@ def verify(checkpoint: Path) -> dict[str, Any]:
 
 
 def damaged_best(checkpoint: Path, state: dict[str, Any], digest: Callable[[Path], str] = digest_file) -> str | None:
-    """The first file of a checkpoint's best model that is missing or not as it was written; None: there is none."""
+    """Return the first file of a checkpoint's best model that is missing or changed; None: there is none."""
     for path, sha256 in best_files(checkpoint, state).values():
         name = path.relative_to(checkpoint).as_posix()
         if not _has_size(path, _size(state["files"][name])) or digest(path) != sha256:
@@ -276,13 +276,13 @@ def damaged_best(checkpoint: Path, state: dict[str, Any], digest: Callable[[Path
 
 
 def best_files(checkpoint: Path, state: dict[str, Any]) -> dict[str, tuple[Path, str]]:
-    """The best model's files that a checkpoint of this state has, by their names, each with its digest."""
+    """Return the best model's files that a checkpoint of this state has, by their names, each with its digest."""
     inner = {name.removeprefix(f"{BEST}/"): name for name in state["files"] if name.startswith(f"{BEST}/")}
     return {short: (checkpoint / name, state["files"][name]["sha256"]) for short, name in inner.items()}
 
 
 def write_ending(checkpoint: Path, ending: dict[str, Any]) -> None:
-    """Notes the state in which a run ended, after all else was written; makes no checkpoint where there is none."""
+    """Note the state in which a run ended, after all else was written; make no checkpoint where there is none."""
     if not checkpoint.is_dir():
         logger.warning("%s was deleted meanwhile: the run cannot be continued from its end.", checkpoint)
         return
@@ -290,7 +290,7 @@ def write_ending(checkpoint: Path, ending: dict[str, Any]) -> None:
 
 
 def read_ending(checkpoint: Path) -> dict[str, Any] | None:
-    """What `write_ending` wrote; None: the run did not end there, or has gone on since."""
+    """Return what `write_ending` wrote; None: the run did not end there, or has gone on since."""
     try:
         return json.loads((checkpoint / ENDING).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
@@ -298,7 +298,7 @@ def read_ending(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
-    """Loads the weights into the bare model.
+    """Load the weights into the bare model.
 
     Raises:
         CheckpointError: A tensor is missing, unexpected or of another shape, or the file is damaged.
@@ -312,7 +312,7 @@ def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
 
 
 def load_optimizer_state(checkpoint: Path) -> dict[str, Any]:
-    """Optimiser, schedule and scaler of a checkpoint, tensors on the CPU.
+    """Read the states of optimiser, schedule and scaler, tensors on the CPU.
 
     Raises:
         CheckpointError: The file is damaged.
@@ -332,7 +332,7 @@ def _described(path: Path, digest: str) -> dict[str, Any]:
 
 
 def _size(described: Any) -> int:
-    """The size of a file as `state.json` has it; before digests were kept it had that alone."""
+    """Return the size of a file as `state.json` has it; before digests were kept it had that alone."""
     return int(described["size"] if isinstance(described, dict) else described)
 
 

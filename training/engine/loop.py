@@ -95,7 +95,7 @@ def train(
     on_step: OnStep | None = None,
     on_evaluation: OnEvaluation | None = None,
 ) -> TrainingResult[R]:
-    """Trains, or goes on training, until the recipe says stop.
+    """Train, or go on training, until the recipe says stop.
 
     Args:
         recipe: The settings.
@@ -110,7 +110,7 @@ def train(
         CheckpointError: The checkpoint to continue cannot be used, or is of other data or another start.
         TrainingError: The loss or the weights are no longer finite, or memory or disk are full.
         KeyboardInterrupt: With words about how to go on.
-        ValueError: Another run is writing output_dir.
+        InputError: Another run is writing output_dir.
     """
     threads = torch.get_num_threads()
     if recipe.torch_threads is not None:
@@ -144,7 +144,7 @@ def train(
 
 
 def _shown(recipe: LoopRecipe, accelerator: Accelerator) -> AbstractContextManager[Work]:
-    """Says how far the run is: the main process alone, and where the recipe wants it."""
+    """Say how far the run is: the main process alone, and where the recipe wants it."""
     if recipe.progress_bar and accelerator.is_main_process:
         heard = logger.isEnabledFor(logging.INFO) and logger.hasHandlers()  # not in a notebook, where nobody set it up
         return progress("preparing", unit="steps", say=logger.info if heard else None)
@@ -239,7 +239,7 @@ class _Loop:
                 self._evaluate_or_save("epochs", state.epoch)
 
     def _epoch(self) -> bool:
-        """Trains to the end of the epoch (True) or of the run (False)."""
+        """Train to the end of the epoch (True) or of the run (False)."""
         windows: Iterator[Window] = iter(self.source.epoch(self.state.epoch, self.position))
         while not self._finished():
             window = next(windows, Window([], self.position))
@@ -261,7 +261,7 @@ class _Loop:
         return self._epoch_is_over(windows)
 
     def _epoch_is_over(self, windows: Iterator[Window]) -> bool:
-        """Whether the epoch ends where the run does; what is read to tell is not needed, and may be damaged."""
+        """Return whether the epoch ends where the run does; what is read to tell is not needed, and may be damaged."""
         if self.source.steps_per_epoch is not None:
             return self.position == self.source.steps_per_epoch
         try:
@@ -313,7 +313,7 @@ class _Loop:
             self.on_evaluation(scores)
 
     def _require_finite(self) -> None:
-        """Raises, in every process, where the weights are no numbers any more, so that they are saved nowhere."""
+        """Raise, in every process, where the weights are no numbers any more, so that they are saved nowhere."""
         if self.finite_step == self.state.step:
             return
         name = first_not_finite(self.backend.own_tensors())
@@ -327,7 +327,7 @@ class _Loop:
         self.finite_step = self.state.step
 
     def _require_room(self) -> None:
-        """Raises where the disk has no room for a model and, if any are written, a checkpoint."""
+        """Raise where the disk has no room for a model and, if any are written, a checkpoint."""
         if not self._finished():
             require_room(self.folder.path, self.task, self.recipe.save_unit != "never", self.recipe.overwrite)
 
@@ -374,7 +374,7 @@ class _Loop:
             logger.info("continuing %s at step %d", checkpoint, self.state.step)
 
     def _ending(self) -> dict[str, Any] | None:
-        """The state in which the run ended where it stands; None: it goes on, or its end was not reached."""
+        """Return the state in which the run ended where it stands; None: it goes on, or its end was not reached."""
         if self.checkpoint is None or not self._finished() or not self.folder.owns_end(self.checkpoint):
             return None
         return checkpoints.read_ending(self.checkpoint)

@@ -33,7 +33,7 @@ class MuonIn(Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; see `torch.optim.Optimizer`."""
+        """Take a step; see `torch.optim.Optimizer`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -60,7 +60,7 @@ def orthogonal(
     steps: int,
     eps: float,
 ) -> torch.Tensor:
-    """The matrix with singular values near 1 (0.7 to 1.2), by the Newton-Schulz iterations of torch's Muon.
+    """Return the matrix with singular values near 1 (0.7 to 1.2), by the Newton-Schulz iterations of torch's Muon.
 
     Args:
         matrix: (m, n).
@@ -116,7 +116,7 @@ class MuonWithAdamW(Optimizer):
             member.state = self.state
 
     def step(self, closure: Any = None) -> Any:
-        """One step of both; see `torch.optim.Optimizer`."""
+        """Take a step of both; see `torch.optim.Optimizer`."""
         loss = None if closure is None else closure()
         for _, member in self.members:
             member.step()
@@ -129,7 +129,7 @@ class MuonWithAdamW(Optimizer):
 
 
 def build_optimizer(parts: Sequence[Part], recipe: LoopRecipe, model: torch.nn.Module) -> Optimizer:
-    """Adam (weight decay, if any, is L2), AdamW, or Muon with AdamW; one to three groups a part, named after it.
+    """Make Adam (weight decay, if any, is L2), AdamW, or Muon with AdamW; a part has one to three groups of its name.
 
     With weight decay, vectors (biases, norms, single embeddings) get a group without. With muon, the weights of
     linear layers get a group of Muon's; embeddings, the output projection and kernels stay with AdamW, as Muon's
@@ -142,7 +142,7 @@ def build_optimizer(parts: Sequence[Part], recipe: LoopRecipe, model: torch.nn.M
         model: The bare model, asked which parameters are weights of linear layers.
 
     Raises:
-        ValueError: Nothing is left to train, or a parameter is in two parts.
+        InputError: Nothing is left to train.
     """
     hidden = hidden_matrices(model) if recipe.optimizer == "muon" else frozenset()
     groups: list[dict[str, Any]] = []
@@ -164,12 +164,12 @@ def build_optimizer(parts: Sequence[Part], recipe: LoopRecipe, model: torch.nn.M
 
 
 def log_name(group: dict[str, Any]) -> str:
-    """What a group of `build_optimizer` is called in logs: its part, with `/muon` for Muon's share of it."""
+    """Return what a group of `build_optimizer` is called in logs: its part, with `/muon` for Muon's share of it."""
     return f"{group['name']}/muon" if group["muon"] else str(group["name"])
 
 
 def hidden_matrices(model: torch.nn.Module) -> frozenset[int]:
-    """Ids of the weights of linear layers, but for the one that gives the output."""
+    """Return the ids of the weights of linear layers, but for the one that gives the output."""
     output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     return frozenset(
         id(layer.weight) for layer in model.modules() if isinstance(layer, torch.nn.Linear) and layer is not output
@@ -183,7 +183,7 @@ def warmup_length(recipe: LoopRecipe, total_steps: int | None) -> int:
 
 
 def build_schedule(optimizer: Optimizer, recipe: LoopRecipe, total_steps: int | None) -> LRScheduler:
-    """The recipe's schedule, stepped once an optimiser step.
+    """Return the recipe's schedule, stepped once an optimiser step.
 
     Args:
         optimizer: Its groups' learning rates are the peaks.
@@ -215,7 +215,7 @@ def build_schedule(optimizer: Optimizer, recipe: LoopRecipe, total_steps: int | 
 
 
 def decay_learning_rate(optimizer: Optimizer, schedule: LRScheduler, names: set[str], factor: float) -> None:
-    """Multiplies the peak, and so every later learning rate, of the named parts' groups."""
+    """Multiply the peak, and so every later learning rate, of the named parts' groups."""
     for number, group in enumerate(optimizer.param_groups):
         if group["name"] in names:
             for key in ("lr", "initial_lr", "max_lr", "min_lr"):  # the last two are OneCycleLR's
@@ -225,7 +225,7 @@ def decay_learning_rate(optimizer: Optimizer, schedule: LRScheduler, names: set[
 
 
 def limit_gradients(parts: Sequence[Part], max_norm: float | None) -> None:
-    """Clamps each part's gradients element by element, then the norm of all of them."""
+    """Clamp each part's gradients element by element, then the norm of all of them."""
     for part in parts:
         if part.clamp is not None:
             torch.nn.utils.clip_grad_value_(part.parameters, part.clamp)

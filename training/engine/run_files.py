@@ -53,12 +53,12 @@ class Record:
     start: str | None = None
 
     def write(self, folder: Path) -> None:
-        """Writes it into the folder of the run."""
+        """Write it into the folder of the run."""
         write_text(folder / RECORD, json.dumps({"about": "what training wrote here", **asdict(self)}, indent=1))
 
 
 def read_record(folder: Path) -> Record:
-    """The record of a folder, with what was deleted since; of an older version's folder a reckoned one."""
+    """Return the record of a folder, with what was deleted since; of an older version's folder a reckoned one."""
     try:
         content: Any = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         record = Record(dict(content["model"]), dict(content["last"]), content["start"])
@@ -72,23 +72,23 @@ def read_record(folder: Path) -> Record:
 
 
 def is_of_a_run(folder: Path) -> bool:
-    """Whether a run wrote into the folder, which a `recipe.yaml` alone, perhaps the user's, does not show."""
+    """Return whether a run wrote into the folder, which a `recipe.yaml` alone, perhaps the user's, does not show."""
     marks = (folder / RECORD, folder / LogLine.NAME)
     return any(path.is_file() for path in marks) or bool(checkpoints.steps_in(folder / CHECKPOINTS))
 
 
 def is_there(folder: Path, names: Iterable[str]) -> bool:
-    """Whether any of a record's files still lies in the folder."""
+    """Return whether any of a record's files still lies in the folder."""
     return any((folder / name).is_file() for name in names)
 
 
 def is_whole(folder: Path, names: Collection[str]) -> bool:
-    """Whether there is a model: a record's files, none of which was deleted."""
+    """Return whether there is a model: a record's files, none of which was deleted."""
     return bool(names) and all((folder / name).is_file() for name in names)
 
 
 def check_places(folder: Path, record: Record, recipe: LoopRecipe) -> None:
-    """Looks whether a run can write its files and folders, before it has trained for hours.
+    """Look whether a run can write its files and folders, before it has trained for hours.
 
     Raises:
         RecipeError: A file lies where a folder will be written, or a folder where a file will; or a folder is closed.
@@ -117,7 +117,7 @@ def check_places(folder: Path, record: Record, recipe: LoopRecipe) -> None:
 
 
 def refuse_foreign(folder: Path, record: Record, recipe: LoopRecipe) -> None:
-    """Looks for what no run wrote and this one would write over.
+    """Look for what no run wrote and this one would write over.
 
     Raises:
         RecipeError: There are weights, or a recipe with other settings.
@@ -138,7 +138,7 @@ def refuse_foreign(folder: Path, record: Record, recipe: LoopRecipe) -> None:
 
 
 def says_the_same(path: Path, recipe: LoopRecipe) -> bool:
-    """Whether a recipe's file leads to the weights that `recipe` leads to, where it says `auto` also chosen by it."""
+    """Return whether a recipe's file leads to the weights of `recipe`, where it says `auto` also chosen by it."""
     try:
         theirs = asdict(read_recipe(type(recipe), path))
     except RecipeError:
@@ -148,7 +148,7 @@ def says_the_same(path: Path, recipe: LoopRecipe) -> bool:
 
 
 def write_recipe(folder: Path, recipe: LoopRecipe) -> None:
-    """Writes the resolved recipe; one by hand that says the same, with its comments, stays as it is."""
+    """Write the resolved recipe; one by hand that says the same, with its comments, stays as it is."""
     path = folder / RECIPE
     if says_the_same(path, recipe):
         text = path.read_text(encoding="utf-8")
@@ -158,7 +158,7 @@ def write_recipe(folder: Path, recipe: LoopRecipe) -> None:
 
 
 def known_lines(log: Path, state: dict[str, Any]) -> str:
-    """The lines of a log that a checkpoint of this state knows of."""
+    """Return the lines of a log that a checkpoint of this state knows of."""
     evaluated = {entry["step"] for entry in state["history"]}
     kept = []
     for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
@@ -172,7 +172,7 @@ def known_lines(log: Path, state: dict[str, Any]) -> str:
 
 
 def remove_run(folder: Path, events: Iterable[str]) -> None:
-    """Empties a folder of all that runs wrote into it, but for recipe and record, which the next one replaces.
+    """Empty a folder of all that runs wrote into it, but for recipe and record, which the next one replaces.
 
     Args:
         folder: Of the run.
@@ -186,7 +186,7 @@ def remove_run(folder: Path, events: Iterable[str]) -> None:
 
 
 def remove_last(folder: Path, record: Record) -> None:
-    """Takes `last/` away, but for what is the user's in it."""
+    """Take `last/` away, but for what is the user's in it."""
     last = folder / LAST
     remove_files(last, record.last)
     if last.is_dir() and not any(last.iterdir()):
@@ -194,7 +194,7 @@ def remove_last(folder: Path, record: Record) -> None:
 
 
 def tracker_files(folder: Path) -> list[str]:
-    """The files that trackers wrote into the folder of a run, by their names in it."""
+    """Return the files that trackers wrote into the folder of a run, by their names in it."""
     tracker = folder / TRACKER
     if not tracker.is_dir() or tracker.is_symlink():
         return []
@@ -203,7 +203,7 @@ def tracker_files(folder: Path) -> list[str]:
 
 
 def remove_traces(folder: Path, events: Iterable[str]) -> None:
-    """Takes away the log, these files of a tracker, and models that a killed process left half-written."""
+    """Take away the log, these files of a tracker, and models that a killed process left half-written."""
     (folder / LogLine.NAME).unlink(missing_ok=True)
     for name in (PARTIAL_MODEL, COMPLETE_MODEL, COMPLETE_LAST):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -211,7 +211,7 @@ def remove_traces(folder: Path, events: Iterable[str]) -> None:
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:
-    """Deletes files by their names in a folder, where they are there, and folders that this leaves empty."""
+    """Delete files by their names in a folder, where they are there, and folders that this leaves empty."""
     for name in names:
         path = folder / name
         if not path.is_file() and not path.is_symlink():
@@ -232,5 +232,5 @@ def _model_files(folder: Path) -> dict[str, str]:
 
 
 def _is_within(name: str) -> bool:
-    """Whether a name of a record cannot lead out of the folder."""
+    """Return whether a name of a record cannot lead out of the folder."""
     return not Path(name).is_absolute() and ".." not in Path(name).parts

@@ -57,7 +57,7 @@ class RunFolder:
         self._made = self._begun = False
 
     def in_main(self, function: Callable[[], T]) -> T:
-        """What `function` gives in the main process, in every process; its errors, too, come up in all of them."""
+        """Call `function` in the main process, and return what it gives, or raise its error, in every process."""
         outcome: list[Any] = [None, None]
         if self.accelerator.is_main_process:
             try:
@@ -72,14 +72,14 @@ class RunFolder:
         return outcome[0]
 
     def open(self) -> Path | None:
-        """Takes hold of the folder, and finds the checkpoint to continue; None: a new run. Changes nothing.
+        """Take hold of the folder, and find the checkpoint to continue; None: a new run. Changes nothing.
 
         Raises:
             RecipeError: The folder cannot be made or written, is read by the recipe, holds what is the user's where
                 the run will write, or a run that the recipe would neither continue nor delete, or one that it would
                 continue with a key that led to other weights.
             CheckpointError: The checkpoint to continue is incomplete or damaged.
-            ValueError: Another run holds the folder.
+            InputError: Another run holds the folder.
         """
         return self.in_main(self._open)
 
@@ -108,7 +108,7 @@ class RunFolder:
         return checkpoint
 
     def _refuse_inputs(self) -> None:
-        """Raises where a run would write over what it reads."""
+        """Raise where a run would write over what it reads."""
         recipe = self.recipe
         named = {name: getattr(recipe, name) for name in sorted(recipe.path_keys - {"output_dir", "resume"})}
         there = {name: Path(where) for name, where in named.items() if where is not None and Path(where).exists()}
@@ -153,15 +153,15 @@ class RunFolder:
         return chosen
 
     def _is_beside_own(self, checkpoint: Path) -> bool:
-        """Whether it lies among the checkpoints of the folder, as one of these or as a copy that the user made."""
+        """Return whether it lies among the folder's checkpoints, as one of these or as a copy that the user made."""
         return checkpoint.resolve().parent == self.checkpoints.resolve()
 
     def is_own(self, checkpoint: Path, step: int) -> bool:
-        """Whether it is the folder's checkpoint of that step, and no copy."""
+        """Return whether it is the folder's checkpoint of that step, and no copy."""
         return self._is_beside_own(checkpoint) and checkpoint.resolve().name == checkpoints.name_of(step)
 
     def begin(self, checkpoint: Path | None, state: dict[str, Any] | None, ended: bool) -> None:
-        """Makes the folder ready to be written, now that all was found to be right; starts the tracker.
+        """Make the folder ready to be written, now that all was found to be right; start the tracker.
 
         Args:
             checkpoint: What the run goes on from; None: a new run.
@@ -214,12 +214,12 @@ class RunFolder:
             ) from error
 
     def _rewind(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        """Leaves of the log what the checkpoint knows; what comes after it will be written again."""
+        """Leave of the log what the checkpoint knows; what comes after it will be written again."""
         log = (self.path if self._is_beside_own(checkpoint) else checkpoint.resolve().parents[1]) / LogLine.NAME
         write_text(self.path / LogLine.NAME, run_files.known_lines(log, state))
 
     def _bring_best(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        """Puts the best model of the checkpoint at the top, where another one, or none, may lie by now."""
+        """Put the best model of the checkpoint at the top, where another one, or none, may lie by now."""
         files = checkpoints.best_files(checkpoint, state)
         digests = {name: digest for name, (_, digest) in files.items()}
         if not files:  # nothing was evaluated yet, or an older version wrote the checkpoint
@@ -238,14 +238,14 @@ class RunFolder:
         self._note_model(digests)
 
     def owns_end(self, checkpoint: Path) -> bool:
-        """Whether what the run left at its end, with this checkpoint the newest, still lies in the folder."""
+        """Return whether what the run left at its end, with this checkpoint the newest, still lies in the folder."""
         newest = next(reversed(checkpoints.steps_in(self.checkpoints)), None)
         whole = run_files.is_whole(self.path, self.record.model)
         whole = whole and (not self.record.last or run_files.is_whole(self.path / LAST, self.record.last))
         return whole and newest is not None and self.is_own(checkpoint, newest)
 
     def end(self, state: dict[str, Any]) -> None:
-        """Notes with the newest checkpoint in which state the run ended, after all else was written."""
+        """Note with the newest checkpoint in which state the run ended, after all else was written."""
         newest = self.checkpoints / checkpoints.name_of(state["step"])
         self.in_main(lambda: checkpoints.write_ending(newest, state))
 
@@ -258,7 +258,7 @@ class RunFolder:
         *,
         with_best: bool,
     ) -> None:
-        """Writes a checkpoint and deletes old ones.
+        """Write a checkpoint and delete old ones.
 
         Args:
             step: Optimiser steps done.
@@ -282,7 +282,7 @@ class RunFolder:
         self.in_main(write)
 
     def holds_model(self) -> bool:
-        """Whether the run's best model, with all its files, lies at the top, in every process."""
+        """Return whether the run's best model, with all its files, lies at the top, in every process."""
         return self.in_main(lambda: not self._best_lost and run_files.is_whole(self.path, self.record.model))
 
     def save_model(self, write_model: Callable[[Path], None]) -> None:
@@ -298,7 +298,7 @@ class RunFolder:
         self.in_main(lambda: self._write(write_model, run_files.COMPLETE_LAST))
 
     def drop_last(self) -> None:
-        """Removes the last model of an earlier end of the run, now that the best is the last."""
+        """Remove the last model of an earlier end of the run, now that the best is the last."""
         self.in_main(self._drop_last)
 
     def _drop_last(self) -> None:
@@ -326,7 +326,7 @@ class RunFolder:
         self._finish_model()
 
     def _finish_model(self) -> None:
-        """Moves a model that is whole to its place, also one that a killed process left on its way."""
+        """Move a model that is whole to its place, also one that a killed process left on its way."""
         for name, folder in ((run_files.COMPLETE_MODEL, self.path), (run_files.COMPLETE_LAST, self.path / LAST)):
             whole = self.path / name
             if not whole.is_dir():
@@ -370,7 +370,7 @@ class RunFolder:
         self.accelerator.log(numbers, step=line.step)
 
     def after_interrupt(self) -> str:
-        """How to go on after an interrupt, now."""
+        """Return how to go on after an interrupt, now."""
         if not self._begun:
             return "interrupted before training began: nothing was changed"
         return f"interrupted{self._how_to_go_on() or '; no checkpoint was written, from which it could go on'}"
@@ -384,7 +384,7 @@ class RunFolder:
         return f"; {command}{without} goes on from {newest[0].name}"
 
     def close(self) -> None:
-        """Closes the log and lets go of the folder; one that was made for a run that never began is removed."""
+        """Close the log and let go of the folder; remove one that was made for a run that never began."""
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -394,5 +394,5 @@ class RunFolder:
 
 
 def _flat(value: Any) -> Any:
-    """What TensorBoard takes as a setting."""
+    """Return what TensorBoard takes as a setting."""
     return value if isinstance(value, int | float | str | bool) else str(value)

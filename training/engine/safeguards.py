@@ -36,14 +36,14 @@ def saved_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def require_finite_start(model: torch.nn.Module) -> None:
-    """Raises a `RecipeError` where the weights to start from are no numbers."""
+    """Raise a `RecipeError` where the weights to start from are no numbers."""
     name = first_not_finite(saved_tensors(model))
     if name is not None:
         raise RecipeError(f"The weights to start from are not finite (first {name}): start from others.")
 
 
 def require_room(folder: Path, task: Task, with_checkpoint: bool, overwrite: bool) -> None:
-    """Raises where the disk has no room for what a run writes at the least.
+    """Raise where the disk has no room for what a run writes at the least.
 
     Args:
         folder: Of the run.
@@ -71,7 +71,7 @@ def require_room(folder: Path, task: Task, with_checkpoint: bool, overwrite: boo
 
 
 def _bytes_of_run(folder: Path) -> int:
-    """What deleting the run in a folder sets free; files that have a name elsewhere, too, stay."""
+    """Return what deleting the run in a folder sets free; files that have a name elsewhere, too, stay."""
     record = run_files.read_record(folder)
     files = [folder / name for name in record.model] + [folder / run_files.LAST / name for name in record.last]
     for path in checkpoints.steps_in(folder / "checkpoints").values():
@@ -85,12 +85,12 @@ def _bytes_of_run(folder: Path) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of the device, or the machine's, is full."""
+    """Return whether an error says that the memory of the device, or the machine's, is full."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def out_of_memory(error: BaseException) -> TrainingError:
-    """The error to raise then."""
+    """Return the error to raise then."""
     where = "device" if isinstance(error, torch.OutOfMemoryError) else "machine"
     return TrainingError(
         f"The memory of the {where} is full ({' '.join(str(error).split())[:200]}): lower per_device_batch_size "

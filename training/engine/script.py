@@ -13,7 +13,7 @@ _INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 
 
 def run_script(script: str, run: Callable[[], TrainingResult | None]) -> None:
-    """Runs a script; what the recipe, the data, the files or the machine do not allow ends it with one sentence.
+    """Run a script; what the recipe, the data, the files or the machine do not allow ends it with one sentence.
 
     Whatever else goes wrong is a fault of the program, and keeps its traceback.
 
@@ -42,7 +42,7 @@ def run_script(script: str, run: Callable[[], TrainingResult | None]) -> None:
 
 
 def one_sentence(error: BaseException) -> str:
-    """The words of an error in one line; of the system's errors the file and what was wrong with it."""
+    """Return the words of an error in one line; of the system's errors the file and what was wrong with it."""
     if isinstance(error, OSError) and error.strerror:
         return printable(f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.")
     return printable(str(error)) or type(error).__name__

@@ -12,22 +12,22 @@ class Stopwatch:
         self.start()
 
     def start(self, seconds: float = 0.0) -> None:
-        """Starts anew with so many seconds gone."""
+        """Start anew with so many seconds gone."""
         self._since = time.perf_counter() - seconds
 
     def seconds(self) -> float:
-        """Seconds since the last lap."""
+        """Return the seconds since the last lap."""
         return time.perf_counter() - self._since
 
     def lap(self) -> float:
-        """Seconds since the last lap; begins another."""
+        """Return the seconds since the last lap, and begin another."""
         seconds = self.seconds()
         self.start()
         return seconds
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What the block takes does not count."""
+        """Leave out the seconds that the block takes."""
         seconds = self.seconds()
         try:
             yield

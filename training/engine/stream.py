@@ -104,7 +104,7 @@ class StreamBatches:
         """See `BatchSource`.
 
         Raises:
-            ValueError: The checkpoint is of another number of processes, which read other parts of the stream.
+            InputError: The checkpoint is of another number of processes, which read other parts of the stream.
         """
         if len(positions) != self.processes:
             raise InputError(
@@ -119,7 +119,7 @@ class StreamBatches:
         return self.make_batch([Example(0, 0, 0, next(rows))])
 
     def _batches(self, epoch: int, position: list[int]) -> Iterator[tuple[Batch, list[int]]]:
-        """Micro-batches and the position after each, prepared ahead by threads where there are any."""
+        """Yield micro-batches and the position after each, prepared ahead by threads where there are any."""
         if self.num_workers == 0:
             for examples, after in self._micro_batches(epoch, position):
                 yield self.make_batch(examples), after
@@ -174,7 +174,7 @@ class StreamBatches:
                     yield Example(epoch, index, number, row), [place, number + 1]
 
     def _rows(self, shard: IterableDataset, epoch: int, index: int, start: int) -> Iterator[NumberedRow]:
-        """The rows of a shard from a number on, shuffled within blocks if the recipe says so."""
+        """Yield the rows of a shard from a number on, shuffled within blocks if the recipe says so."""
         size = self.shuffle_buffer
         if size == 0:
             yield from enumerate(shard.skip(start), start=start)

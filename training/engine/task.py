@@ -35,7 +35,7 @@ class Part:
 
 
 def bytes_of(model: torch.nn.Module) -> int:
-    """Bytes of a model's parameters and buffers."""
+    """Return the bytes of a model's parameters and buffers."""
     return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
 
 
@@ -51,11 +51,11 @@ class Task(ABC):
 
     @abstractmethod
     def parts(self) -> list[Part]:
-        """All that learns, each parameter once."""
+        """Return all that learns, each parameter once."""
 
     @abstractmethod
     def batches(self, process: int, processes: int, accumulation_steps: int) -> BatchSource:
-        """The training data as one of the processes sees it."""
+        """Return the training data as one of the processes sees it."""
 
     @abstractmethod
     def validate(self, backend: "Backend") -> dict[str, float]:
@@ -67,10 +67,10 @@ class Task(ABC):
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Writes model and processor as `from_pretrained` reads them; called in the main process only."""
+        """Write model and processor as `from_pretrained` reads them; called in the main process only."""
 
     def save_weights(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
-        """As `save`, of a model that the processes share out among them.
+        """Write, as `save` does, a model that the processes share out among them.
 
         Args:
             folder: See `save`.
@@ -82,18 +82,18 @@ class Task(ABC):
         raise RecipeError(f"{type(self).__name__} runs on one process or by DDP: use no FSDP or DeepSpeed.")
 
     def saved_bytes(self) -> int:
-        """Bytes of the weights that `save` writes; those of the whole model, unless a task writes less."""
+        """Return the bytes of the weights that `save` writes; those of the whole model, unless a task writes less."""
         return bytes_of(self.model)
 
     def identity(self) -> dict[str, str]:
-        """What a run must not change when it goes on, as digests: keys of the recipe, and "tokenizer".
+        """Return what a run must not change when it goes on, as digests: keys of the recipe, and "tokenizer".
 
         Called in the main process only, before the model has learnt anything.
         """
         return {}
 
     def loss(self, model: torch.nn.Module, batch: Batch, targets: int) -> torch.Tensor:
-        """Sum of the losses of a micro-batch over `targets`, the target tokens of the whole global batch.
+        """Return the sum of the losses of a micro-batch over `targets`, the target tokens of the whole global batch.
 
         Args:
             model: The model as prepared for distributed, mixed-precision training.
@@ -103,8 +103,8 @@ class Task(ABC):
         return model(**batch, num_items_in_batch=targets).loss
 
     def count_targets(self, batch: Batch) -> int:
-        """Target tokens of a micro-batch."""
+        """Return the target tokens of a micro-batch."""
         return int((batch["labels"] != -100).sum())
 
     def close(self) -> None:  # noqa: B027 (most tasks hold nothing)
-        """Ends what the task started (a scorer's process); called once, also after an error."""
+        """End what the task started (a scorer's process); called once, also after an error."""

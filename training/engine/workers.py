@@ -15,7 +15,7 @@ Batch = dict[str, torch.Tensor]
 
 
 def prepared(make: Callable[[Any], Batch], keys: Sequence[Any], num_workers: int = 0) -> Iterator[Batch]:
-    """`make(key)` for one key after the other.
+    """Yield `make(key)` for one key after the other.
 
     Args:
         make: Makes a whole batch. With workers it is pickled where the system starts processes anew (macOS, Windows,
@@ -75,7 +75,7 @@ class _Made(Dataset):
 
 
 def portable(error: Exception) -> Exception:
-    """The error, or, where another process could not make it again from its pickle, its words."""
+    """Return the error, or, where another process could not make it again from its pickle, its words."""
     try:
         pickle.dumps(error)
         copy.copy(error)  # makes it anew as unpickling does
@@ -87,5 +87,5 @@ def portable(error: Exception) -> Exception:
 
 
 def _whole(batch: Any) -> Any:
-    """For a `DataLoader` whose data set gives whole batches."""
+    """Return the one item that a `DataLoader` collates, since its data set gives whole batches."""
     return batch

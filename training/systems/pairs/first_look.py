@@ -30,7 +30,7 @@ _JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 def check_references(
     pair_ids: Sequence[str], references: Sequence[Sequence[str] | None], changed: Sequence[bool | None], where: str
 ) -> None:
-    """Refuses validation pairs that could not be scored.
+    """Refuse validation pairs that could not be scored.
 
     Args:
         pair_ids: Of all pairs.
@@ -39,7 +39,7 @@ def check_references(
         where: The data set's name, for errors.
 
     Raises:
-        ValueError: A pair has no captions, one that `evaluation` does not score, or no `changed`.
+        InputError: A pair has no captions, one that `evaluation` does not score, or no `changed`.
     """
     captionless, unmarked = Trouble(), Trouble()
     for pair_id, captions, moved in zip(pair_ids, references, changed, strict=True):
@@ -65,10 +65,10 @@ def check_references(
 
 
 def check_changed(pair_ids: Sequence[str], changed: Sequence[bool | None], where: str) -> None:
-    """Refuses training pairs that do not say whether they changed, where `unchanged_share` asks for it.
+    """Refuse training pairs that do not say whether they changed, where `unchanged_share` asks for it.
 
     Raises:
-        ValueError: `changed` is null; the sentence counts such pairs.
+        InputError: `changed` is null; the sentence counts such pairs.
     """
     unmarked = Trouble()
     for pair_id, moved in zip(pair_ids, changed, strict=True):
@@ -84,7 +84,7 @@ def check_changed(pair_ids: Sequence[str], changed: Sequence[bool | None], where
 def check_images(
     dataset: Dataset | IterableDataset, reader: PixelReader, where: str, accelerator: Accelerator
 ) -> None:
-    """Looks at the images and maps of training pairs that are not read into memory anyway.
+    """Look at the images and maps of training pairs that are not read into memory anyway.
 
     Args:
         dataset: The pairs.
@@ -93,7 +93,7 @@ def check_images(
         accelerator: Of the run; each process looks at its share, and all raise what one finds.
 
     Raises:
-        ValueError: An image, a map or a mask that the recipe needs is missing, or a file is damaged.
+        InputError: An image, a map or a mask that the recipe needs is missing, or a file is damaged.
     """
     if isinstance(dataset, IterableDataset):
         _raise_together(_unreadable([list(undecoded(dataset).take(1))], reader), 1, where, accelerator)
@@ -106,7 +106,7 @@ def check_images(
 
 
 def check_readable(dataset: Dataset, reader: PixelReader, where: str, accelerator: Accelerator) -> None:
-    """Reads all images and maps of validation pairs once; arguments and errors as of `check_images`."""
+    """Read all images and maps of validation pairs once; arguments and errors as of `check_images`."""
     rows = _share(len(dataset), accelerator)
     files = undecoded(_columns(dataset, reader))
     parts = ([files[row] for row in rows[start : start + _CHUNK]] for start in range(0, len(rows), _CHUNK))
@@ -114,19 +114,19 @@ def check_readable(dataset: Dataset, reader: PixelReader, where: str, accelerato
 
 
 def _share(count: int, accelerator: Accelerator) -> range:
-    """The rows that this process looks at: in one piece, which is sliced without a copy."""
+    """Return the rows that this process looks at: in one piece, which is sliced without a copy."""
     number, processes = accelerator.process_index, accelerator.num_processes
     return range(count * number // processes, count * (number + 1) // processes)
 
 
 def _columns(dataset: Dataset, reader: PixelReader) -> Dataset:
-    """The columns that a reader reads."""
+    """Return the columns that a reader reads."""
     names = ["pair_id", *IMAGES, *(MAPS if reader.maps else ()), *([MASK] if reader.masks else ())]
     return dataset.select_columns([name for name in names if name in dataset.column_names])
 
 
 def _suspicious(dataset: Dataset, reader: PixelReader, rows: range) -> Iterator[int]:
-    """The rows of which it is not plain that all images are there and whole."""
+    """Yield the rows of which it is not plain that all images are there and whole."""
     columns = _columns(dataset, reader).column_names
     optional = MAPS if reader.optional else ()
     needed = [*IMAGES, *(MAPS if reader.maps else ()), *([MASK] if reader.masks else ())]
@@ -149,7 +149,7 @@ def _suspicious(dataset: Dataset, reader: PixelReader, rows: range) -> Iterator[
 
 
 def _looks_whole(content: memoryview | str | None) -> bool:
-    """Whether an image file is a PNG or JPEG that ends as these do."""
+    """Return whether an image file is a PNG or JPEG that ends as these do."""
     if content is None:
         return False
     if isinstance(content, str):
@@ -166,7 +166,7 @@ def _looks_whole(content: memoryview | str | None) -> bool:
 
 
 def _unreadable(parts: Iterable[list[dict[str, Any]]], reader: PixelReader) -> list[tuple[str, str]]:
-    """The pairs that cannot be read, each with the sentence that says why."""
+    """Return the pairs that cannot be read, each with the sentence that says why."""
 
     def read(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
         try:
@@ -186,7 +186,7 @@ def _unreadable(parts: Iterable[list[dict[str, Any]]], reader: PixelReader) -> l
 
 
 def _raise_together(found: list[tuple[str, str]], count: int, where: str, accelerator: Accelerator) -> None:
-    """Raises in every process what any of them has found: else the others would wait for one that is gone."""
+    """Raise in every process what any of them has found: else the others would wait for one that is gone."""
     everything = gather_object(found)
     if not everything:
         return

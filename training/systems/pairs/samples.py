@@ -53,7 +53,7 @@ class SampleMaker(ABC):
         self.seed = seed
 
     def generator(self, *place: int) -> np.random.Generator:
-        """The generator of a sample: `place` is its epoch and its index or indices."""
+        """Return the generator of a sample: `place` is its epoch and its index or indices."""
         return np.random.default_rng([self.seed, *place])
 
     @abstractmethod
@@ -64,7 +64,7 @@ class SampleMaker(ABC):
         generators: Sequence[np.random.Generator],
         epochs: Sequence[int],
     ) -> Batch:
-        """A micro-batch of n samples.
+        """Make a micro-batch of n samples.
 
         Args:
             pixels: Of n pairs; not changed.
@@ -81,7 +81,7 @@ def augment(
     captions: Sequence[Sequence[str]],
     generators: Sequence[np.random.Generator],
 ) -> tuple[torch.Tensor, torch.Tensor | None, list[Sequence[str]]]:
-    """Augments the samples of a micro-batch, each with its own generator.
+    """Augment the samples of a micro-batch, each with its own generator.
 
     Args:
         augmentation: Of one sample.
@@ -131,7 +131,7 @@ class BatchMaker(SampleMaker):
         generators: Sequence[np.random.Generator],
         epochs: Sequence[int],
     ) -> Batch:
-        """`pixel_values`, `labels` (pair by pair) and, with maps, `semantic_values`, `semantic_present`."""
+        """Make `pixel_values`, `labels` (pair by pair) and, with maps, `semantic_values`, `semantic_present`."""
         images, maps, present, changes = pixels
         if self.semantic_dropout and maps is not None:
             dropped = [generator.random() < self.semantic_dropout for generator in generators]
@@ -160,7 +160,7 @@ class CaptionFilter:
         self.tokenizer, self.max_length = tokenizer, max_length
 
     def __call__(self, captions: Sequence[str] | None) -> list[str]:
-        """The usable ones of a pair's captions."""
+        """Return the usable ones of a pair's captions."""
         if not captions:
             return []
         lengths = [len(ids) for ids in self.tokenizer(list(captions), add_special_tokens=False)["input_ids"]]
@@ -207,7 +207,7 @@ class FlattenedSamples:
 
 
 def choose(captions: Sequence[str], count: int, generator: np.random.Generator) -> list[str]:
-    """`count` of the captions by chance; some come again only where there are fewer."""
+    """Return `count` of the captions by chance; some come again only where there are fewer."""
     if count == 1:
         return [captions[int(generator.integers(len(captions)))]]
     order = generator.permutation(len(captions))
@@ -288,11 +288,11 @@ class StreamedSamples:
         self.reader, self.captions, self.maker, self.count = reader, captions, maker, count
 
     def usable(self, row: dict[str, Any]) -> bool:
-        """Whether a row has a caption to train on."""
+        """Return whether a row has a caption to train on."""
         return bool(self.captions(row["captions"]))
 
     def batch(self, examples: Sequence[Example]) -> Batch:
-        """The micro-batch of these rows."""
+        """Return the micro-batch of these rows."""
         generators = [self.maker.generator(item.epoch, item.shard, item.number) for item in examples]
         captions = []
         for item, generator in zip(examples, generators, strict=True):

@@ -57,10 +57,10 @@ class PairTask(Task):
             self.training = self._load(recipe.train_data, recipe.train_split, recipe.streaming, "train_data")
 
     def prepare_data(self, accelerator: Accelerator) -> None:
-        """Makes samples and validator, after a first look at all pairs.
+        """Make samples and validator, after a first look at all pairs.
 
         Raises:
-            ValueError: A pair cannot be used; see `rscc_hf.training.systems.pairs.first_look`.
+            InputError: A pair cannot be used; see `rscc_hf.training.systems.pairs.first_look`.
         """
         recipe = self.recipe
         train_data = str(recipe.train_data)
@@ -95,15 +95,15 @@ class PairTask(Task):
 
     @abstractmethod
     def reader(self, dataset: Dataset | IterableDataset, where: str, training: bool) -> PixelReader:
-        """What reads the rows of a data set called `where`, for training or for validation."""
+        """Return what reads the rows of a data set called `where`, for training or for validation."""
 
     @abstractmethod
     def choose_samples(self, pixels: PixelSource, captions: list[list[str]]) -> Any:
-        """The samples of the pairs with these usable captions; `samples` says the pair of each."""
+        """Return the samples of the pairs with these usable captions; `samples` says the pair of each."""
 
     @abstractmethod
     def asker(self) -> Callable[[Any], Batch]:
-        """What makes of pixels what `generate` takes to caption them; may be pickled, see `prepared`."""
+        """Return what makes of pixels what `generate` takes to caption them; may be pickled, see `prepared`."""
 
     def parameters_by_part(self) -> dict[str, list[torch.nn.Parameter]]:
         """Return all parameters of each part, frozen ones too where the system tells their part."""
@@ -159,11 +159,11 @@ class PairTask(Task):
         return {**self.data_digests(), "tokenizer": tokenizer, **sources_identity(self.sources())}
 
     def sources(self) -> dict[str, tuple[str | None, str | None]]:
-        """Folder or id on the Hub, and revision, of each model that training starts from, by the recipe's key."""
+        """Return folder or id on the Hub, and revision, of each model to start from, by the key of the recipe."""
         return {}
 
     def data_digests(self) -> dict[str, str]:
-        """The digests of `train_data` and, where the recipe evaluates, of `validation_data`.
+        """Return the digests of `train_data` and, where the recipe evaluates, of `validation_data`.
 
         For telling whether a run that goes on has the pairs it began with; see `rscc_hf.data.digest`. Maps count as
         they are in the data, whatever `semantic_coverage` makes of them.
@@ -184,7 +184,7 @@ class PairTask(Task):
         return data_digest(load_pairs(str(where), split, revision=self.data_revision_of(str(where))))
 
     def data_revision_of(self, where: str) -> str | None:
-        """`data_revision` for what is on the Hub; None for what lies on this machine."""
+        """Return `data_revision` for what is on the Hub; None for what lies on this machine."""
         return None if Path(where).expanduser().exists() else self.recipe.data_revision
 
     def close(self) -> None:
@@ -259,8 +259,10 @@ class PairTask(Task):
         )
 
     def _trained_on(self) -> str:
-        """The sources of the training pairs, the most frequent first ("unknown" for null and blank ones); of a stream
-        the data set's name."""
+        """Return the sources of the training pairs, the most frequent first; of a stream the data set's name.
+
+        Null and blank ones are "unknown".
+        """
         if isinstance(self.training, IterableDataset):
             return str(self.recipe.train_data)
         sources = Counter(source or UNKNOWN_SOURCE for source in self.training["source"])
@@ -280,12 +282,12 @@ class Questions:
     pixels: PixelSource
 
     def __call__(self, indices: Sequence[int]) -> Batch:
-        """The inputs of `generate` for these pairs."""
+        """Return the inputs of `generate` for these pairs."""
         return self.ask(self.pixels.get(indices))
 
 
 def _has_records(pairs: Dataset) -> bool:
-    """Whether pairs that are called synthetic have the records that `rscc data synthesize` writes."""
+    """Return whether pairs that are called synthetic have the records that `rscc data synthesize` writes."""
     if "record" not in pairs.column_names:
         return False
     return all(
@@ -294,12 +296,12 @@ def _has_records(pairs: Dataset) -> bool:
 
 
 def _is_local(recipe: PairRecipe) -> dict[str, bool]:
-    """Whether what a recipe names is on this machine, for each key that takes a folder or an id on the Hub."""
+    """Return whether what a recipe names is on this machine, for each key that takes a folder or an id on the Hub."""
     keys = ("train_data", "init_from", "backbone_weights_rgb", "backbone_weights_semantic")
     named = {key: getattr(recipe, key, None) for key in keys}
     return {key: Path(where).expanduser().exists() for key, where in named.items() if where is not None}
 
 
 def learning(parameters: Any) -> list[torch.nn.Parameter]:
-    """Those that need a gradient."""
+    """Return those that need a gradient."""
     return [parameter for parameter in parameters if parameter.requires_grad]

@@ -102,7 +102,7 @@ class Validator:
         return broadcast_object_list(scores)[0]
 
     def close(self) -> None:
-        """Ends METEOR's process."""
+        """End METEOR's process."""
         if self.meteor is not None:
             self.meteor.close()
 
