@@ -9,6 +9,9 @@ OUT/.training_run        which files of OUT the run wrote
 
 A folder belongs to one run: a lock beside it keeps a second one out, and nothing in it is changed before the recipe,
 the data and the checkpoint have been found to be right (`open` looks, `begin` changes).
+
+Here is what happens when. `run_files.py` knows the names of the files and which of them a run wrote, `checkpoints.py`
+what lies in `checkpoints/`, `resuming.py` whether a run may go on from one of these.
 """
 
 import json
