@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datasets import Dataset
 
+from rscc_hf.data.lists.items import DatasetPairs
 from rscc_hf.evaluation import ChangeCaptionScorer
 from rscc_hf.inference.captioner import ChangeCaptioner
 from rscc_hf.synthetic.caption_facts import judge
@@ -69,11 +70,10 @@ def captions_of_split(
     **generate_kwargs: Any,
 ) -> list[str]:
     """Caption every pair of `pairs` (columns of the schema), with or without its semantic maps."""
-    names = ["image_before", "image_after", *(("semantic_before", "semantic_after") if with_maps else ())]
+    asked = (pair if with_maps else replace(pair, maps=None) for pair in DatasetPairs(pairs))
     captions: list[str] = []
-    for start in range(0, len(pairs), batch_size):
-        batch = [list(pairs[name][start : start + batch_size]) for name in names]
-        captions += captioner(*batch, batch_size=batch_size, **generate_kwargs)
+    for caption in captioner.caption(asked, batch_size=batch_size, **generate_kwargs):
+        captions.append(str(caption.text))
         if on_progress is not None:
             on_progress(len(captions), len(pairs))
     return captions

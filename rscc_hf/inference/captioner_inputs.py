@@ -17,7 +17,7 @@ NAMES = ("before", "after", "semantic_before", "semantic_after")
 
 
 def listed(value: Any, name: str) -> Sequence[Any] | None:
-    """The values of an argument that is a list of any kind: a column of a table, an array of paths, a generator.
+    """Return the values of an argument that is a list of any kind: a column, an array of paths, a generator.
 
     Args:
         value: Of the argument. An array with four dimensions is a list of images, one with two or three is an image.
@@ -72,7 +72,7 @@ def _of_array(value: Any, name: str, dimensions: int) -> Sequence[Any] | None:
 
 
 def present(value: Any) -> Any:
-    """A value of a list, None for what a table has where there is none (NaN, pandas' NA and NaT)."""
+    """Return a value of a list, None for what a table has where there is none (NaN, pandas' NA and NaT)."""
     missing = (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
     return None if missing else value
 
@@ -108,7 +108,7 @@ def pairs_of(given: Mapping[str, Any], pair_ids: Any, text: Any) -> Iterator[Pai
 
 
 def _of_one_length(given: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
-    """The arguments of images and maps that are there, as lists.
+    """Return the arguments of images and maps that are there, as lists.
 
     Args:
         given: By name, of `NAMES`; maps may be None.
@@ -132,7 +132,7 @@ def _of_one_length(given: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
 
 
 def one_question_each(text: Any, count: int) -> Sequence[str | None]:
-    """The question of each of `count` pairs.
+    """Return the question of each of `count` pairs.
 
     Raises:
         ValueError: Another number of questions than pairs, or something that is no question.
@@ -156,7 +156,7 @@ def one_question_each(text: Any, count: int) -> Sequence[str | None]:
 
 
 def names_of(pair_ids: Any, count: int) -> Sequence[str] | None:
-    """The names of `count` pairs.
+    """Return the names of `count` pairs.
 
     Raises:
         ValueError: It is no list, of another length, or lacks some.
@@ -174,7 +174,7 @@ def names_of(pair_ids: Any, count: int) -> Sequence[str] | None:
 
 
 def range_settings(processor: Any, value_range: Any, name: str) -> dict[str, Any]:
-    """Settings of a processor's images for one call.
+    """Return settings of a processor's images for one call.
 
     Args:
         processor: The checkpoint's.

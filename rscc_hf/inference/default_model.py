@@ -21,7 +21,7 @@ def _record() -> Path:
 
 
 def remember_demo_model(model: str | os.PathLike[str]) -> None:
-    """Notes where the demo saved its model (`~/.cache/rscc_hf/demo_model.txt`; `XDG_CACHE_HOME` is honoured).
+    """Note where the demo saved its model (`~/.cache/rscc_hf/demo_model.txt`; `XDG_CACHE_HOME` is honoured).
 
     Args:
         model: The model's folder.
@@ -33,7 +33,7 @@ def remember_demo_model(model: str | os.PathLike[str]) -> None:
 
 
 def find_demo_model() -> str | None:
-    """The model that answers when none is named: the first there is of these.
+    """Return the model that answers when none is named: the first there is of these.
 
     1. What the environment variable `RSCC_MODEL` says: a folder or a Hub id.
     2. `demo_output/model` in the current folder.

@@ -52,7 +52,7 @@ _TOLD = {
 
 
 def run_digests(captioner: ChangeCaptioner, generate_kwargs: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of what all captions of a run depend on.
+    """Return digests of what all captions of a run depend on.
 
     Args:
         captioner: Answers.
@@ -74,7 +74,7 @@ def run_digests(captioner: ChangeCaptioner, generate_kwargs: Mapping[str, Any]) 
 
 
 def _of_processor(processor: Any) -> tuple[Any, Any]:
-    """What a processor is set to, for images and for text."""
+    """Return what a processor is set to, for images and for text."""
     images = getattr(processor, "image_processor", None)
     settings = {
         name: value for name, value in processor.to_dict().items() if name not in ("image_processor", "prompt")
@@ -100,7 +100,7 @@ def pair_digests(pair: Pair) -> dict[str, str]:
 
 
 def difference(written: Any, now: Mapping[str, str]) -> str | None:
-    """What of a line's `inputs` is not as it is now, in words; None where all is."""
+    """Return what of a line's `inputs` is not as it is now, in words; None where all is."""
     if written == now:
         return None
     for name, words in _TOLD.items():
@@ -130,14 +130,14 @@ def _of_values(values: Any) -> str:
 
 
 def _without(values: Any, left_out: frozenset[str]) -> Any:
-    """A copy without some keys, also in the dictionaries inside (a processor holds its image processor's settings)."""
+    """Return a copy without some keys, also in dictionaries inside (a processor holds its image processor's)."""
     if not isinstance(values, Mapping):
         return values
     return {key: _without(value, left_out) for key, value in values.items() if key not in left_out}
 
 
 def _weights(model: Any) -> str:
-    """A digest of samples of every weight and buffer, as the model holds them.
+    """Return a digest of samples of every weight and buffer, as the model holds them.
 
     The fingerprint of a folder takes samples of its files, where a small part that was trained can lie between them;
     and a model made in Python has none.

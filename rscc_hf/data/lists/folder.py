@@ -26,7 +26,7 @@ IMAGE_SUFFIXES = frozenset(
 
 
 def read_folder(folder: Path, *, outputs: Iterable[Path] = ()) -> PairList:
-    """Reads the pairs of a folder; see `rscc_hf.data.lists.sources.read_pairs`.
+    """Read the pairs of a folder; see `rscc_hf.data.lists.sources.read_pairs`.
 
     Raises:
         ValueError: It has none or several of `LAYOUTS` or of `MAP_LAYOUTS`, maps of one date only, no pair, or names
@@ -77,7 +77,7 @@ def read_folder(folder: Path, *, outputs: Iterable[Path] = ()) -> PairList:
 
 
 def _dates(folder: Path) -> tuple[str, str]:
-    """The folders of both dates."""
+    """Return the folders of both dates."""
     complete = [layout for layout in LAYOUTS if all((folder / name).is_dir() for name in layout)]
     if len(complete) == 1:
         return complete[0]
@@ -103,7 +103,7 @@ def _dates(folder: Path) -> tuple[str, str]:
 
 
 def _map_folders(folder: Path) -> tuple[str, str] | None:
-    """The folders with the maps of both dates, if there are any."""
+    """Return the folders with the maps of both dates, if there are any."""
     found = [layout for layout in MAP_LAYOUTS if any((folder / name).is_dir() for name in layout)]
     for layout in found:
         missing = [name for name in layout if not (folder / name).is_dir()]
@@ -149,7 +149,7 @@ class _Unread:
 
 
 def _look_beside(folder: Path, used: tuple[str, ...], outputs: set[Path], unread: _Unread) -> None:
-    """Tells what lies beside the folders that are read, be it in the folder itself or in `rgb` and `sem`."""
+    """Tell what lies beside the folders that are read, be it in the folder itself or in `rgb` and `sem`."""
     for parent in sorted({PurePosixPath(place).parent for place in used}):
         for entry in sorted(os.scandir(folder / parent), key=lambda entry: entry.name):
             place = str(parent / entry.name)
@@ -165,7 +165,7 @@ def _look_beside(folder: Path, used: tuple[str, ...], outputs: set[Path], unread
 
 
 def _images(folder: Path, place: str, unread: _Unread) -> dict[str, str]:
-    """Relative names of the images in a folder and below, by their composed Unicode form (macOS decomposes them)."""
+    """Return relative names of the images of a folder by their composed Unicode form (macOS decomposes them)."""
     found: dict[str, str] = {}
     top = folder / place
     around = {_identity(one) for start in (folder, top) for one in (start, *start.resolve().parents)}
@@ -181,7 +181,7 @@ def _images(folder: Path, place: str, unread: _Unread) -> dict[str, str]:
 
 
 def _walk(root: Path, place: str, inside: str, above: tuple[tuple[int, int], ...], unread: _Unread) -> Iterator[str]:
-    """Yields the images in a folder and below; links are followed, unless to a folder that is being read."""
+    """Yield the images in a folder and below; links are followed, unless to a folder that is being read."""
     for entry in sorted(os.scandir(root / place / inside), key=lambda entry: entry.name):
         name = f"{inside}{entry.name}"
         told = as_text(f"{place}/{name}")
@@ -221,7 +221,7 @@ def _stem(name: str) -> str:
 
 
 def _ids(names: Iterable[str]) -> dict[str, str]:
-    """What pairs are called: their names without extension, unless that could be another pair too."""
+    """Return what pairs are called: their names without extension, unless that could be another pair too."""
     names = list(names)
     stems = Counter(_stem(name) for name in names)
     taken = set(names)
@@ -232,7 +232,7 @@ def _ids(names: Iterable[str]) -> dict[str, str]:
 def _match(
     ours: Iterable[str], theirs: Iterable[str], folder: Path, our_place: str, their_place: str
 ) -> dict[str, str]:
-    """Which file of one folder belongs to which of the other: same name, or else same name but for the extension."""
+    """Return which file of one folder belongs to which of the other: by name, or else by name without extension."""
     left, right = set(ours), set(theirs)
     matched = {name: name for name in left & right}
     by_stem: tuple[dict[str, list[str]], dict[str, list[str]]] = ({}, {})

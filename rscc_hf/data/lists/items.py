@@ -39,7 +39,7 @@ class PairList:
 
     @property
     def pair_ids(self) -> list[str]:
-        """The names of the pairs in order; no image is read."""
+        """Names of the pairs in order; no image is read."""
         if isinstance(self.pairs, DatasetPairs):
             return list(self.pairs.dataset["pair_id"])
         return [str(pair.id) for pair in self.pairs]
@@ -119,12 +119,12 @@ def images_of(pair: Pair, with_maps: bool = True) -> dict[str, Any]:
 
 
 def usable_references(captions: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The captions of a data set's pair that can be references: those with a letter or digit; None: there are none."""
+    """Return the captions of a data set's pair that have a letter or digit, as references must; None: none has."""
     return tuple(text for text in captions or () if has_words(text)) or None
 
 
 def without_references(said: Iterable[tuple[str, Sequence[str] | None]]) -> list[str]:
-    """A sentence about pairs without references among others that have some; none where no pair has any.
+    """Return a sentence about pairs without references among others that have some; none where no pair has any.
 
     Args:
         said: Name and references of every pair.
@@ -144,7 +144,7 @@ def without_references(said: Iterable[tuple[str, Sequence[str] | None]]) -> list
 
 
 def same_files(pairs: Sequence[Pair]) -> list[str]:
-    """Sentences about pairs that have one file for both dates, or the files of another pair."""
+    """Return sentences about pairs that have one file for both dates, or the files of another pair."""
     alone: list[str] = []
     first: dict[tuple[str, str], str] = {}
     repeated: list[str] = []

@@ -29,7 +29,7 @@ _SEP = re.compile(r'"?sep=(.)"?[ \t]*(\r\n|\n|\r)', re.IGNORECASE)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yields the rows of a list; blank ones, as spreadsheets leave at the end, are left out.
+    """Yield the rows of a list; blank ones, as spreadsheets leave at the end, are left out.
 
     Args:
         path: The file, UTF-8 or (with its mark) UTF-16; what it is, its suffix says.

@@ -30,7 +30,7 @@ __all__ = [
 
 
 def read_pairs(source: str | os.PathLike[str], *, outputs: Iterable[str | os.PathLike[str]] = ()) -> PairList:
-    """Reads a list of pairs.
+    """Read a list of pairs.
 
     Args:
         source: A `.jsonl` file (an object a line), or a `.csv` or `.tsv` file with a header, with the columns of
@@ -63,7 +63,7 @@ def read_dataset_pairs(
     revision: str | None = None,
     outputs: Iterable[str | os.PathLike[str]] = (),
 ) -> PairList:
-    """Reads the pairs of a data set in the schema of `rscc_hf.data.schema`; see `rscc_hf.data.loading.load_pairs`.
+    """Read the pairs of a data set in the schema of `rscc_hf.data.schema`; see `rscc_hf.data.loading.load_pairs`.
 
     Args:
         path_or_id: As for `load_pairs`, like the next three.
@@ -105,7 +105,7 @@ def read_dataset_pairs(
 def _wordless(
     pair_ids: Sequence[str], captions: Sequence[Sequence[str] | None], references: Sequence[Sequence[str] | None]
 ) -> list[str]:
-    """A sentence about captions that are no references."""
+    """Return a sentence about captions that are no references."""
     fewer = [len(texts or ()) - len(kept or ()) for texts, kept in zip(captions, references, strict=True)]
     if not any(fewer):
         return []

@@ -29,7 +29,7 @@ _MOST_COLUMNS = 10
 
 
 def read_list(path: Path) -> PairList:
-    """Reads the pairs of a list; see `rscc_hf.data.lists.sources.read_pairs`.
+    """Read the pairs of a list; see `rscc_hf.data.lists.sources.read_pairs`.
 
     Raises:
         ValueError: The file is of an unknown kind or without pairs, a line is broken or contradicts itself, or an id
@@ -130,7 +130,7 @@ class _ListReader:
         return pair, (as_text(before), as_text(after))
 
     def _file(self, value: Any, name: str, where: str) -> str:
-        """The path as it is meant: as it stands if such a file exists, else without what other systems write."""
+        """Return the path that is meant: as it stands if such a file exists, else without what other systems write."""
         if not isinstance(value, str) or not value.strip():
             raise InputError(f"{where}: {name} must be the path of a file, not {value!r}.")
         if self._exists(value):
@@ -148,7 +148,7 @@ class _ListReader:
 
 
 def _one(name: str, given: list[tuple[str, Any]], read: Callable[[Any, str, str], Any], where: str) -> Any:
-    """The one thing that all columns of the meaning `name` say; None where none says anything."""
+    """Return the one thing that all columns of the meaning `name` say; None where none says anything."""
     said = [(column, value) for column, value in given if not _says_nothing(value)]
     # what is empty is an error of its own (a path "", say) unless it stands beside something better
     said = said or [(column, value) for column, value in given if value is not None]

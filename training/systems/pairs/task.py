@@ -17,6 +17,7 @@ from rscc_hf.data.loading import load_pairs, stream_digest
 from rscc_hf.data.schema import UNKNOWN_SOURCE
 from rscc_hf.errors import RecipeError
 from rscc_hf.formats.training import TrainingSummary
+from rscc_hf.processing.change_pair_writer import CaptionWriter
 from rscc_hf.training.engine.backend import Backend
 from rscc_hf.training.engine.batches import Batch, BatchSource, IndexedBatches, IndexedSamples
 from rscc_hf.training.engine.identity import sources_identity, tokenizer_digest
@@ -251,7 +252,7 @@ class PairTask(Task):
                 dataset["changed"],
                 Questions(self.asker(), pixels),
             ),
-            lambda ids: self.processor.batch_decode(ids, skip_special_tokens=True),
+            CaptionWriter(self.model, self.processor).texts,
             batch_size=recipe.validation_batch_size,
             meteor=recipe.metric_for_best == "s_m",
             num_workers=recipe.num_workers,

@@ -118,7 +118,7 @@ class Validator:
 
 
 def spread(count: int, most: int | None) -> list[int]:
-    """At most `most` of `count` indices, evenly spread and always the same; all where `most` is None."""
+    """Return at most `most` of `count` indices, evenly spread and always the same; all where `most` is None."""
     if most is None or most >= count:
         return list(range(count))
     return [int(index) for index in np.linspace(0, count - 1, most)]
