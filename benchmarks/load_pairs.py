@@ -3,10 +3,10 @@
     python benchmarks/load_pairs.py            # prints
     python benchmarks/load_pairs.py --write    # also into benchmarks/results/load_pairs.json
 
-Two sets of the same pairs: one file of a single row group, as `datasets` and others have written them, and one as
-`rscc_hf.data.parquet` cuts them. Each is streamed and, with an empty cache, loaded; by `datasets`' own reader of
-parquet, which `load_pairs` used up to 0.1, and by `load_pairs`. Each measurement has a process of its own; memory is
-what its peak is over what the process holds before.
+Three sets of the same pairs: one file of a single row group, as others have written them; one file in row groups of
+100, as `rscc data synthesize` wrote up to 0.1; and one as `rscc_hf.data.parquet` cuts them. Each is streamed and, with
+an empty cache, loaded; by `datasets`' own reader of parquet, which `load_pairs` used up to 0.1, and by `load_pairs`.
+Each measurement has a process of its own; memory is what its peak is over what the process holds before.
 """
 
 import argparse
@@ -46,11 +46,13 @@ def pairs(number: int, side: int) -> Iterator[dict[str, Any]]:
         yield {"pair_id": f"{index}", **images, "captions": captions, "changed": True, "source": "noise"}
 
 
-def write_one_group(folder: Path, number: int, side: int) -> None:
-    """Write all pairs into one row group."""
+def write_one_file(folder: Path, number: int, side: int, group: int) -> None:
+    """Write all pairs into one file, in row groups of so many."""
     (folder / "data").mkdir(parents=True)
-    table = pa.Table.from_pylist(list(pairs(number, side)), schema=FEATURES.arrow_schema)
-    pq.write_table(table, folder / "data" / "train-00000-of-00001.parquet", row_group_size=number)
+    with pq.ParquetWriter(folder / "data" / "train-00000-of-00001.parquet", FEATURES.arrow_schema) as writer:
+        rows = pairs(number, side)
+        while part := list(itertools.islice(rows, group)):
+            writer.write_table(pa.Table.from_pylist(part, schema=FEATURES.arrow_schema))
 
 
 def write_small_groups(folder: Path, number: int, side: int) -> None:
@@ -102,16 +104,19 @@ def main() -> None:
     """Measure, print the ratios, and write what was measured if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=1000)
-    parser.add_argument("--side", type=int, default=448, help="of an image, in pixels; 448: 1.2 MB a pair")
+    parser.add_argument("--side", type=int, default=256, help="of an image, in pixels; 256: 0.4 MB a pair")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/load_pairs.json")
     args = parser.parse_args()
     machine = facts()
     print(f"{args.pairs} pairs of {args.side}; {machine['processor']}, {machine['cores']} cores")
     took: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="rscc-load-pairs-") as work:
-        for name, write in (("one group", write_one_group), ("small groups", write_small_groups)):
+        for name, group in (("one group", args.pairs), ("as 0.1 wrote", 100), ("as written now", None)):
             folder = Path(work) / name.replace(" ", "_")
-            alone(write, folder, args.pairs, args.side)
+            if group is None:
+                alone(write_small_groups, folder, args.pairs, args.side)
+            else:
+                alone(write_one_file, folder, args.pairs, args.side, group)
             for streaming, way in itertools.product((True, False), (by_datasets, by_load_pairs)):
                 key = f"{name}, {'streamed' if streaming else 'loaded'}, {way.__name__}"
                 took[key] = value = alone(_with_empty_cache, way, folder, streaming, Path(work) / "cache" / key)

@@ -26,6 +26,7 @@ def measure(pairs: int, workers: int, size: int) -> tuple[float, int]:
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--pairs", type=int, default=400)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])

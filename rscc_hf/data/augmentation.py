@@ -24,7 +24,7 @@ _TURNS = {1: Move.ROTATE_90, 2: Move.ROTATE_180, 3: Move.ROTATE_270}
 def mirror_pair(
     images: Pixels, semantics: Pixels | None, caption: str | None, axis: str = "horizontal"
 ) -> tuple[Pixels, Pixels | None, str | None]:
-    """Mirrors a pair, its maps and its caption.
+    """Mirror a pair, its maps and its caption.
 
     Args:
         images: (2, C, H, W), or any (..., H, W).
@@ -49,7 +49,7 @@ def mirror_pair(
 def rotate_pair(
     images: Pixels, semantics: Pixels | None, caption: str | None, quarter_turns: int = 1
 ) -> tuple[Pixels, Pixels | None, str | None]:
-    """Turns a pair, its maps and its caption counter-clockwise: the top goes to the left.
+    """Turn a pair, its maps and its caption counter-clockwise: the top goes to the left.
 
     Args:
         images: (2, C, H, W), or any (..., H, W).
@@ -69,7 +69,7 @@ def rotate_pair(
 
 
 def jitter_colours(images: Pixels, generator: Generator, strength: float, independent: float = 0.5) -> Pixels:
-    """Changes brightness, contrast and the balance of the channels of both dates.
+    """Change brightness, contrast and the balance of the channels of both dates.
 
     A value v becomes `((v - 128) * contrast + 128) * gain + 128 * shift`, with contrast and gain (one a channel, half
     as strong) drawn around 1 and shift around 0, uniformly, at most `strength` away; then rounded and saturated.
@@ -160,7 +160,7 @@ class Augmentation:
 
 
 def _try_words(caption: Words, move: Move) -> tuple[Words] | None:
-    """The moved caption or captions in a tuple (None stays None), or None where one of them forbids the move."""
+    """Return the moved captions in a tuple (None stays None), or None where one of them forbids the move."""
     if caption is None:
         return (caption,)
     if isinstance(caption, str):
@@ -184,7 +184,7 @@ def _apply_optional(pixels: Pixels | None, flip: tuple[int, ...] = (), turns: in
 
 
 def _apply(pixels: Pixels, flip: tuple[int, ...] = (), turns: int = 0) -> Pixels:
-    """Flips along dimensions, then turns counter-clockwise; always a new array."""
+    """Flip along dimensions, then turn counter-clockwise; always a new array."""
     if isinstance(pixels, torch.Tensor):
         moved = torch.flip(pixels, flip) if flip else pixels
         moved = torch.rot90(moved, turns, (-2, -1)) if turns else moved

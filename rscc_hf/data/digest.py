@@ -18,7 +18,7 @@ _BLOCKS = 16
 
 
 def data_digest(dataset: Dataset) -> str:
-    """The digest of what a model learns from: ids, captions, `changed`, images and maps of all rows in their order.
+    """Return the digest of what a model learns from: ids, captions, `changed`, images and maps, in the rows' order.
 
     It depends on the contents alone: not on the folder, the shards, the kind of files or further columns. Images are
     not decoded. One of more than 64 KiB counts by its length and 16 blocks of 4 KiB that are spread over it, its
@@ -45,7 +45,7 @@ def data_digest(dataset: Dataset) -> str:
 
 
 def files_digest(files: list[Path]) -> str:
-    """The digest of a stream's files in their order, by their bytes: whole, or, of large ones, as images are sampled.
+    """Return the digest of a stream's files in their order: by all bytes, or, of large ones, by samples as of images.
 
     A file of more than 64 MiB counts by its length, its last MiB (where parquet says where what is, with the least and
     greatest values of columns) and 4 KiB of every MiB.
@@ -75,7 +75,7 @@ def files_digest(files: list[Path]) -> str:
 
 
 def names_digest(names: list[str]) -> str:
-    """The digest of addresses that hold their commit, as those of a Hub data set's files do."""
+    """Return the digest of addresses that hold their commit, as those of a Hub data set's files do."""
     return hashlib.blake2b(json.dumps(names).encode(), digest_size=16).hexdigest()
 
 
@@ -100,7 +100,7 @@ def _update(total: Any, image: Any) -> None:
 
 
 def _places(size: int) -> list[tuple[int, int]]:
-    """Which parts (start, length) of so many bytes count."""
+    """Return which parts (start, length) of so many bytes count."""
     if size <= _BLOCK * _BLOCKS:
         return [(0, size)]
     return [((size - _BLOCK) * number // (_BLOCKS - 1), _BLOCK) for number in range(_BLOCKS)]

@@ -9,48 +9,21 @@ any names in a folder `test/` or `data/test/`. A number alone is no shard of wha
 import itertools
 import json
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-import yaml
-
+from rscc_hf.data.shard_names import KNOWN_SPLITS, declared_splits, is_parquet, name_of, shards_problem
 from rscc_hf.errors import InputError
 from rscc_hf.files import some
 from rscc_hf.text import first_line
 
-KNOWN_SPLITS = frozenset(
-    ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")
-)
-"""Names that say which split a file is, and not merely how it is called."""
-
-_SHARD = re.compile(r"(?P<split>.+?)-(?P<index>\d+)-of-(?P<count>\d+)(?P<digest>-\w+)?")
-_NUMBERED = re.compile(r"(?P<split>.+?)-(?P<index>\d+)")
-_ON_THE_HUB = re.compile(r"hf://datasets/[^@]*@[^/]*/")
-_NUMBERS_AND_SIGNS = re.compile(r"[-._ 0-9]+")  # what parts words in the Hub's patterns
 _ORDER = {"train": 0, "validation": 1, "val": 1, "test": 2}
 # Other files that hold rows, but not here.
 _UNREAD = (".jsonl", ".ndjson", ".csv", ".tsv", ".arrow", ".feather", ".pq", ".parq", ".orc")
 _CARD = "README.md"
 _OF_SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes of several splits, and of one
-
-
-@dataclass(frozen=True)
-class Name:
-    """What the name of a parquet file says.
-
-    Attributes:
-        split: The split.
-        index: Number of the shard; None: the file is no shard.
-        count: Of how many; None: it does not say.
-    """
-
-    split: str
-    index: int | None = None
-    count: int | None = None
 
 
 @dataclass
@@ -79,23 +52,8 @@ class Layout:
         return sorted({*self.splits, *self.broken}, key=lambda name: (_ORDER.get(name, 3), name))
 
 
-def name_of(file: str | PurePath) -> Name:
-    """What a parquet file's name says."""
-    stem = Path(file).stem
-    if found := _SHARD.fullmatch(stem):
-        return Name(found["split"], int(found["index"]), int(found["count"]))
-    if found := _NUMBERED.fullmatch(stem):
-        return Name(found["split"], int(found["index"]))
-    return Name(stem)
-
-
-def is_parquet(name: str) -> bool:
-    """Whether a file is called a parquet file, be it in capitals."""
-    return name.lower().endswith(".parquet")
-
-
 def read_layout(folder: Path, *, outputs: Iterable[Path] = ()) -> Layout:
-    """Finds the splits of a folder; no file but README.md and those of `save_to_disk` that tell of it is opened.
+    """Find the splits of a folder; no file but README.md and those of `save_to_disk` that tell of it is opened.
 
     Args:
         folder: The folder.
@@ -142,70 +100,8 @@ def read_layout(folder: Path, *, outputs: Iterable[Path] = ()) -> Layout:
     return layout
 
 
-def shards_problem(files: Iterable[str]) -> str | None:
-    """What is wrong with the shards of a split by their names: some are missing, or there are two versions of them.
-
-    Args:
-        files: Names of its files, also with folders; those that do not say of how many they are one do not count.
-
-    Returns:
-        The end of a sentence that begins with what holds them; None: nothing is wrong.
-    """
-    groups: dict[tuple[str, str], dict[int, dict[int, list[str]]]] = defaultdict(lambda: defaultdict(dict))
-    for file in sorted(files):
-        name = name_of(file)
-        if name.index is not None and name.count is not None:
-            shards = groups[str(Path(file).parent), name.split][name.count]
-            shards.setdefault(name.index, []).append(Path(file).name)
-    for (_, split), versions in groups.items():
-        if len(versions) > 1:
-            told = " and ".join(f"of {count} ({some(_all(shards))})" for count, shards in sorted(versions.items()))
-            return f"holds two versions of {split}: shards {told}; remove those of one"
-        ((count, shards),) = versions.items()
-        twice = [names for names in shards.values() if len(names) > 1]
-        if twice:
-            return f"holds two versions of {split}: {' and '.join(twice[0])} are the same shard; remove one"
-        beyond = [names[0] for index, names in shards.items() if index >= count]
-        if beyond:
-            return f"holds {beyond[0]}, but {count} shards are numbered 0 to {count - 1}; rename or remove it"
-        missing = [f"{split}-{index:05d}-of-{count:05d}.parquet" for index in range(count) if index not in shards]
-        if missing:
-            return f"lacks {some(missing)}: {len(shards)} of {count} shards of {split} are there; fetch the others"
-    return None
-
-
-def _all(shards: Mapping[int, Sequence[str]]) -> list[str]:
-    return [name for _, names in sorted(shards.items()) for name in names]
-
-
-def names_problem(split: str, files: Iterable[str]) -> str | None:
-    """What is wrong with files that the Hub's patterns take for one split: by their names they are several.
-
-    There `test-hard.parquet` is `test` as well. A name says something where it holds the name of a split; of folders
-    the last that does counts. Numbers, as those of shards, make no difference.
-
-    Args:
-        split: The split.
-        files: Names of its files with folders, or addresses on the Hub.
-
-    Returns:
-        The end of a sentence that begins with what holds them; None: nothing is wrong.
-    """
-    said: dict[str, str] = {}
-    for file in sorted(files):
-        path = PurePosixPath(_ON_THE_HUB.sub("", file))
-        for part in (*(folder.name for folder in path.parents), name_of(path).split):
-            words = _NUMBERS_AND_SIGNS.sub(" ", part).split()
-            if KNOWN_SPLITS & {word.lower() for word in words}:
-                said.setdefault(" ".join(words), path.as_posix())
-                break
-    if len(said) < 2:
-        return None
-    return f"holds {some(list(said.values()))}, all of which would be its {split}"
-
-
 def _name_in_full(places: dict[str, dict[Path, list[Path]]], flats: Iterable[Path]) -> None:
-    """Makes a single numbered file of no known split a split of its own: `sentinel-2.parquet` lacks no shards."""
+    """Make a single numbered file of no known split a split of its own: `sentinel-2.parquet` lacks no shards."""
     for split, flat in itertools.product([name for name in places if name not in KNOWN_SPLITS], flats):
         files = places[split].get(flat, [])
         numbered = [file for file in files if (name := name_of(file)).split == split and name.index and not name.count]
@@ -219,7 +115,7 @@ def _name_in_full(places: dict[str, dict[Path, list[Path]]], flats: Iterable[Pat
 
 
 def _problem(root: Path, split: str, places: Mapping[Path, Sequence[Path]]) -> str | None:
-    """Why the files of a split cannot be read."""
+    """Say why the files of a split cannot be read; None: they can be."""
     if len(places) > 1:
         told = " and as ".join(
             some([file.relative_to(root).as_posix() for file in files]) for files in places.values()
@@ -234,7 +130,7 @@ def _problem(root: Path, split: str, places: Mapping[Path, Sequence[Path]]) -> s
 
 
 def _kinds_problem(split: str, files: Sequence[str]) -> str | None:
-    """The same of the files that are not in a folder of their split's name."""
+    """Say the same of the files that are not in a folder of their split's name."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for file in sorted(files):
         name = name_of(file)
@@ -257,8 +153,10 @@ def _index(file: Path) -> int:
 
 
 def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files with rows and folders in a folder, sorted, without hidden ones and those of tools; links that lead nowhere
-    are files."""
+    """List files with rows and folders in a folder, sorted, without hidden ones and those of tools.
+
+    Links that lead nowhere are files.
+    """
     files, folders = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -276,7 +174,7 @@ def _holds_rows(name: str) -> bool:
 
 
 def _take_folder(inner: Path, places: dict[str, dict[Path, list[Path]]], unread: list[Path]) -> None:
-    """Takes a folder's parquet files for the split that it is called after, or for unread ones."""
+    """Take a folder's parquet files for the split that it is called after, or for unread ones."""
     files, deeper = _listed(inner)
     parquet = [file for file in files if is_parquet(file.name)]
     said = {name_of(file).split for file in parquet} & KNOWN_SPLITS
@@ -304,7 +202,7 @@ def _note_places(layout: Layout, places: Mapping[str, Mapping[Path, Sequence[Pat
 
 
 def _read_saved(layout: Layout, places: Mapping[str, Mapping[Path, Sequence[Path]]]) -> None:
-    """The splits of a folder of `save_to_disk`."""
+    """Read the splits of a folder of `save_to_disk`."""
     root = layout.root
     parquet = [file for there in places.values() for files in there.values() for file in files]
     marks = [root / name for name in _OF_SAVED if (root / name).is_file()]
@@ -327,7 +225,7 @@ def _read_saved(layout: Layout, places: Mapping[str, Mapping[Path, Sequence[Path
 
 
 def _saved_splits(described: Path) -> list[str]:
-    """The names of the splits that a JSON file of `save_to_disk` tells of."""
+    """Return the names of the splits that a JSON file of `save_to_disk` tells of."""
     try:
         content = json.loads(described.read_text(encoding="utf-8"))
         return list(content["splits"]) if "splits" in content else [str(content.get("_split") or "train")]
@@ -336,7 +234,7 @@ def _saved_splits(described: Path) -> list[str]:
 
 
 def _compare_card(layout: Layout) -> None:
-    """Notes where the front matter of a README.md, which the Hub follows, names other files for a split."""
+    """Note where the front matter of a README.md, which the Hub follows, names other files for a split."""
     for split, patterns in declared_splits(layout.root / _CARD).items():
         if split not in layout.splits:
             layout.declared[split] = ", ".join(patterns)
@@ -360,42 +258,6 @@ def _matches(root: Path, pattern: str) -> list[str]:
     if pattern.startswith("/") or ".." in pattern.split("/"):
         return []
     return _relative(root.glob(pattern), root)
-
-
-def declared_splits(card: Path, config: str | None = None) -> dict[str, list[str]]:
-    """The patterns of files of each split, as a data set's card declares them.
-
-    Args:
-        card: Its README.md.
-        config: The configuration that is meant; None: the only one.
-
-    Returns:
-        Nothing where the card cannot be read, or declares no such thing.
-    """
-    try:
-        found = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL)
-        content: Any = yaml.safe_load(found[1]) if found else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}
-    configs = content.get("configs") if isinstance(content, dict) else None
-    chosen = [
-        one
-        for one in (configs if isinstance(configs, list) else [])
-        if isinstance(one, dict) and config in (None, one.get("config_name", "default"))
-    ]
-    if len(chosen) != 1:
-        return {}
-    files = chosen[0].get("data_files")
-    if isinstance(files, str):
-        files = [{"split": "train", "path": files}]
-    declared: dict[str, list[str]] = {}
-    for entry in files if isinstance(files, list) else []:
-        if isinstance(entry, str):
-            declared.setdefault("train", []).append(entry)
-        elif isinstance(entry, dict) and isinstance(entry.get("split"), str):
-            path = entry.get("path")
-            declared[entry["split"]] = [str(one) for one in (path if isinstance(path, list) else [path])]
-    return declared
 
 
 def _relative(files: Iterable[Path], root: Path) -> list[str]:

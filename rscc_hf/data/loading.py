@@ -4,43 +4,24 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from datasets import (
-    Dataset,
-    DatasetBuilder,
-    Features,
-    IterableDataset,
-    Value,
-    get_dataset_split_names,
-    load_dataset_builder,
-    load_from_disk,
-)
-from datasets.exceptions import DatasetNotFoundError, DatasetsError
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from datasets import Dataset, Features, IterableDataset, Value, load_dataset_builder, load_from_disk
+from datasets.exceptions import DatasetsError
 from PIL import Image as PILImage
 
 from rscc_hf.data.digest import files_digest, names_digest
-from rscc_hf.data.layout import (
-    KNOWN_SPLITS,
-    Layout,
-    declared_splits,
-    is_parquet,
-    name_of,
-    names_problem,
-    read_layout,
-    shards_problem,
-)
+from rscc_hf.data.from_hub import hub_files, hub_split_names, load_from_hub
+from rscc_hf.data.layout import Layout, read_layout
 from rscc_hf.data.palette import restrict_to_changes
 from rscc_hf.data.parquet import read_columns, read_schema, read_tables
-from rscc_hf.data.rows import LOOKED_AT, check_rows
+from rscc_hf.data.rows import LOOKED_AT, check_rows, checked
 from rscc_hf.data.schema import FEATURES, check_schema
+from rscc_hf.data.shard_names import KNOWN_SPLITS, is_parquet, name_of, no_split
 from rscc_hf.errors import InputError
 from rscc_hf.text import first_line
 
@@ -60,7 +41,7 @@ def load_pairs(
     revision: str | None = None,
     outputs: Sequence[Path] = (),
 ) -> Dataset | IterableDataset:
-    """Loads one split of a data set.
+    """Load one split of a data set.
 
     Columns are checked by name and type (see `rscc_hf.data.schema.check_schema`), ids, captions and `changed` of all
     rows by value (see `rscc_hf.data.rows.check_rows`; not of a stream from the Hub, whose rows are seen when they
@@ -71,7 +52,7 @@ def load_pairs(
             `rscc_hf.data.layout` for the names), a folder written by `save_to_disk`, one parquet file, or the id of a
             data set on the Hub.
         split: Name of the split: "train", "validation", "test". One parquet file is whatever split is asked for.
-        streaming: Returns an `IterableDataset` that reads as it goes.
+        streaming: Whether to return an `IterableDataset` that reads as it goes.
         semantic_coverage: "full": the maps as they are. "changed": outside `change_mask` they become white, as
             SECOND's own maps are. Such maps give away whether anything changed.
         revision: Branch, tag or commit of a Hub data set.
@@ -93,7 +74,7 @@ def load_pairs(
     where = f"{path_or_id} ({split})"
     local = _local(path_or_id, revision)
     if local is None:
-        dataset = _load_hub(str(path_or_id), split, streaming, revision, where)
+        dataset = load_from_hub(str(path_or_id), split, streaming, revision, where)
     else:
         files = _files(local, split, outputs)
         dataset = (
@@ -105,17 +86,14 @@ def load_pairs(
 
 
 def split_names(path_or_id: str | Path, *, revision: str | None = None) -> list[str]:
-    """Names of the splits of a data set; each of them can be loaded, as far as the names of files tell.
+    """Return the names of the splits of a data set; each of them can be loaded, as far as the names of files tell.
 
     Raises:
         ValueError: The data set is not there, or the files of a split contradict each other.
     """
     local = _local(path_or_id, revision)
     if local is None:
-        try:
-            return list(get_dataset_split_names(str(path_or_id), revision=revision))
-        except _HUB_ERRORS as err:
-            raise InputError(_not_found(path_or_id, err)) from err
+        return hub_split_names(str(path_or_id), revision)
     if local.is_file():
         said = name_of(local).split
         return [said if said in KNOWN_SPLITS else "train"]
@@ -126,7 +104,7 @@ def split_names(path_or_id: str | Path, *, revision: str | None = None) -> list[
 
 
 def local_files(path_or_id: str | Path, split: str, *, outputs: Sequence[Path] = ()) -> list[Path]:
-    """The files on this machine that a split is read from; none for an id on the Hub.
+    """Return the files on this machine that a split is read from; none for an id on the Hub.
 
     Args:
         path_or_id: As for `load_pairs`, like the others.
@@ -144,7 +122,7 @@ def local_files(path_or_id: str | Path, split: str, *, outputs: Sequence[Path] =
 
 
 def captions_of(dataset: Dataset | IterableDataset) -> Iterator[str]:
-    """All captions of a data set in the order of its rows; no image is decoded.
+    """Yield all captions of a data set in the order of its rows; no image is decoded.
 
     Raises:
         ValueError: The data set has no column `captions`, or one that holds something else than lists of strings.
@@ -162,7 +140,7 @@ def captions_of(dataset: Dataset | IterableDataset) -> Iterator[str]:
 
 
 def stream_digest(path_or_id: str | Path, split: str, *, revision: str | None = None) -> str:
-    """The digest of the files that a stream reads; see `rscc_hf.data.digest`.
+    """Return the digest of the files that a stream reads; see `rscc_hf.data.digest`.
 
     Local files count by their bytes, those on the Hub by their addresses with the commit.
 
@@ -170,18 +148,12 @@ def stream_digest(path_or_id: str | Path, split: str, *, revision: str | None = 
         ValueError: The data set or the split is not there, or its files contradict each other.
     """
     if _local(path_or_id, revision) is None:
-        builder = _hub_builder(str(path_or_id), revision)
-        _check_hub_files(str(path_or_id), builder, {split})
-        found = builder.config.data_files or {}
-        return names_digest([str(file) for name, files in found.items() if name == split for file in files])
+        return names_digest(hub_files(str(path_or_id), split, revision))
     return files_digest(local_files(path_or_id, split))
 
 
-_HUB_ERRORS = (DatasetNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError)
-
-
 def _local(path_or_id: str | Path, revision: str | None) -> Path | None:
-    """The folder or file that is meant, or None for an id on the Hub."""
+    """Return the folder or file that is meant, or None for an id on the Hub."""
     path = Path(path_or_id).expanduser()
     if path.exists():
         if revision is not None:
@@ -194,7 +166,7 @@ def _local(path_or_id: str | Path, revision: str | None) -> Path | None:
 
 
 def _files(path: Path, split: str, outputs: Sequence[Path] = ()) -> list[Path] | None:
-    """The parquet files of a split in order; None: `save_to_disk` wrote it."""
+    """Return the parquet files of a split in order; None: `save_to_disk` wrote it."""
     if path.is_file():
         if not is_parquet(path.name):
             raise InputError(f"{path} is no parquet file: give a folder of pairs or a parquet file")
@@ -220,7 +192,7 @@ def _no_split_here(layout: Layout, split: str) -> str:
     if split in layout.declared:
         more = f" (README.md says it is {layout.declared[split]}: give that file or folder itself){more}"
     if layout.names:
-        return _no_split(path, split, layout.names) + more
+        return no_split(path, split, layout.names) + more
     return (
         f"{path} holds no pairs: parquet files named after their split (data/{split}-*.parquet), or a folder written "
         f"by save_to_disk, are expected{more}"
@@ -244,7 +216,7 @@ def _load_parquet(files: Sequence[Path], streaming: bool, where: str) -> Dataset
 
 
 def _features_of(files: Sequence[Path], where: str) -> Features:
-    """The features to read the files of a split with."""
+    """Return the features to read the files of a split with."""
     features: Features | None = None
     for file in files:
         found = check_schema(read_schema(file), where if len(files) == 1 else str(file))
@@ -275,103 +247,13 @@ def _saved(path: Path, split: str) -> Dataset:
 
 
 def _load_saved(path: Path, split: str, streaming: bool, where: str) -> Dataset | IterableDataset:
-    saved = _checked(_saved(path, split), where)
+    saved = checked(_saved(path, split), where)
     return saved.to_iterable_dataset(num_shards=max(1, len(saved.cache_files))) if streaming else saved
-
-
-def _checked(dataset: Dataset, where: str) -> Dataset:
-    """Checks columns and rows, and casts what holds the same as the schema in another type."""
-    features = check_schema(dataset.features.arrow_schema, where)
-    columns: Any = dataset.select_columns(list(LOOKED_AT)).with_format("arrow")
-    if check_rows(columns.iter(batch_size=10_000), where) == 0:
-        raise InputError(f"{where} has no pairs.")
-    for name, feature in features.items():
-        if dataset.features[name] != feature:
-            dataset = dataset.cast_column(name, feature)
-    return dataset
-
-
-def _hub_builder(name: str, revision: str | None) -> DatasetBuilder:
-    try:
-        return load_dataset_builder(name, revision=revision)
-    except _HUB_ERRORS as err:
-        if "Config name is missing" in str(err):
-            found = re.search(r"available configs: \[(.*?)\]", str(err))
-            told = f" ({found[1]})" if found else ""
-            raise InputError(
-                f"{name} has more than one configuration{told}: fetch it (`hf download`) and give the folder of one"
-            ) from err
-        raise InputError(_not_found(name, err)) from err
-
-
-def _check_hub_files(name: str, builder: DatasetBuilder, wanted: Collection[str]) -> None:
-    """Raises where the files that the Hub takes for a wanted split are not all of it, or are not of it alone."""
-    for split, files in (builder.config.data_files or {}).items():
-        if not {split, "all"} & set(wanted):
-            continue
-        addresses = [str(file) for file in files]
-        if (wrong := shards_problem(addresses)) is not None:
-            raise InputError(f"{name} {wrong}.")
-        wrong = names_problem(split, addresses)
-        if wrong is not None and split not in _declared_on_hub(name, builder, addresses):
-            raise InputError(
-                f"{name} {wrong}; name the files of each split in its README.md (configs, data_files), or fetch it "
-                "(`hf download`) and give the folder."
-            )
-
-
-def _declared_on_hub(name: str, builder: DatasetBuilder, addresses: Sequence[str]) -> Collection[str]:
-    """The splits whose files the card of a data set names, so that nothing is guessed from names."""
-    commit = addresses[0].split("@", 1)[-1].split("/", 1)[0]
-    try:
-        card = hf_hub_download(name, "README.md", repo_type="dataset", revision=commit)
-    except _HUB_ERRORS:
-        return ()
-    return declared_splits(Path(card), builder.config.name)
-
-
-def _load_hub(name: str, split: str, streaming: bool, revision: str | None, where: str) -> Dataset | IterableDataset:
-    builder = _hub_builder(name, revision)
-    wanted = set(re.findall(r"[\w.-]+", re.sub(r"\[.*?\]", "", split)))  # test, test[:10], train+test, all
-    _check_hub_files(name, builder, wanted)
-    try:
-        if streaming:
-            dataset = builder.as_streaming_dataset(split=split)
-        else:
-            builder.download_and_prepare()
-            dataset = builder.as_dataset(split=split)
-    except (DatasetsError, *_HUB_ERRORS) as err:
-        try:
-            names = list(get_dataset_split_names(name, revision=revision))
-        except _HUB_ERRORS:
-            names = []
-        if names and not wanted <= {*names, "all"}:
-            raise InputError(_no_split(name, split, names)) from err
-        if names and streaming and split not in names:
-            raise InputError(f"{name}: {split} cannot be streamed: name one of {', '.join(names)}") from err
-        raise InputError(_not_found(name, err.__cause__ or err)) from err
-    if isinstance(dataset, Dataset):
-        return _checked(dataset, where)
-    schema = _stream_schema(dataset, where)
-    features = check_schema(schema, where)
-    if pa.types.is_integer(schema.field("changed").type):
-        raise InputError(
-            f"{where}: changed holds numbers, which cannot be looked through in a stream: write true or false"
-        )
-    return dataset if dataset.features == features else dataset.cast(features)
-
-
-def _stream_schema(stream: IterableDataset, where: str) -> pa.Schema:
-    if stream.features is not None:
-        return stream.features.arrow_schema
-    for row in stream.take(1):  # a stream that does not know its columns before the first row
-        return pa.Table.from_pylist([row]).schema
-    raise InputError(f"{where} has no rows")
 
 
 @cache
 def _note(text: str) -> None:
-    """Tells something about a data set, once, and only by the first of several processes."""
+    """Tell something about a data set, once, and only by the first of several processes."""
     if os.environ.get("RANK", "0") == "0":
         logger.warning(text)
 
@@ -399,11 +281,3 @@ def _restrict_row(row: dict[str, Any], where: str) -> dict[str, Any]:
             raise InputError(f"{where}: pair {row['pair_id']}: {err}") from err
         changed[name] = PILImage.fromarray(restricted)
     return changed
-
-
-def _no_split(where: str | Path, split: str, names: Sequence[str]) -> str:
-    return f"{where} has no split {split!r}: there are {', '.join(names) or 'none'}"
-
-
-def _not_found(name: str | Path, err: BaseException) -> str:
-    return f"{name} is neither a folder on this machine nor a data set that the Hub gives us ({first_line(err)})"

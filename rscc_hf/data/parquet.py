@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from datasets import Features, List
 from datasets.table import table_cast
 
-from rscc_hf.data.layout import is_parquet, name_of
 from rscc_hf.data.schema import FEATURES, check_columns, needed
+from rscc_hf.data.shard_names import is_parquet, name_of
 from rscc_hf.errors import InputError
 from rscc_hf.text import first_line
 

@@ -120,7 +120,7 @@ _COMPARED = re.compile(r"^\s+(than|density|number)\b", re.IGNORECASE)
 
 
 def move_words(caption: str, move: Move) -> str | None:
-    """The caption of a moved image.
+    """Return the caption of a moved image.
 
     Args:
         caption: A caption in English; case and punctuation are kept.

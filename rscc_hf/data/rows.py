@@ -1,11 +1,14 @@
 """What the rows of a data set hold: the one check of ids, captions and `changed`, and images as they lie there."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import Dataset
 
 from rscc_hf.data.captions import pair_key
+from rscc_hf.data.schema import check_schema
 from rscc_hf.errors import InputError
 
 LOOKED_AT = ("pair_id", "captions", "changed")
@@ -110,3 +113,15 @@ def image_contents(column: pa.ChunkedArray) -> Iterator[memoryview | str | None]
                 yield memoryview(encoded[row].as_buffer())
             else:
                 yield paths[row].as_py()
+
+
+def checked(dataset: Dataset, where: str) -> Dataset:
+    """Check columns and rows, and cast what holds the same as the schema in another type."""
+    features = check_schema(dataset.features.arrow_schema, where)
+    columns: Any = dataset.select_columns(list(LOOKED_AT)).with_format("arrow")
+    if check_rows(columns.iter(batch_size=10_000), where) == 0:
+        raise InputError(f"{where} has no pairs.")
+    for name, feature in features.items():
+        if dataset.features[name] != feature:
+            dataset = dataset.cast_column(name, feature)
+    return dataset

@@ -47,7 +47,7 @@ def _word_splitter() -> pre_tokenizers.PreTokenizer:
 
 
 def words_of(caption: str) -> list[str]:
-    """The words of a caption as the word-level tokenizer sees them; joined by spaces, its normal form."""
+    """Return the words of a caption as the word-level tokenizer sees them; joined by spaces, its normal form."""
     return [word for word, _ in _SPLITTER.pre_tokenize_str(_NORMALIZER.normalize_str(caption))]
 
 
@@ -55,7 +55,7 @@ _NORMALIZER, _SPLITTER = _word_normalizer(), _word_splitter()
 
 
 def build_word_tokenizer(captions: Iterable[str], min_frequency: int = 1) -> PreTrainedTokenizerFast:
-    """Builds the word-level tokenizer of a set of captions.
+    """Build the word-level tokenizer of a set of captions.
 
     Args:
         captions: The captions to count, each as often as it occurs.
@@ -84,7 +84,7 @@ def build_word_tokenizer(captions: Iterable[str], min_frequency: int = 1) -> Pre
 
 
 def word_tokenizer_from_word_map(word_map: Mapping[str, int]) -> PreTrainedTokenizerFast:
-    """Makes the tokenizer of a word map, keeping every id: that of a release (`WORDMAP_*.json`) or a new one.
+    """Make the tokenizer of a word map, keeping every id: that of a release (`WORDMAP_*.json`) or a new one.
 
     Args:
         word_map: Word to id, with `<pad>`, `<start>`, `<end>` and `<unk>`; the ids are 0..n-1, each once.
@@ -104,7 +104,7 @@ def word_tokenizer_from_word_map(word_map: Mapping[str, int]) -> PreTrainedToken
 
 
 def read_word_map(path: str | Path) -> dict[str, int]:
-    """Reads a release's `WORDMAP_*.json`.
+    """Read a release's `WORDMAP_*.json`.
 
     Raises:
         ValueError: The file is missing, no JSON, or no map from words to ids.
@@ -126,7 +126,7 @@ def _unigram_normalizer() -> normalizers.Normalizer:
 
 
 def build_unigram_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Trains a sentencepiece unigram on captions and turns it into a fast tokenizer.
+    """Train a sentencepiece unigram on captions and turn it into a fast tokenizer.
 
     Args:
         captions: The captions to train on, in any language.
@@ -180,7 +180,7 @@ def build_unigram_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrai
 
 
 def build_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE as GPT-2's and Qwen2's: any text can be written, nothing is lower-cased or dropped.
+    """Train a byte-level BPE as GPT-2's and Qwen2's: any text can be written, nothing is lower-cased or dropped.
 
     Args:
         texts: The texts to train on.
@@ -231,7 +231,7 @@ def vocabulary_of(
     vocab_size: int = 4000,
     revision: str | None = None,
 ) -> PreTrainedTokenizerFast:
-    """Builds the tokenizer of a data set.
+    """Build the tokenizer of a data set.
 
     Args:
         path_or_id: Folder or Hub id of a data set in the schema.
@@ -258,7 +258,7 @@ def vocabulary_of(
 
 
 def _why_no_vocabulary(folder: Path) -> str | None:
-    """Why a folder is no tokenizer that was built here (see `files.Written`): its special tokens tell."""
+    """Say why a folder is no tokenizer that was built here (see `files.Written`): its special tokens tell."""
     try:
         content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         added = [token["content"] for token in content["added_tokens"]]
@@ -281,7 +281,7 @@ def write_vocabulary(
     overwrite: bool = False,
     **options: Any,
 ) -> PreTrainedTokenizerFast:
-    """Builds the tokenizer of a data set (see `vocabulary_of`) into a folder that `AutoTokenizer` loads.
+    """Build the tokenizer of a data set (see `vocabulary_of`) into a folder that `AutoTokenizer` loads.
 
     Args:
         path_or_id: Folder or Hub id of a data set in the schema.

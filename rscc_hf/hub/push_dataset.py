@@ -51,7 +51,7 @@ def push_dataset(
     shard_bytes: int = SHARD_BYTES,
     on_stage: OnStage | None = None,
 ) -> PushPlan:
-    """Pushes a data set of pairs to the Hub, after a look at whether it may and can be used there.
+    """Push a data set of pairs to the Hub, after a look at whether it may and can be used there.
 
     Parquet files in `data/` that are small enough go as they are. Anything else that `load_pairs` reads is written as
     such files first, images inside; the folder itself is not changed. The card is rendered from what the files hold,
@@ -136,7 +136,7 @@ def _layout(folder: Path) -> Layout:
 
 
 def _as_it_is(layout: Layout, files: Mapping[str, Path], shard_bytes: int) -> dict[str, dict[str, Path]] | None:
-    """The parquet files of each split, where they can go as they lie there; None: they have to be written."""
+    """Return the parquet files of each split, where they can go as they lie there; None: they have to be written."""
     splits: dict[str, dict[str, Path]] = {}
     for split in layout.names:
         for path in layout.splits[split]:
@@ -151,7 +151,7 @@ def _as_it_is(layout: Layout, files: Mapping[str, Path], shard_bytes: int) -> di
 
 
 def _has_the_types(path: Path, name: str) -> bool:
-    """Whether the columns have the very types of the schema; what is wrong with them is told later."""
+    """Tell whether the columns have the very types of the schema; what is wrong with them is told later."""
     schema = _opened(path, name).schema_arrow
     try:
         wanted = check_schema(schema, name).arrow_schema
@@ -161,7 +161,7 @@ def _has_the_types(path: Path, name: str) -> bool:
 
 
 def _is_self_contained(path: Path, name: str) -> bool:
-    """Whether the images are in the file, under names without folders of this machine."""
+    """Tell whether the images are in the file, under names without folders of this machine."""
     file = _opened(path, name)
     for column in _image_columns(file):
         for batch in file.iter_batches(batch_size=1000, columns=[f"{column}.path"]):
@@ -175,7 +175,7 @@ def _is_self_contained(path: Path, name: str) -> bool:
 
 
 def _nulls(file: pq.ParquetFile, column: str) -> int | None:
-    """How many rows have nothing there, by the file's statistics; None: it keeps none."""
+    """Return how many rows have nothing there, by the file's statistics; None: it keeps none."""
     metadata = file.metadata
     total = 0
     for group in range(metadata.num_row_groups):
@@ -225,14 +225,14 @@ def _write_split(folder: Path, split: str, work: Path, shard_bytes: int) -> dict
 
 
 def _is_beside(name: str) -> bool:
-    """Whether a file goes along with the shards: licences, pictures of the card; no other form of the data."""
+    """Tell whether a file goes along with the shards: licences, pictures of the card; no other form of the data."""
     parts = name.split("/")
     formats = (".arrow", ".parquet", "dataset_info.json", "dataset_dict.json", "state.json")
     return not name.lower().endswith(formats) and name != CARD and (len(parts) == 1 or parts[0] != "data")
 
 
 def _check_rows(path: Path, name: str) -> None:
-    """Refuses pairs without images, and secrets and paths of this machine in the texts of a shard."""
+    """Refuse pairs without images, and secrets and paths of this machine in the texts of a shard."""
     file = _opened(path, name)
     try:
         check_schema(file.schema_arrow, name)
@@ -261,7 +261,7 @@ def _check_rows(path: Path, name: str) -> None:
 
 
 def _check_values(files: Sequence[Path], where: str, notes: list[str]) -> None:
-    """Refuses ids, captions and `changed` of a split that `load_pairs` would, and notes what is missing."""
+    """Refuse ids, captions and `changed` of a split that `load_pairs` would, and notes what is missing."""
     unmarked = 0
     try:
         check_rows(read_columns(files, LOOKED_AT), where)
@@ -287,7 +287,7 @@ def _facts(splits: Mapping[str, Mapping[str, Path]], card: str | None) -> Datase
 
 
 def card_stays(folder: Path) -> bool:
-    """Whether the folder has a card that goes as it is, because somebody else wrote it."""
+    """Tell whether the folder has a card that goes as it is, because somebody else wrote it."""
     existing = read_card(folder)
     return existing is not None and not is_ours(existing) and MARK not in existing
 
@@ -308,7 +308,7 @@ def _card(folder: Path, facts: DatasetFacts, repo_id: str, license: str | None, 
 
 
 def _check_loads(folder: Path, stage: Path) -> None:
-    """Loads what will be pushed as a stranger would."""
+    """Load what will be pushed as a stranger would."""
     with tempfile.TemporaryDirectory(prefix="rscc-trial-") as home:
         environment = {**os.environ, "HF_DATASETS_CACHE": home, "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(

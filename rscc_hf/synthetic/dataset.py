@@ -43,7 +43,7 @@ MARK = "made by `rscc data synthesize`"
 
 
 def _is_ours(card: Path) -> bool:
-    """Whether a card says that its data set was synthesised here."""
+    """Tell whether a card says that its data set was synthesised here."""
     try:
         return MARK in card.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -51,7 +51,7 @@ def _is_ours(card: Path) -> bool:
 
 
 def _why_not_ours(folder: Path) -> str | None:
-    """Why a folder is no data set of `synthesize` (see `files.Written`): its card would say so."""
+    """Say why a folder is no data set of `synthesize` (see `files.Written`): its card would say so."""
     return None if _is_ours(folder / "README.md") else f"is no data set {MARK} (its README.md does not say so)"
 
 

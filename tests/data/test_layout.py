@@ -10,9 +10,10 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rscc_hf.data.layout import declared_splits, is_parquet, name_of, names_problem, read_layout, shards_problem
+from rscc_hf.data.layout import read_layout
 from rscc_hf.data.lists.sources import read_dataset_pairs
 from rscc_hf.data.loading import load_pairs, split_names
+from rscc_hf.data.shard_names import declared_splits, is_parquet, name_of, names_problem, shards_problem
 
 
 def table(name):

@@ -29,7 +29,7 @@ _RECOMPUTED = {"configs", "size_categories", "task_categories", "tags", "dataset
 def render_dataset_card(
     facts: DatasetFacts, repo_id: str, *, license: str | None = None, existing: str | None = None
 ) -> str:
-    """The text of the card.
+    """Return the text of the card.
 
     Args:
         facts: What was counted.

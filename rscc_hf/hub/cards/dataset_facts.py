@@ -84,11 +84,11 @@ class DatasetFacts:
 
     @property
     def is_synthesized(self) -> bool:
-        """Whether `rscc data synthesize` drew every pair."""
+        """Tell whether `rscc data synthesize` drew every pair."""
         return 0 < self.pairs == self.synthesized
 
     def known_source(self, source: str) -> KnownData | None:
-        """What is known of a source; nothing of synthetic pairs that somebody else made."""
+        """Return what is known of a source; nothing of synthetic pairs that somebody else made."""
         data = known_data(source)
         if data is not None and data.key == SOURCE and self.synthesized != self.sources[SOURCE]:
             return None
@@ -96,7 +96,7 @@ class DatasetFacts:
 
 
 def read_dataset_facts(files: Mapping[str, Mapping[str, Path]], earlier_card: str | None = None) -> DatasetFacts:
-    """Counts what there is; no image but the first is decoded.
+    """Count what there is; no image but the first is decoded.
 
     Args:
         files: The parquet files of each split: path by name in the repository.
@@ -145,7 +145,7 @@ def _count(path: Path, name: str, split: SplitFacts, facts: DatasetFacts, words:
 
 
 def _is_synthesized(pair_id: Any, source: Any, record: Any) -> bool:
-    """Whether a pair is named and recorded as `rscc data synthesize` does it."""
+    """Tell whether a pair is named and recorded as `rscc data synthesize` does it."""
     if source != SOURCE or not isinstance(record, str) or not _PAIR_ID.fullmatch(str(pair_id)):
         return False
     try:
