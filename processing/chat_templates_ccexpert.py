@@ -91,13 +91,13 @@ CHAT_TEMPLATES = {"chatml": CHATML_TEMPLATE, "vicuna": VICUNA_TEMPLATE}
 
 
 def has_token(tokenizer: Any, token: str) -> bool:
-    """Whether a tokenizer knows a token as a whole."""
+    """Tell whether a tokenizer knows a token as a whole."""
     number = tokenizer.convert_tokens_to_ids(token)  # not by get_vocab, which makes 150,000 entries each time
     return number is not None and (number != tokenizer.unk_token_id or token == tokenizer.unk_token)
 
 
 def prepare_tokenizer(tokenizer: Any, chat_template: str = "chatml") -> Any:
-    """Adds what CCExpert needs and a tokenizer lacks: `<image>`, the marks of turns, a padding token.
+    """Add what CCExpert needs and a tokenizer lacks: `<image>`, the marks of turns, a padding token.
 
     The vocabulary may grow: resize the model's embeddings to `len(tokenizer)` afterwards where they are smaller.
 
@@ -113,9 +113,9 @@ def prepare_tokenizer(tokenizer: Any, chat_template: str = "chatml") -> Any:
         ValueError: The template is unknown, or "vicuna" is asked of a tokenizer without beginning and end of sequence.
     """
     if chat_template not in CHAT_TEMPLATES:
-        raise ValueError(f"chat_template is {chat_template!r}: there are {', '.join(CHAT_TEMPLATES)}.")
+        raise ValueError(f"chat_template is {chat_template!r}; there are {', '.join(CHAT_TEMPLATES)}.")
     if chat_template == "vicuna" and (tokenizer.bos_token is None or tokenizer.eos_token is None):
-        raise ValueError("the tokenizer has no bos_token or no eos_token, which Vicuna's template needs: use chatml.")
+        raise ValueError("the tokenizer has no bos_token or no eos_token, which Vicuna's template needs; use chatml.")
     wanted = [IMAGE_TOKEN] + ([TURN_START, TURN_END] if chat_template == "chatml" else [])
     # also where they are known: they must be special, so that no tokenizer splits or changes them
     tokenizer.add_tokens(wanted, special_tokens=True)

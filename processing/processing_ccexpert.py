@@ -70,20 +70,20 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
         label_policy: str = "assistant",
     ):
         if label_policy not in LABEL_POLICIES:
-            raise ValueError(f"label_policy is {label_policy!r}: there are {' and '.join(LABEL_POLICIES)}.")
+            raise ValueError(f"label_policy is {label_policy!r}; there are {' and '.join(LABEL_POLICIES)}.")
         if not isinstance(prompt, str) or prompt.count(IMAGE_TOKEN) != 2:
-            raise ValueError(f"prompt is {prompt!r}: it must have exactly two {IMAGE_TOKEN}, before and after.")
+            raise ValueError(f"prompt is {prompt!r}; it must have exactly two {IMAGE_TOKEN}, before and after.")
         if isinstance(num_image_tokens, bool) or not isinstance(num_image_tokens, int) or num_image_tokens < 1:
-            raise ValueError(f"num_image_tokens is {num_image_tokens!r}: give the number of tokens of one image.")
+            raise ValueError(f"num_image_tokens is {num_image_tokens!r}; give the number of tokens of one image.")
         has_marks = has_token(tokenizer, TURN_START) and has_token(tokenizer, TURN_END)
         if chat_template is None:
             chat_template = "chatml" if has_marks else "vicuna"
         if isinstance(chat_template, str):
             chat_template = CHAT_TEMPLATES.get(chat_template, chat_template)
         if not has_token(tokenizer, IMAGE_TOKEN):
-            raise ValueError(f"the tokenizer has no {IMAGE_TOKEN}: prepare_tokenizer adds it.")
+            raise ValueError(f"the tokenizer has no {IMAGE_TOKEN}; prepare_tokenizer adds it.")
         if not has_marks and (chat_template == CHATML_TEMPLATE or label_policy == "release"):
-            raise ValueError(f"the tokenizer has no {TURN_START} or no {TURN_END}: prepare_tokenizer adds them.")
+            raise ValueError(f"the tokenizer has no {TURN_START} or no {TURN_END}; prepare_tokenizer adds them.")
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.prompt = prompt
         self.system_message = system_message
@@ -96,7 +96,7 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
 
     @classmethod
     def for_config(cls, config: Any, tokenizer: Any, **settings: Any) -> "CCExpertProcessor":
-        """The processor of a new model: sizes, statistics and template as its tower and language model want them.
+        """Make the processor of a new model: sizes, statistics and template as its tower and language model want them.
 
         Args:
             config: A `CCExpertConfig`.
@@ -118,20 +118,20 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
         if made.image_token_id != config.image_token_id:
             raise ValueError(
                 f"the tokenizer has {IMAGE_TOKEN} at {made.image_token_id} and the configuration has image_token_id "
-                f"{config.image_token_id}: set it to the tokenizer's."
+                f"{config.image_token_id}; set it to the tokenizer's."
             )
         marks = [mark for mark in (TURN_START, TURN_END, tokenizer.eos_token) if mark and has_token(tokenizer, mark)]
         highest = max(tokenizer.convert_tokens_to_ids(marks), default=0)
         if highest >= text.vocab_size:
             raise ValueError(
-                f"the tokenizer's marks go up to {highest} and the language model has {text.vocab_size} words: resize "
+                f"the tokenizer's marks go up to {highest} and the language model has {text.vocab_size} words; resize "
                 "its embeddings to the tokenizer's length first."
             )
         return made
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of the tensors that the processor makes for generation."""
+        """Return names of the tensors that the processor makes for generation."""
         return ["pixel_values", "input_ids", "attention_mask"]
 
     def __call__(  # type: ignore[override]  # the mixin's videos and audio make no sense here
@@ -151,7 +151,7 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
         return_notes: bool = False,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Prepares a batch of pairs with their questions, for generation or, with captions, for training.
+        """Prepare a batch of pairs with their questions, for generation or, with captions, for training.
 
         Args:
             images: List of pairs `[before, after]` (paths, addresses, bytes, PIL, numpy, torch), or one pair, or an
@@ -183,7 +183,7 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
         if images is None and text is None and captions is None:
             raise ValueError("give images, text, or both.")
         if isinstance(pair_ids, str):
-            raise ValueError("pair_ids is one string: give a list with one for each pair.")
+            raise ValueError("pair_ids is one string; give a list with one for each pair.")
         # generators are read once, and columns of tables have no truth value
         pair_ids = None if pair_ids is None else list(pair_ids)
         text = text if text is None or isinstance(text, str) else list(text)
@@ -200,13 +200,13 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
         if count is None:
             count = len(answers) if answers is not None else 1 if isinstance(text, str) else len(text or ())
         if answers is not None and len(answers) != count:
-            raise ValueError(f"{len(answers)} captions are given for {count} pairs: give one for each.")
+            raise ValueError(f"{len(answers)} captions are given for {count} pairs; give one for each.")
         questions = [text] * count if text is None or isinstance(text, str) else list(text)
         if len(questions) != count or count == 0:
-            raise ValueError(f"{len(questions)} texts are given for {count} pairs: give one for all or one for each.")
+            raise ValueError(f"{len(questions)} texts are given for {count} pairs; give one for all or one for each.")
         names: list[str | int] = list(range(count)) if pair_ids is None else list(pair_ids)
         if len(names) != count:
-            raise ValueError(f"pair_ids has {len(names)} ids for {count} pairs.")
+            raise ValueError(f"pair_ids has {len(names)} ids for {count} pairs; give one for each.")
 
         texts, spans = self._write(questions, answers, names)
         rows = self._encode(texts, spans, names, truncation, max_length, add_special_tokens)
@@ -236,7 +236,7 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
         processor_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Writes conversations of any number of turns, and turns them into model inputs with `tokenize=True`.
+        """Write conversations of any number of turns, and turn them into model inputs with `tokenize=True`.
 
         Args:
             conversation: A list of messages `{"role": ..., "content": ...}`, or a list of such lists. Content is a
@@ -295,7 +295,9 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
         if images is not None:
             data.update(self.image_processor(images, return_tensors=return_tensors, **options))
             if len(data["pixel_values"]) != len(texts):
-                raise ValueError(f"{len(data['pixel_values'])} pairs are given for {len(texts)} conversations.")
+                raise ValueError(
+                    f"{len(data['pixel_values'])} pairs are given for {len(texts)} conversations; give one for each."
+                )
         data |= pad_rows(
             rows,
             pad=self.tokenizer.pad_token_id,
@@ -310,11 +312,11 @@ class CCExpertProcessor(PromptWriting, ProcessorMixin):
         return batch if return_dict or return_labels else batch["input_ids"]
 
     def batch_decode(self, sequences: Any, *args: Any, skip_prompt: bool = True, **kwargs: Any) -> list[str]:
-        """Ids of a batch to text; see `decode`."""
+        """Turn the ids of a batch into text; see `decode`."""
         return [self.decode(sequence, *args, skip_prompt=skip_prompt, **kwargs) for sequence in sequences]
 
     def decode(self, token_ids: Any, *args: Any, skip_prompt: bool = True, **kwargs: Any) -> Any:
-        """Ids to text.
+        """Turn ids into text.
 
         Args:
             token_ids: What `generate` gave, or labels (negative ids are left out); of a batch: a list is returned.
@@ -344,13 +346,13 @@ _CALL_OPTIONS = (
 
 
 def _names(options: dict[str, Any], count: int) -> list[str | int]:
-    """The names of `count` conversations, made a list in `options` where they are there."""
+    """Return the names of `count` conversations, made a list in `options` where they are there."""
     given = options.get("pair_ids")
     if given is None:
         return list(range(count))
     options["pair_ids"] = names = [] if isinstance(given, str) else list(given)
     if len(names) != count:
-        raise ValueError(f"pair_ids has {len(names)} ids for {count} conversations: give a list with one for each.")
+        raise ValueError(f"pair_ids has {len(names)} ids for {count} conversations; give a list with one for each.")
     return names
 
 

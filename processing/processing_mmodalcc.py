@@ -35,7 +35,7 @@ class MModalCCProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of the tensors that the processor makes for the model's encoder."""
+        """Return names of the tensors that the processor makes for the model's encoder."""
         return list(self.image_processor.model_input_names)
 
     def __call__(  # type: ignore[override]  # the mixin's text, videos and audio make no sense here
@@ -49,7 +49,7 @@ class MModalCCProcessor(ProcessorMixin):
         return_notes: bool = False,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Prepares a batch of pairs, of captions, or of both; all of it or nothing.
+        """Prepare a batch of pairs, of captions, or of both; all of it or nothing.
 
         Args:
             images: List of pairs `[before, after]` (paths, addresses, bytes, PIL, numpy, torch), or one pair, or an
@@ -75,7 +75,7 @@ class MModalCCProcessor(ProcessorMixin):
         if images is None and text is None:
             raise ValueError("give images, text, or both")
         if images is None and semantic_maps is not None:
-            raise ValueError("semantic_maps are given without images")
+            raise ValueError("semantic_maps are given without images; give both")
         data: dict[str, Any] = {}
         if images is not None:
             data.update(
@@ -93,17 +93,17 @@ class MModalCCProcessor(ProcessorMixin):
             pairs = 1 if images is None else len(data["pixel_values"])
             if len(captions) % pairs or (images is not None and not captions):
                 raise ValueError(
-                    f"text has {len(captions)} captions for {pairs} pairs: give each pair as many, pair by pair."
+                    f"text has {len(captions)} captions for {pairs} pairs; give each pair as many, pair by pair."
                 )
             data["labels"] = self._labels(captions, max_length)
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["notes"])
 
     def _labels(self, captions: list[str], max_length: int | None) -> list[list[int]]:
-        """Word ids and `<end>`, padded with -100 to the longest; (batch, T)."""
+        """Return word ids and `<end>`, padded with -100 to the longest; (batch, T)."""
         if not captions or not all(isinstance(caption, str) for caption in captions):
-            raise ValueError("text must be a caption or a list with one caption for each pair")
+            raise ValueError("text must be a caption or a list with one caption for each pair; give strings")
         if max_length is not None and max_length < 1:
-            raise ValueError("max_length must be at least 1, the place of <end>")
+            raise ValueError(f"max_length is {max_length}; it must be at least 1, the place of <end>")
         rows = []
         for words in self.tokenizer(captions, add_special_tokens=False)["input_ids"]:
             kept = list(words) if max_length is None else list(words)[: max_length - 1]

@@ -24,11 +24,11 @@ class PromptWriting:
     _header_of: tuple[Any, str, list[int]] | None
 
     def replace_image_token(self, image_inputs: Any = None, image_idx: int = 0, **kwargs: Any) -> str:
-        """What one `<image>` becomes: as many as the image has tokens. transformers' own name for it."""
+        """Return what one `<image>` becomes: as many as the image has tokens. transformers' own name for it."""
         return self.image_token * self.num_image_tokens
 
     def _header(self) -> tuple[str, list[int]]:
-        """What opens the assistant's turn, as text and as ids; empty for a template that writes nothing there."""
+        """Return what opens the assistant's turn, as text and as ids; empty where a template writes nothing."""
         if self._header_of is None or self._header_of[0] != self.chat_template:
             asked = [[{"role": "user", "content": [{"type": "text", "text": "what"}]}]]
             closed, opened = (
@@ -43,12 +43,12 @@ class PromptWriting:
     def _render(
         self, conversations: list[Any], chat_template: str | None, want_spans: bool, **kwargs: Any
     ) -> tuple[list[str], list[list[Span]] | None]:
-        """The conversations as texts and, where wanted, where the assistant speaks in each."""
+        """Return the conversations as texts and, where wanted, where the assistant speaks in each."""
         template: Any = self.chat_template if chat_template is None else chat_template
         if isinstance(self.chat_template, dict):
             template = self.chat_template.get(chat_template or "default", chat_template)
         if want_spans and not re.search(r"\{%-?\s*generation\s*-?%\}", str(template)):
-            raise ValueError("the chat template has no {% generation %} around what the assistant says: add it.")
+            raise ValueError("the chat template has no {% generation %} around what the assistant says; add it.")
         rendered: Any = render_jinja_template(  # two lists, whatever its type says
             conversations=conversations,
             chat_template=template,
@@ -61,7 +61,7 @@ class PromptWriting:
     def _write(
         self, questions: list[Any], answers: list[Any] | None, names: list[str | int]
     ) -> tuple[list[str], list[list[Span]] | None]:
-        """The text of each pair, and with answers where they stand in it."""
+        """Write the text of each pair, and with answers where they stand in it."""
         header = self._header()[0].strip()
         if answers is None and header and all(isinstance(asked, str) and header in asked for asked in questions):
             return list(questions), None
@@ -87,7 +87,7 @@ class PromptWriting:
         return self._render(self._complete(conversations)[0], None, not opens, add_generation_prompt=opens)
 
     def _prompt_of(self, asked: str | None, name: str | int) -> str:
-        """The prompt of a pair: the processor's, the given one, or the given question after the processor's images."""
+        """Return the prompt of a pair: the processor's, the given one, or the given question after its images."""
         if asked is None:
             return self.prompt
         placeholders = asked.count(IMAGE_TOKEN)
@@ -101,16 +101,16 @@ class PromptWriting:
         return asked
 
     def _refuse_marks(self, words: str, what: str, name: str | int) -> None:
-        """Refuses what the tokenizer would take for the end of a turn or for an image."""
+        """Refuse what the tokenizer would take for the end of a turn or for an image."""
         marks = {IMAGE_TOKEN, TURN_START, TURN_END, self.tokenizer.bos_token, self.tokenizer.eos_token} - {None, ""}
         found = sorted(mark for mark in marks if mark in words and has_token(self.tokenizer, mark))
         if found:
             raise _error(name, f"its {what} contains {found[0]}, which has a meaning of its own: remove it")
 
     def _complete(self, conversation: Any) -> tuple[list[list[dict[str, Any]]], bool]:
-        """Copies of the conversations, with the system message in front and their content in parts."""
+        """Copy the conversations, with the system message in front and their content in parts."""
         if not isinstance(conversation, list | tuple) or not conversation:
-            raise ValueError("give a conversation: a list of messages with role and content.")
+            raise ValueError("there is no conversation; give a list of messages with role and content.")
         batched = isinstance(conversation[0], list | tuple)
         complete = []
         for given in conversation if batched else [conversation]:
@@ -126,7 +126,7 @@ class PromptWriting:
         return complete, batched
 
     def _marks(self) -> set[int]:
-        """What the release learns wherever it stands: the marks of turns, and the newline where it is one token."""
+        """Return what the release learns wherever it stands: marks of turns, and the newline where it is one token."""
         newline = self.tokenizer("\n", add_special_tokens=False)["input_ids"]
         marks = set(self.tokenizer.convert_tokens_to_ids([TURN_START, TURN_END]))
         return marks | set(newline) if len(newline) == 1 else marks
@@ -140,14 +140,14 @@ class PromptWriting:
         max_length: int | None,
         add_special_tokens: bool,
     ) -> list[TokenRow]:
-        """Expands the placeholders, tokenises and cuts."""
+        """Expand the placeholders, tokenise and cut."""
         for text, name in zip(texts, names, strict=True):
             if not isinstance(text, str):
                 raise _error(name, f"its text is a {type(text).__name__}: give a string")
             if text.count(IMAGE_TOKEN) != 2:
                 raise _placeholder_error(name, text.count(IMAGE_TOKEN))
         if spans is not None and not getattr(self.tokenizer, "is_fast", False):
-            raise ValueError("labels need a fast tokenizer, which knows where its tokens lie in the text.")
+            raise ValueError("the tokenizer does not know where its tokens lie in the text; labels need a fast one.")
         image = self.replace_image_token()
         encoded = self.tokenizer(
             [text.replace(IMAGE_TOKEN, image) for text in texts],
@@ -166,7 +166,7 @@ class PromptWriting:
             ids = list(encoded["input_ids"][row])
             places = [place for place, number in enumerate(ids) if number == self.image_token_id]
             if len(places) != 2 * self.num_image_tokens:
-                raise ValueError(f"the tokenizer splits {IMAGE_TOKEN}: prepare_tokenizer makes it a special token.")
+                raise ValueError(f"the tokenizer splits {IMAGE_TOKEN}; prepare_tokenizer makes it a special token.")
             if limit is not None and len(ids) > limit:
                 if limit <= places[-1]:
                     raise _error(
@@ -194,7 +194,7 @@ class PromptWriting:
 
 
 def _error(name: str | int, reason: str) -> PairError:
-    return PairError(f"Pair {name!r}: {reason}.", name)
+    return PairError.of(name, f"{reason}.")
 
 
 def _placeholder_error(name: str | int, count: int) -> PairError:
@@ -204,7 +204,7 @@ def _placeholder_error(name: str | int, count: int) -> PairError:
 
 
 def _parts(text: str) -> list[dict[str, str]]:
-    """A text with placeholders as the parts of a message."""
+    """Return a text with placeholders as the parts of a message."""
     words = text.split(IMAGE_TOKEN)
     parts: list[dict[str, str]] = []
     for number, said in enumerate(words):

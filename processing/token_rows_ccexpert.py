@@ -31,7 +31,7 @@ def grown_spans(spans: Sequence[Span], text: str, placeholder: str, growth: int)
 
 
 def whole_turns(spans: Sequence[Span], text: str, header: str) -> list[Span]:
-    """What the assistant says, with the header in front of it and the newline after its closing mark."""
+    """Return what the assistant says, with the header in front of it and the newline after its closing mark."""
     turns = []
     for start, end in spans:
         opened = start - len(header) if text[:start].endswith(header) else start
@@ -50,7 +50,7 @@ def overlapping(offsets: Sequence[Span], spans: Sequence[Span]) -> list[int]:
 
 
 def learnt(ids: Sequence[int], turns: Sequence[int], marks: Collection[int] = ()) -> list[int]:
-    """Labels: the ids where `turns` is 1, and of `marks` wherever they stand; -100 elsewhere."""
+    """Return labels: the ids where `turns` is 1, and of `marks` wherever they stand; -100 elsewhere."""
     return [number if inside or number in marks else IGNORED for number, inside in zip(ids, turns, strict=True)]
 
 
@@ -65,7 +65,7 @@ def pad_rows(
     labels: bool,
     masks: bool,
 ) -> dict[str, Any]:
-    """Rows of one length.
+    """Pad rows to one length.
 
     Args:
         rows: At least one.
@@ -84,17 +84,17 @@ def pad_rows(
         ValueError: A setting is wrong, or there is no padding token where one is needed.
     """
     if side not in ("left", "right"):
-        raise ValueError(f"padding_side is {side!r}: there are left and right.")
+        raise ValueError(f"padding_side is {side!r}; there are left and right.")
     if padding not in (True, False, "longest", "max_length"):
-        raise ValueError(f"padding is {padding!r}: there are True, False, longest and max_length.")
+        raise ValueError(f"padding is {padding!r}; there are True, False, longest and max_length.")
     length = max(len(row.ids) for row in rows)
     if padding == "max_length":
         if max_length is None:
-            raise ValueError("padding is max_length: give max_length.")
+            raise ValueError("padding is max_length; give max_length.")
         length = max(length, max_length)
     length += -length % (multiple or 1)
     if padding is not False and pad is None and any(len(row.ids) < length for row in rows):
-        raise ValueError("the tokenizer has no padding token: prepare_tokenizer adds one.")
+        raise ValueError("the tokenizer has no padding token; prepare_tokenizer adds one.")
 
     def padded(values: list[int], filler: Any) -> list[int]:
         missing = [filler] * (length - len(values)) if padding is not False else []

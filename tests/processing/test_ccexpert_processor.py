@@ -382,7 +382,7 @@ def test_wrong_calls_say_what_to_do(processor, call, message):
     ("build", "message"),
     [
         (lambda: make(label_policy="all"), "label_policy is 'all'"),
-        (lambda: make(byte_level_tokenizer()), "has no <image>: prepare_tokenizer"),
+        (lambda: make(byte_level_tokenizer()), "has no <image>; prepare_tokenizer"),
         (lambda: make(vicuna_tokenizer(), chat_template="chatml"), r"has no <\|im_start\|>"),
         (lambda: make(vicuna_tokenizer(), label_policy="release"), r"has no <\|im_start\|>"),
         (lambda: CCExpertProcessor(CCExpertImageProcessor(), chatml_tokenizer(), num_image_tokens=0), "num_image_tok"),
