@@ -19,11 +19,11 @@ class ChangeMaskHead(nn.Module):
         self.score = nn.Linear(width, 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """`(batch, tokens, width)` to `(batch, tokens)`."""
+        """Map `(batch, tokens, width)` to `(batch, tokens)`."""
         return self.score(self.norm(features)).squeeze(-1)
 
     def replace(self, model: nn.Module, inputs: Any, output: Any) -> Any:
-        """A forward hook of the model: logits take the place of the change features.
+        """Put logits in the place of the change features, as a forward hook of the model.
 
         So the head runs inside of the forward pass that distributed training wraps.
         """
@@ -33,7 +33,7 @@ class ChangeMaskHead(nn.Module):
 
 
 def change_mask_loss(logits: torch.Tensor, masks: torch.Tensor, words: torch.Tensor, targets: int) -> torch.Tensor:
-    """Cross entropy between the logits of patches and the share of each that changed.
+    """Return the cross entropy between the logits of patches and the share of each that changed.
 
     A pair weighs as much as its caption has target tokens: divided by those of the global batch the loss does not
     depend on how that is cut into micro-batches and processes.

@@ -44,7 +44,7 @@ class LandCoverRecipe(CCExpertRecipe):
     eval_unit: Literal["steps", "epochs", "never"] = option("never", "There are no captions to score: never.")
 
     def validate(self) -> None:
-        """Checks the values that no other constructor checks; see `LoopRecipe.validate`."""
+        """Check the values that no other constructor checks; see `LoopRecipe.validate`."""
         super().validate()
         if self.trained_parts != ["vision_tower"]:
             raise RecipeError(f"trained_parts is {self.trained_parts}: land cover trains the vision_tower alone.")
@@ -68,7 +68,7 @@ class LandCoverModel(nn.Module):
         self.head = nn.Linear(model.config.vision.hidden_size, len(CLASS_NAMES))
 
     def forward(self, pixel_values: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-        """Sum over all patches of the cross entropy with the shares of the classes.
+        """Sum over all patches the cross entropy with the shares of the classes.
 
         Args:
             pixel_values: (n, 2, 3, H, W), normalised.
@@ -100,7 +100,7 @@ class LandCoverMaker(SampleMaker):
         generators: Sequence[np.random.Generator],
         epochs: Sequence[int],
     ) -> Batch:
-        """`pixel_values` (n, 2, 3, H, W) and `shares` (n, 2, tokens, classes) float32."""
+        """Make `pixel_values` (n, 2, 3, H, W) and `shares` (n, 2, tokens, classes) float32."""
         images, maps = pixels.images, pixels.maps
         assert maps is not None  # the reader was told to read them
         if self.augmentation is not None:
@@ -114,7 +114,7 @@ class LandCoverMaker(SampleMaker):
 
 
 def class_shares(maps: torch.Tensor, grid: int) -> torch.Tensor:
-    """The share of each class in each patch.
+    """Return the share of each class in each patch.
 
     Args:
         maps: (n, 2, 3, H, W) uint8, colours of the palette.
@@ -153,7 +153,7 @@ class LandCoverTask(PairTask):
         self.prepare_data(accelerator)
 
     def parts(self) -> list[Part]:
-        """Tower and head."""
+        """Return tower and head."""
         rates = self.recipe.learning_rates
         head = [*self.model.norm.parameters(), *self.model.head.parameters()]
         return [
@@ -166,11 +166,11 @@ class LandCoverTask(PairTask):
         return model(**batch) / targets
 
     def count_targets(self, batch: Batch) -> int:
-        """Patches of a micro-batch."""
+        """Count the patches of a micro-batch."""
         return batch["shares"][..., 0].numel()
 
     def save(self, folder: Path) -> None:
-        """The CCExpert with the trained tower, its processor, and `training_summary.json`."""
+        """Write the CCExpert with the trained tower, its processor, and `training_summary.json`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.ccexpert.save_pretrained(folder)
         self.processor.save_pretrained(folder)
@@ -196,12 +196,12 @@ class LandCoverTask(PairTask):
         return ChosenSamples(pixels, [texts or [""] for texts in captions], self.maker)
 
     def asker(self) -> Callable[[Pixels], Batch]:
-        """Nothing is asked: `LandCoverRecipe` has no evaluation."""
+        """Refuse: nothing is asked, as `LandCoverRecipe` has no evaluation."""
         raise NotImplementedError("Training on land cover generates no captions.")
 
 
 def train_land_cover(recipe: LandCoverRecipe, *, on_step: OnStep | None = None) -> TrainingResult[LandCoverRecipe]:
-    """Trains the tower, or goes on with a run; see `train_ccexpert`.
+    """Train the tower, or go on with a run; see `train_ccexpert`.
 
     Raises:
         ValueError: One sentence that names the key of the recipe, the pair or the file, and the remedy.

@@ -33,7 +33,7 @@ def _learns(part: str) -> Callable[[Any], bool]:
 
 
 def _on_the_hub(*where: str | None) -> bool:
-    """Whether one of these is no file or folder here; also where none is named, which is an error of its own."""
+    """Return whether one of these is no file or folder here; also where none is named, an error of its own."""
     named = [name for name in where if name is not None]
     return not named or any(not Path(name).expanduser().exists() for name in named)
 
@@ -95,7 +95,7 @@ BELONGINGS = (
 
 
 def names_of_flags(arguments: Sequence[str], keys: Iterable[str]) -> list[str]:
-    """The keys that a command line names: `--key value`, `--key=value`, `--no_key`."""
+    """Return the keys that a command line names: `--key value`, `--key=value`, `--no_key`."""
     known, found = set(keys), []
     for argument in arguments:
         if argument.startswith("--"):
@@ -105,7 +105,7 @@ def names_of_flags(arguments: Sequence[str], keys: Iterable[str]) -> list[str]:
 
 
 def idle_flag(recipe: Any, given: Sequence[str]) -> str | None:
-    """A sentence about the first key that was typed and has no effect on the run; None: there is none.
+    """Return a sentence about the first key that was typed and has no effect on the run; None: there is none.
 
     Args:
         recipe: A recipe of any kind.

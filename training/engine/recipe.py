@@ -38,7 +38,7 @@ OPTIMIZER_HELP = "torch.optim.Adam or AdamW; muon: Muon for the matrices of line
 
 @contextmanager
 def reading(what: str, remedy: str = "") -> Iterator[None]:
-    """One sentence for whatever goes wrong when files are read: one is missing, cut off, or of something else.
+    """Make one sentence of whatever goes wrong when files are read: one is missing, cut off, or of something else.
 
     Args:
         what: Whose files they are.
@@ -59,7 +59,7 @@ def reading(what: str, remedy: str = "") -> Iterator[None]:
 
 
 def option(default: Any, help: str) -> Any:
-    """A field of a recipe with its help text."""
+    """Return a field of a recipe with its help text."""
     return field(default=default, metadata={"help": help})
 
 
@@ -143,7 +143,7 @@ class LoopRecipe:
         self.validate()
 
     def validate(self) -> None:
-        """Checks every value; subclasses add theirs and call this."""
+        """Check every value; subclasses add theirs and call this."""
         self.require_at_least(
             1,
             "global_batch_size per_device_batch_size max_epochs max_steps patience lr_decay_patience torch_threads "
@@ -171,24 +171,24 @@ class LoopRecipe:
                 raise RecipeError(f"{item.name} is {getattr(self, item.name)}: give a finite number.")
 
     def require_at_least(self, least: float, names: str) -> None:
-        """Raises a `RecipeError` for a field of `names` (split by spaces) below `least`; None passes."""
+        """Raise a `RecipeError` for a field of `names` (split by spaces) below `least`; None passes."""
         for name in names.split():
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise RecipeError(f"{name} is {value}: give {least} or more.")
 
     def require_share(self, names: str) -> None:
-        """Raises a `RecipeError` for a field of `names` (split by spaces) outside of [0, 1)."""
+        """Raise a `RecipeError` for a field of `names` (split by spaces) outside of [0, 1)."""
         for name in names.split():
             if not 0 <= getattr(self, name) < 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}: give a number in [0, 1).")
 
-    def is_due(self, what: Literal["eval", "save"], unit: str, count: int) -> bool:
-        """Return whether a run evaluates, or saves, when `count` of these units ("epochs", "steps") have passed."""
+    def is_due(self, what: str, unit: str, count: int) -> bool:
+        """Return whether a run is to "eval" or "save" when `count` of these units ("epochs", "steps") have passed."""
         return getattr(self, f"{what}_unit") == unit and count % getattr(self, f"{what}_every") == 0
 
     def accumulation_steps(self, processes: int) -> int:
-        """Micro-batches that each of `processes` processes runs before an optimiser step.
+        """Return the micro-batches that each of `processes` processes runs before an optimiser step.
 
         Raises:
             RecipeError: The global batch is no multiple of what one pass over all processes takes.
@@ -205,7 +205,7 @@ class LoopRecipe:
 
 
 def parse_recipe(recipe_class: type[R], arguments: Sequence[str] | None = None) -> R:
-    """Reads `--config FILE.yaml` and the flags that override it.
+    """Read `--config FILE.yaml` and the flags that override it.
 
     Args:
         recipe_class: The dataclass to fill.
@@ -256,12 +256,12 @@ def read_recipe(recipe_class: type[R], path: str | os.PathLike | Traversable, **
 
 
 def recipe_to_yaml(recipe: LoopRecipe) -> str:
-    """The resolved recipe, every key, as YAML that `read_recipe` reads back to an equal recipe."""
+    """Return the resolved recipe, every key, as YAML that `read_recipe` reads back to an equal recipe."""
     return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
 
 
 def trajectory_difference(old: dict[str, Any], recipe: LoopRecipe, identified: Collection[str] = ()) -> str | None:
-    """The first key in which a checkpoint's recipe would have led to other weights; None: there is none.
+    """Return the first key in which a checkpoint's recipe would have led to other weights; None: there is none.
 
     What a checkpoint knows by the digest of its contents may lie elsewhere now: its keys are `identified`, and whether
     the contents are the same is for `check_identity`.
@@ -294,7 +294,7 @@ def steps_of_run(max_steps: int | None, max_epochs: int | None, steps_per_epoch:
 
 
 def limit_passed(recipe: LoopRecipe, steps: int, epochs: int) -> str | None:
-    """The limit of a recipe, max_steps or max_epochs, that a run has gone past; None: there is none.
+    """Return the limit of a recipe, max_steps or max_epochs, that a run has gone past; None: there is none.
 
     Args:
         recipe: As the run shall go on.
@@ -309,7 +309,7 @@ def limit_passed(recipe: LoopRecipe, steps: int, epochs: int) -> str | None:
 
 
 def with_later_keys(old: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's recipe with the keys that came later, as the run went without them."""
+    """Return a checkpoint's recipe with the keys that came later, as the run went without them."""
     # torch's Muon iterates in bfloat16
     return {"muon_dtype": "bfloat16" if old.get("optimizer") == "muon" else "auto", **old}
 
@@ -332,7 +332,7 @@ class _Parser(HfArgumentParser):
 
 
 def _refuse_twice(arguments: Sequence[str], hints: dict[str, Any]) -> None:
-    """Raises where a flag is given twice, of which argparse would take the last without a word."""
+    """Raise where a flag is given twice, of which argparse would take the last without a word."""
     given = [argument.split("=")[0] for argument in arguments if argument.startswith("--")]
     names = [flag.removeprefix("--").replace("-", "_") for flag in given]
     plain = [name.removeprefix("no_") if hints.get(name.removeprefix("no_")) is bool else name for name in names]
@@ -342,7 +342,7 @@ def _refuse_twice(arguments: Sequence[str], hints: dict[str, Any]) -> None:
 
 
 def _take_nulls(arguments: list[str], hints: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Splits `--key null` of keys that may be null off the arguments, which argparse could not read."""
+    """Split `--key null` of keys that may be null off the arguments, which argparse could not read."""
     nulls: list[str] = []
     remaining: list[str] = []
     position = 0

@@ -69,7 +69,7 @@ def read_own(file: Path | Traversable, hints: dict[str, Any], owner: str) -> tup
             f"{file}: the recipe is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8."
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a name with a null in it
-        raise RecipeError(f"{file}: the recipe cannot be read ({error}).") from error
+        raise RecipeError(f"{file}: the recipe cannot be read ({error}): name a YAML file.") from error
     try:
         content = load_yaml(text)
     except ValueError as error:

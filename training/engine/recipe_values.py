@@ -12,7 +12,7 @@ from rscc_hf.errors import InputError
 
 
 def converted(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint` wants it.
+    """Return `value` as the type `hint` wants it.
 
     YAML 1.1 reads `5e-6` as text, so text is accepted for numbers; a program may give a `Path` for text, a tuple for a
     list, and numbers of numpy.
@@ -50,7 +50,7 @@ def converted(value: Any, hint: Any) -> Any:
 
 
 def describe(hint: Any) -> str:
-    """What a field of this type takes, in words."""
+    """Say in words what a field of this type takes."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join("null" if item is type(None) else describe(item) for item in inner)
@@ -63,7 +63,7 @@ def describe(hint: Any) -> str:
 
 
 def checked(values: dict[str, Any], hints: dict[str, Any], fail: Callable[[str], Exception]) -> dict[str, Any]:
-    """All values, each as its hint wants it.
+    """Return all values, each as its hint wants it.
 
     Args:
         values: By name.
@@ -83,5 +83,5 @@ def checked(values: dict[str, Any], hints: dict[str, Any], fail: Callable[[str],
 
 
 def is_infinite(value: Any) -> bool:
-    """Whether it is a number beyond all bounds; what is no number at all fails other checks."""
+    """Return whether it is a number beyond all bounds; what is no number at all fails other checks."""
     return isinstance(value, float) and math.isinf(value)

@@ -24,7 +24,7 @@ _READERS = min(8, os.cpu_count() or 1)
 
 
 def describe_base(start: Start, recipe: CCExpertRecipe) -> AdapterBase:
-    """What is to be known of the model that a run with adapters starts from; reads all of its weights.
+    """Return what is to be known of the model that a run with adapters starts from, all its weights read.
 
     Raises:
         ValueError: The weights cannot be read.
@@ -45,12 +45,12 @@ def describe_base(start: Start, recipe: CCExpertRecipe) -> AdapterBase:
 
 
 def compute_dtype(recipe: CCExpertRecipe) -> str:
-    """The format of a quantised language model's products."""
+    """Return the format of a quantised language model's products."""
     return "bfloat16" if recipe.mixed_precision == "bf16" else "float32"
 
 
 def find_base(base: AdapterBase, adapters: Path, given: str | None) -> tuple[str, str | None]:
-    """Where the model lies that adapters were trained on, and the commit where that is the Hub.
+    """Find where the model lies that adapters were trained on, and the commit where that is the Hub.
 
     Args:
         base: Its record.
@@ -64,7 +64,10 @@ def find_base(base: AdapterBase, adapters: Path, given: str | None) -> tuple[str
     if given is not None:
         path = str(Path(given).expanduser())
         if not Path(path).is_dir() and (Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1):
-            raise InputError(f"there is no folder {path} to take for what the adapters in {adapters} were trained on.")
+            raise InputError(
+                f"there is no folder {path} to take for what the adapters in {adapters} were trained on: name one "
+                "that is there."
+            )
         commit = resolve_commit(path, base.commit if given == base.path else None)
         places = [(path, commit)]
     elif base.commit is not None:
@@ -89,7 +92,7 @@ def find_base(base: AdapterBase, adapters: Path, given: str | None) -> tuple[str
 
 
 def weights_digest(path: str, commit: str | None) -> str:
-    """A SHA-256 that stands for the weights of a checkpoint, however they are spread over files.
+    """Return a SHA-256 that stands for the weights of a checkpoint, however they are spread over files.
 
     Args:
         path: Folder or Hub id.
@@ -115,7 +118,7 @@ def _tensor_digest(weights: Any, name: str) -> str:
 
 
 def _weight_files(path: str, commit: str | None) -> list[str]:
-    """The files that transformers reads, in its order of preference."""
+    """Return the files that transformers reads, in its order of preference."""
 
     def find(name: str, optional: bool) -> str | None:
         flags = dict.fromkeys(("_raise_exceptions_for_missing_entries",), not optional)

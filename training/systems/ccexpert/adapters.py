@@ -44,7 +44,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def quantization(kind: str, compute_dtype: str) -> BitsAndBytesConfig | None:
-    """How the language model is quantised; None: not at all.
+    """Return how the language model is quantised; None: not at all.
 
     Args:
         kind: "none" or "4bit", see the recipe.
@@ -69,7 +69,7 @@ def quantization(kind: str, compute_dtype: str) -> BitsAndBytesConfig | None:
 def add_adapters(
     model: CCExpertForConditionalGeneration, recipe: CCExpertRecipe, start: Start | None = None
 ) -> PeftModel:
-    """Puts fresh adapters into a frozen model; they change nothing until they are trained.
+    """Put fresh adapters into a frozen model; they change nothing until they are trained.
 
     Args:
         model: The model.
@@ -86,7 +86,9 @@ def add_adapters(
     found = {match[1] for match in (re.fullmatch(pattern, name) for name in names) if match is not None}
     absent = [name for name in recipe.lora_target_modules if name not in found]
     if absent:
-        raise RecipeError(f"lora_target_modules {absent}: the language model has no such layers.")
+        raise RecipeError(
+            f"lora_target_modules {absent}: the language model has no such layers; name others, such as q_proj."
+        )
     learning = [name for name in recipe.learning_parts if name != "language_model"]
     new = [] if start is None else [name for name in start.new_parts if name not in learning]
     config = LoraConfig(
@@ -107,7 +109,7 @@ def add_adapters(
 
 
 def save_adapters(model: Any, folder: Path, state: dict[str, torch.Tensor], base: AdapterBase) -> None:
-    """Writes adapters, module and projector, the model's configuration, and which model they belong to.
+    """Write adapters, module and projector, the model's configuration, and which model they belong to.
 
     Args:
         model: What `add_adapters` gave, a `PeftModel`.
@@ -128,7 +130,7 @@ def save_adapters(model: Any, folder: Path, state: dict[str, torch.Tensor], base
 def load_adapters(
     folder: str | Path, base: str | None = None, *, trainable: bool = False
 ) -> tuple[PeftModel, CCExpertProcessor]:
-    """The adapted model, as it was trained, and its processor.
+    """Load the adapted model, as it was trained, and its processor.
 
     Args:
         folder: What `save_adapters` wrote, with the processor.
@@ -144,7 +146,7 @@ def load_adapters(
 def merge_adapters(
     folder: str | Path, output: str | Path, base: str | None = None, *, overwrite: bool = False
 ) -> Path:
-    """Writes a whole model, as `from_pretrained` reads it, whose answers are those of the adapted one.
+    """Write a whole model, as `from_pretrained` reads it, whose answers are those of the adapted one.
 
     Args:
         folder: See `load_adapters`.
@@ -210,7 +212,7 @@ def _load(
 
 
 def _check_files(folder: Path) -> PeftConfig:
-    """Whether a folder holds adapters that can be loaded, and nothing that contradicts them; gives their settings."""
+    """Check that a folder holds adapters that can be loaded, and nothing against them; give their settings."""
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} holds no adapters ({CONFIG} is missing): name a run with lora_rank.")
     if (folder / "model.safetensors").is_file() or (folder / "model.safetensors.index.json").is_file():
@@ -229,7 +231,7 @@ def _check_files(folder: Path) -> PeftConfig:
 
 
 def _check_complete(adapted: PeftModel, folder: Path) -> None:
-    """peft leaves at random, with a warning, what a file lacks."""
+    """Refuse a file that lacks something, which peft would leave at random, with a warning."""
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     with safe_open(folder / WEIGHTS, framework="pt") as weights:
         found = set(weights.keys())
@@ -239,7 +241,7 @@ def _check_complete(adapted: PeftModel, folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line; a mistake ends it with one sentence."""
+    """Run the command line; a mistake ends it with one sentence."""
     parser = argparse.ArgumentParser(description="Merges LoRA adapters into a whole CCExpert.")
     parser.add_argument("adapters", help="folder that training with lora_rank wrote")
     parser.add_argument("out", help="folder to write")

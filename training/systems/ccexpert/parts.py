@@ -11,13 +11,13 @@ HEAD = "change_mask_head"
 
 
 def part_of(name: str) -> str:
-    """The part that a parameter belongs to, by its name in the model, with adapters or without."""
+    """Return the part that a parameter belongs to, by its name in the model, with adapters or without."""
     first = name.removeprefix("base_model.model.").split(".")[0]
     return "language_model" if first == "lm_head" else first
 
 
 def prepare_to_learn(model: Any, recipe: CCExpertRecipe, start: Start | None = None) -> Any:
-    """Unfreezes what the recipe trains, freezes the rest, and adds what only training needs.
+    """Unfreeze what the recipe trains, freeze the rest, and add what only training needs.
 
     Args:
         model: A `CCExpertForConditionalGeneration`, changed in place.

@@ -130,7 +130,7 @@ class CCExpertRecipe(PairRecipe):
         return {name: ratio * self.learning_rate for name, ratio in zip(PARTS, ratios, strict=True)}
 
     def idle(self) -> list[str]:
-        """A sentence for each key that was given and has no effect on this run."""
+        """Return a sentence for each key that was given and has no effect on this run."""
         notes = []
         if self.lora_rank is not None and "vision_tower" in self.trained_parts:
             notes.append("vision_tower is among trained_parts and stays frozen: with lora_rank it does not learn.")
@@ -148,7 +148,7 @@ class CCExpertRecipe(PairRecipe):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def validate(self) -> None:
-        """Checks the values that no other constructor checks; see `LoopRecipe.validate`."""
+        """Check the values that no other constructor checks; see `LoopRecipe.validate`."""
         super().validate()
         self.require_at_least(
             1,
@@ -184,7 +184,7 @@ class CCExpertRecipe(PairRecipe):
         self._validate_adapters()
 
     def _validate_adapters(self) -> None:
-        """The settings of adapters, with them and without."""
+        """Check the settings of adapters, with them and without."""
         if self.lora_rank is None:
             for item in fields(self):
                 given = getattr(self, item.name)
@@ -200,7 +200,7 @@ class CCExpertRecipe(PairRecipe):
             raise RecipeError("lora_alpha is 0, a scale with which adapters learn nothing: give a number above 0.")
 
     def _validate_together(self) -> None:
-        """What captions that share a prompt cannot go with."""
+        """Check what captions that share a prompt cannot go with."""
         if self.captions_per_pair is None:
             raise RecipeError("captions is together: say by captions_per_pair how many of each pair.")
         if self.attn_implementation == "flash_attention_2":

@@ -75,7 +75,7 @@ class PromptedBatchMaker(SampleMaker):
         generators: Sequence[np.random.Generator],
         epochs: Sequence[int],
     ) -> Batch:
-        """`pixel_values`, `input_ids`, `attention_mask`, `labels`.
+        """Make `pixel_values`, `input_ids`, `attention_mask`, `labels`.
 
         Where the pixels have masks also `change_masks` (n, H, W) bool, and where a sample has several captions
         `segments` in place of `attention_mask`, with `position_ids` (see `packed`); neither is an input of the model.
@@ -115,7 +115,7 @@ class PromptedBatchMaker(SampleMaker):
         return batch
 
     def _rows(self, captions: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
-        """`input_ids` and `labels` of the prompt with each caption; what is written once is kept for later epochs."""
+        """Return `input_ids` and `labels` of the prompt with each caption; what is written once is kept."""
         missing = [text for text in dict.fromkeys(captions) if text not in self._kept]
         if len(self._kept) + len(missing) > _KEPT_CAPTIONS:  # of a stream without end
             self._kept, missing = {}, list(dict.fromkeys(captions))
@@ -149,7 +149,7 @@ class _Row(NamedTuple):
 
 
 def changed_pixels(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """The images where something changed, with a margin, and grey elsewhere.
+    """Return the images where something changed, with a margin, and grey elsewhere.
 
     On such images a language model learns to say what it sees where, before a module can compare the dates. It is to
     images what `Coverage` is to semantic maps; no part of CCExpert's paper.
@@ -172,7 +172,7 @@ def changed_pixels(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 def packed(
     input_ids: Sequence[list[int]], labels: Sequence[list[int]], count: int, pad: int, max_length: int | None = None
 ) -> Batch:
-    """The captions of a pair behind one copy of its prompt: prompt, caption 1, caption 2, ...
+    """Put the captions of a pair behind one copy of its prompt: prompt, caption 1, caption 2, ...
 
     Each caption sees the prompt and itself, at the positions that it has behind the prompt, so that it is learnt as
     if it were alone. Before each stands the prompt's last token, which says the caption's first word.
@@ -213,7 +213,7 @@ def packed(
 
 
 def segment_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What each token of packed rows sees, for the model's `attention_mask`.
+    """Return what each token of packed rows sees, for the model's `attention_mask`.
 
     Args:
         segments: (n, T), see `packed`.
@@ -239,7 +239,7 @@ class PromptedCaptionFilter(CaptionFilter):
         self.marks = {number for number, token in added if token.special} - {tokenizer.unk_token_id}
 
     def __call__(self, captions: Sequence[str] | None) -> list[str]:
-        """The usable ones of a pair's captions."""
+        """Return the usable ones of a pair's captions."""
         kept = [text for text in super().__call__(captions) if text.strip()]
         if not kept:
             return []
@@ -254,7 +254,7 @@ def prompted_samples(
     maker: PromptedBatchMaker,
     captions_per_pair: int | None = None,
 ) -> IndexedSamples:
-    """The samples of a stage.
+    """Return the samples of a stage.
 
     Args:
         policy: "flatten", "random_choice" or "together".

@@ -48,7 +48,7 @@ class Start(NamedTuple):
 
 
 def start_path(recipe: CCExpertRecipe) -> str:
-    """`init_from`, or the last weights in it.
+    """Return `init_from`, or the last weights in it.
 
     Raises:
         StartMissing: It is not given, or is a folder without a checkpoint.
@@ -81,7 +81,7 @@ def start_path(recipe: CCExpertRecipe) -> str:
 
 
 def find_start(recipe: CCExpertRecipe) -> Start:
-    """What training starts with, read without the weights.
+    """Find what training starts with, without reading the weights.
 
     Raises:
         RecipeError: There is no such checkpoint, it is of another family or size, or contradicts the recipe.
@@ -118,7 +118,7 @@ def find_start(recipe: CCExpertRecipe) -> Start:
 def load_start(
     recipe: CCExpertRecipe, quantization_config: Any = None
 ) -> tuple[CCExpertForConditionalGeneration, CCExpertProcessor]:
-    """Model (float32 master weights) and processor that a recipe starts from.
+    """Load the model (float32 master weights) and the processor that a recipe starts from.
 
     Args:
         recipe: `init_from` and the settings of module, prompt and labels.
@@ -135,7 +135,7 @@ def load_start(
 
 
 def start_processor(start: Start, recipe: CCExpertRecipe) -> CCExpertProcessor:
-    """The processor that a recipe starts from.
+    """Load the processor that a recipe starts from.
 
     Raises:
         RecipeError: There is none, or it does not belong to the model.
@@ -175,7 +175,7 @@ def start_processor(start: Start, recipe: CCExpertRecipe) -> CCExpertProcessor:
 
 
 def check_processor(processor: CCExpertProcessor, start: Start) -> None:
-    """Whether a processor makes what a model reads.
+    """Check that a processor makes what a model reads.
 
     Raises:
         RecipeError: Its tokenizer has more words than the model, they count the tokens of an image differently, or it
@@ -203,7 +203,7 @@ def check_processor(processor: CCExpertProcessor, start: Start) -> None:
 def load_model(
     start: Start, words: int, quantization_config: Any = None, attn_implementation: str = "sdpa"
 ) -> CCExpertForConditionalGeneration:
-    """The model of `start.config` with the weights of its checkpoint, float32; what these lack is drawn at random.
+    """Load the model of `start.config` with its checkpoint's weights, float32; what these lack is drawn at random.
 
     Args:
         start: What to load.
@@ -255,7 +255,7 @@ def load_model(
 
 
 def _add_words(model: Any, words: int) -> None:
-    """Makes the vocabulary larger; a new word is the mean of all others, and so the same whenever it is made."""
+    """Make the vocabulary larger; a new word is the mean of all others, and so the same whenever it is made."""
     old = model.config.text.vocab_size
     model.resize_token_embeddings(words, mean_resizing=False)
     with torch.no_grad():
@@ -264,7 +264,7 @@ def _add_words(model: Any, words: int) -> None:
 
 
 def resolve_commit(path: str, revision: str | None) -> str | None:
-    """The commit that a branch, tag or commit of a Hub id is now; None for a folder.
+    """Return the commit that a branch, tag or commit of a Hub id is now; None for a folder.
 
     Raises:
         StartMissing: There is no such checkpoint, or the Hub is out of reach.
@@ -285,7 +285,7 @@ def resolve_commit(path: str, revision: str | None) -> str | None:
 
 
 def read_config(path: str, commit: str | None) -> Any:
-    """The configuration of a checkpoint that training can start from.
+    """Read the configuration of a checkpoint that training can start from.
 
     Raises:
         RecipeError: It cannot be read, is of another family, or was saved quantised.

@@ -37,7 +37,7 @@ __all__ = ["CCExpertRecipe", "CCExpertTask", "train_ccexpert"]
 def train_ccexpert(
     recipe: CCExpertRecipe, *, on_step: OnStep | None = None, on_evaluation: OnEvaluation | None = None
 ) -> TrainingResult[CCExpertRecipe]:
-    """Trains a stage of CCExpert, or goes on with a run.
+    """Train a stage of CCExpert, or go on with a run.
 
     Args:
         recipe: The settings. `output_dir` gets a folder that `from_pretrained` reads, with the best weights, and where
@@ -74,7 +74,7 @@ class CCExpertTask(PairTask):
         self.prepare_data(accelerator)
 
     def prepare_words(self) -> None:
-        """Makes what turns pairs into prompts, and drops captions, of the processor.
+        """Make what turns pairs into prompts, and drops captions, of the processor.
 
         Raises:
             RecipeError: The processor and the recipe contradict each other.
@@ -113,7 +113,7 @@ class CCExpertTask(PairTask):
         return output.loss + weight * change_mask_loss(output.change_features, batch["change_masks"], words, targets)
 
     def save(self, folder: Path) -> None:
-        """Model (or, with LoRA, adapters), processor, and `training_summary.json`."""
+        """Write model (or, with LoRA, adapters), processor, and `training_summary.json`."""
         self.save_weights(folder, self.model.state_dict())
 
     def save_weights(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:

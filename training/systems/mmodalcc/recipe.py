@@ -113,7 +113,7 @@ class MModalCCRecipe(PairRecipe):
         return Coverage(self.changed_coverage_epochs, self.changed_coverage_share)
 
     def validate(self) -> None:
-        """Checks the values that no other constructor checks; see `PairRecipe.validate`."""
+        """Check the values that no other constructor checks; see `PairRecipe.validate`."""
         super().validate()
         self.require_at_least(
             1, "image_size num_channels semantic_num_channels vocabulary_min_frequency captions_per_pair "
@@ -143,7 +143,7 @@ class MModalCCRecipe(PairRecipe):
             )
 
     def model_config(self, vocab_size: int, pad: int, start: int, end: int) -> MModalCCConfig:
-        """The model's configuration.
+        """Return the model's configuration.
 
         Args:
             vocab_size: Words of the tokenizer, special ones included.

@@ -30,7 +30,7 @@ from rscc_hf.training.systems.pairs.task import PairTask, learning
 def train_mmodalcc(
     recipe: MModalCCRecipe, *, on_step: OnStep | None = None, on_evaluation: OnEvaluation | None = None
 ) -> TrainingResult[MModalCCRecipe]:
-    """Trains MModalCC, or goes on with a run.
+    """Train MModalCC, or go on with a run.
 
     Args:
         recipe: The settings; `output_dir` gets a folder that `from_pretrained` reads, with the best weights.
@@ -108,7 +108,7 @@ class MModalCCTask(PairTask):
         return total / targets
 
     def save(self, folder: Path) -> None:
-        """Model, processor, and `training_summary.json`: what kind of images the model has seen."""
+        """Write model, processor, and `training_summary.json`: what kind of images the model has seen."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         self.write_summary(folder)

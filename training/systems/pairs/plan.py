@@ -174,7 +174,7 @@ def run_or_plan(
     recipe_class: type[R],
     script: str,
     arguments: Sequence[str] | None,
-    train: Callable[[R], TrainingResult[R]],
+    train: Callable[[R], TrainingResult[Any]],
     make_plan: Callable[[R, PlanOptions], Plan],
 ) -> None:
     """Run the command line of a script, with `--plan` or without; a mistake ends it with one sentence.
@@ -187,7 +187,7 @@ def run_or_plan(
         make_plan: Reckons instead.
     """
 
-    def run() -> TrainingResult[R] | None:
+    def run() -> TrainingResult[Any] | None:
         options, remaining = take_plan_options(sys.argv[1:] if arguments is None else arguments)
         recipe = parse_recipe(recipe_class, remaining)
         if options is None:

@@ -52,7 +52,7 @@ class PairRecipe(LoopRecipe):
         )
 
     def validate(self) -> None:
-        """Checks the values that no other constructor checks; see `LoopRecipe.validate`."""
+        """Check the values that no other constructor checks; see `LoopRecipe.validate`."""
         super().validate()
         self.require_at_least(0, "stream_shuffle_buffer")
         for name in ("mirror_horizontal", "mirror_vertical", "rotate", "colour_jitter", "jitter_independent"):
