@@ -23,12 +23,12 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import cached_file
 
-from rscc_hf.errors import InputError
+from rscc_hf.errors import InputError, input_errors
 from rscc_hf.formats.training import TrainingSummary
 from rscc_hf.modeling.checkpoint_code import refuse_adapters
 from rscc_hf.precision import quick_dtype, try_dtype
 from rscc_hf.reading import is_unreadable
-from rscc_hf.text import first_line
+from rscc_hf.text import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +214,8 @@ def _check_there_is(name: str, revision: str | None) -> None:
     if path.is_dir():
         if revision is not None:
             raise InputError(f"revision belongs to a model on the Hub, and {name} is a folder; leave it out.")
-        refuse_adapters(name, {})
+        with input_errors():
+            refuse_adapters(name, {})
         if not (path / "config.json").is_file():
             raise InputError(f"{name} holds no config.json; give the folder that save_pretrained wrote.")
         return
@@ -234,7 +235,7 @@ def _check_there_is(name: str, revision: str | None) -> None:
         ) from error
     except (HTTPError, OSError, ValueError) as error:
         raise InputError(
-            f"there is no folder {name}, and the Hub cannot be asked for it ({first_line(error)})."
+            f"there is no folder {name}, and the Hub cannot be asked for it ({reason_of(error)})."
         ) from error
 
 
@@ -244,13 +245,13 @@ def _loading_error(name: str, error: Exception) -> str:
         if isinstance(cause, GatedRepoError):
             return f"{name} is gated: ask for access on its page on the Hub, then log in (hf auth login)."
         cause = cause.__cause__ or cause.__context__
-    reason = " ".join(str(error).split())
+    reason = reason_of(error, whole=True)
     if "trust_remote_code" in reason:
         return (
             f"{name} needs the Python code that ships with it; if you trust its author, allow it with"
             " trust_remote_code=True (--trust-remote-code)."
         )
-    return f"{name} cannot be loaded: {reason}"
+    return f"{name} cannot be loaded ({reason}); give a whole checkpoint of a version that is installed here."
 
 
 def source_fingerprint(name: str, revision: str | None = None) -> str | None:

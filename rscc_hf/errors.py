@@ -1,8 +1,12 @@
 """What can be wrong with what a user gave: errors whose text is one sentence with the remedy.
 
 A command and a script print that sentence and end; every other exception but `OSError` is a fault of the program and
-keeps its traceback. What ships with checkpoints cannot import these: it raises `ValueError` and its own `PairError`.
+keeps its traceback. What ships with checkpoints cannot import these: it raises `ValueError` and its own `PairError`,
+which become an `InputError` where we call it with what a user gave (`input_errors`).
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class RsccError(ValueError):
@@ -10,7 +14,15 @@ class RsccError(ValueError):
 
 
 class InputError(RsccError):
-    """An argument, a file, a folder or a list that cannot be used."""
+    """An argument, a file, a folder or a list that cannot be used.
+
+    Attributes:
+        pair: Name or number of the pair it is about, where it is about one.
+        file: The image or map of the pair.
+    """
+
+    pair: str | int | None = None
+    file: str | None = None
 
 
 class PredictionsError(InputError):
@@ -39,3 +51,28 @@ class MeteorError(RsccError, RuntimeError):
 
 class PushError(RsccError):
     """A folder that must not be pushed, or a push that cannot be done."""
+
+
+@contextmanager
+def input_errors(kind: type[RsccError] = InputError, where: str = "") -> Iterator[None]:
+    """Make a `ValueError` about a user's input an error of ours, with its words.
+
+    For the few calls of code that ships with checkpoints, or of a library, with what a user gave, and for them alone:
+    in our own code a bare `ValueError` is a fault.
+
+    Args:
+        kind: What is raised.
+        where: What the input is, before the words: "init_from stage1".
+
+    Raises:
+        RsccError: In place of a `ValueError`; an `InputError` keeps `pair` and `file` of a `PairError`.
+    """
+    try:
+        yield
+    except RsccError:
+        raise
+    except ValueError as error:
+        ours = kind(f"{where}: {error}" if where else str(error))
+        if isinstance(ours, InputError):
+            ours.pair, ours.file = getattr(error, "pair", None), getattr(error, "file", None)
+        raise ours from error

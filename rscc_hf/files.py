@@ -57,7 +57,7 @@ def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
         part.unlink(missing_ok=True)
 
 
-class NotReplaced(FileExistsError, ValueError):
+class NotReplaced(FileExistsError, InputError):
     """An output that is there and stays: one sentence that says why, and the remedy."""
 
 

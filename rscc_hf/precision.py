@@ -21,7 +21,7 @@ import psutil
 import torch
 from torch.nn import functional
 
-from rscc_hf.text import first_line
+from rscc_hf.text import reason_of
 
 _EMULATED = 1.25  # slower by more than this: no accident of the clock
 _ROUNDS = 6
@@ -142,7 +142,7 @@ def measure(device: torch.device, dtype: torch.dtype) -> Trial:
             product = _clock(lambda: functional.linear(rows, matrix), device, dtype)
             convolution = _clock(lambda: functional.conv2d(maps, kernels, padding=1), device, dtype)
         except (RuntimeError, TypeError) as error:
-            return Trial(str(device), dtype, (0.0, 0.0), (0.0, 0.0), native, first_line(error))
+            return Trial(str(device), dtype, (0.0, 0.0), (0.0, 0.0), native, reason_of(error))
     return Trial(str(device), dtype, product, convolution, native)
 
 

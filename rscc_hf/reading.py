@@ -1,4 +1,4 @@
-"""What is raised when files of a checkpoint are damaged, or of another version, and how to say it in a sentence."""
+"""What is raised when files of a checkpoint are damaged, or of another version."""
 
 from safetensors import SafetensorError
 
@@ -24,14 +24,3 @@ def is_unreadable(error: Exception) -> bool:
     """
     kind = type(error)
     return isinstance(error, _KINDS) or kind is Exception or kind.__module__.split(".")[0] in _PACKAGES
-
-
-def reason_of(error: Exception) -> str:
-    """Say what went wrong, on one line, without a full stop."""
-    if isinstance(error, OSError):
-        words = error.strerror or str(error).split("\n")[0]  # the Hub's go on with advice
-        if error.strerror and error.filename is not None:
-            words = f"{words}: {error.filename}"
-    else:
-        words = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-    return " ".join(words.split()).rstrip(".") or type(error).__name__

@@ -47,14 +47,29 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else f"\\u{number:04x}"
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, without its full stop, for a sentence; else the error's type."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(". ")
+def reason_of(error: BaseException, *, whole: bool = False) -> str:
+    """Return what an error says, to stand in a sentence: on one line, without its full stop; else the error's type.
+
+    Args:
+        error: Any; of the system's errors the words and the file.
+        whole: All of its lines, and not the first alone: some libraries begin with a headline.
+    """
+    words = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        words = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+    elif isinstance(error, KeyError) and error.args:
+        words = f"{error} is missing"
+    lines = words.strip().splitlines()
+    if not whole or isinstance(error, OSError):  # the Hub's go on with advice
+        lines = lines[:1]
+    return " ".join(" ".join(lines).split()).rstrip(". ") or type(error).__name__
 
 
-class RepeatedField(Exception):
-    """A JSON object has a field twice, of which a dict keeps the last; its text is the name of the field."""
+def sentence_of(error: BaseException) -> str:
+    """Return an error as it is told to a person, in one line: of the system's errors the file and what was wrong."""
+    if isinstance(error, OSError) and error.strerror:
+        return printable(f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.")
+    return printable(str(error)) or type(error).__name__
 
 
 class JsonObject(dict[str, Any]):
@@ -67,18 +82,6 @@ class JsonObject(dict[str, Any]):
     def __init__(self, fields: list[tuple[str, Any]]) -> None:
         super().__init__(fields)
         self.fields = fields
-
-    @classmethod
-    def unrepeated(cls, fields: list[tuple[str, Any]]) -> JsonObject:
-        """Make the same for a reader to whom no field may come twice.
-
-        Raises:
-            RepeatedField: One does.
-        """
-        row = cls(fields)
-        if len(row) < len(fields):
-            raise RepeatedField(Counter(name for name, _ in fields).most_common(1)[0][0])
-        return row
 
 
 def json_object(data: bytes | str, where: str, remedy: str, *, error: type[InputError] = InputError) -> dict[str, Any]:
@@ -93,11 +96,17 @@ def json_object(data: bytes | str, where: str, remedy: str, *, error: type[Input
     Raises:
         InputError: It is something else.
     """
+
+    def unrepeated(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+        if repeated := [name for name, number in Counter(name for name, _ in fields).items() if number > 1]:
+            raise error(f"{where} has the field `{repeated[0]}` twice; keep one of them.")
+        return dict(fields)
+
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
-        row = json.loads(text, object_pairs_hook=JsonObject.unrepeated)
-    except RepeatedField as repeated:
-        raise error(f"{where} has the field `{repeated}` twice; keep one of them.") from repeated
+        row = json.loads(text, object_pairs_hook=unrepeated)
+    except InputError:
+        raise
     except UnicodeDecodeError as reason:
         raise error(f"{where} is not UTF-8 text; {remedy}.") from reason
     except json.JSONDecodeError as reason:

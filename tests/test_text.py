@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from rscc_hf.text import JsonObject, RepeatedField, first_line
+from rscc_hf.errors import InputError
+from rscc_hf.text import JsonObject, json_object, reason_of
 
 
 @pytest.mark.parametrize(
@@ -14,10 +15,16 @@ from rscc_hf.text import JsonObject, RepeatedField, first_line
         (OSError("\n  it broke ...\n"), "it broke"),
         (KeyError(), "KeyError"),
         (ValueError(" \n"), "ValueError"),
+        (FileNotFoundError(2, "No such file", "a.png"), "No such file: a.png"),
+        (KeyError("pad"), "'pad' is missing"),
     ],
 )
 def test_first_line(error, line):
-    assert first_line(error) == line
+    assert reason_of(error) == line
+
+
+def test_the_reason_with_all_its_lines():
+    assert reason_of(ValueError("errors:\n\tone\n\ttwo."), whole=True) == "errors: one two"
 
 
 def test_fields_that_stand_twice_are_kept_or_refused():
@@ -25,6 +32,6 @@ def test_fields_that_stand_twice_are_kept_or_refused():
     row = json.loads(text, object_pairs_hook=JsonObject)
     assert row == {"a": 4, "b": {"c": 3}} and row.fields == [("a", 1), ("b", {"c": 3}), ("a", 4)]
     assert row["b"].fields == [("c", 2), ("c", 3)]
-    with pytest.raises(RepeatedField, match=r"^c$"):
-        json.loads(text, object_pairs_hook=JsonObject.unrepeated)
-    assert json.loads('{"a": [{}]}', object_pairs_hook=JsonObject.unrepeated) == {"a": [{}]}
+    with pytest.raises(InputError, match=r"^x\.json has the field `c` twice; keep one of them\.$"):
+        json_object(text, "x.json", "mend it")
+    assert json_object('{"a": [{}]}', "x.json", "mend it") == {"a": [{}]}

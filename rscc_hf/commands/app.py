@@ -13,7 +13,7 @@ from rscc_hf.commands.data import data
 from rscc_hf.commands.demo import demo
 from rscc_hf.commands.evaluate import evaluate
 from rscc_hf.commands.push import push
-from rscc_hf.terminal import OneLineErrors
+from rscc_hf.commands.terminal import OneLineErrors
 
 app = typer.Typer(
     cls=OneLineErrors,

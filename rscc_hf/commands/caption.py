@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rscc_hf.commands.modes import Mode, belongs_to, by_mode
-from rscc_hf.errors import InputError
-from rscc_hf.terminal import (
+from rscc_hf.commands.terminal import (
     TERMINATED,
     check_output,
     is_given,
@@ -22,6 +21,7 @@ from rscc_hf.terminal import (
     tell,
     tell_some,
 )
+from rscc_hf.errors import InputError
 from rscc_hf.text import count, printable
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import typer
 
 from rscc_hf.commands.hub_options import Folder, License
 from rscc_hf.commands.modes import Mode, by_mode
-from rscc_hf.terminal import tell
+from rscc_hf.commands.terminal import tell
 from rscc_hf.text import count
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rscc_hf.commands.modes import Mode, by_mode
-from rscc_hf.terminal import progress_bar, quiet_models, tell
+from rscc_hf.commands.terminal import progress_bar, quiet_models, tell
 from rscc_hf.text import count, printable
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import typer
 
 from rscc_hf.commands.modes import Mode, by_mode
 from rscc_hf.commands.push import push_data
+from rscc_hf.commands.terminal import is_given, progress_bar, quiet_reading
 from rscc_hf.synthetic.style import Nuisances
-from rscc_hf.terminal import is_given, progress_bar, quiet_reading
 
 data = typer.Typer(help="Make data sets and vocabularies, and push data sets to the Hub.", no_args_is_help=True)
 data.command("push")(push_data)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rscc_hf.commands.modes import by_mode
-from rscc_hf.terminal import quiet_models, quiet_reading, tell
+from rscc_hf.commands.terminal import quiet_models, quiet_reading, tell
 
 
 class System(StrEnum):

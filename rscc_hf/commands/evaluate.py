@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from rscc_hf.commands.modes import Mode, by_mode
-from rscc_hf.terminal import check_output, progress_bar
+from rscc_hf.commands.terminal import check_output, progress_bar
 
 
 class Protocol(StrEnum):

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from rscc_hf.terminal import is_given
+from rscc_hf.commands.terminal import is_given
 
 _CONTEXT = "ctx"
 

@@ -9,8 +9,8 @@ import typer
 
 from rscc_hf.commands.hub_options import DryRun, Folder, License, Message, Private, RepoId, Revision
 from rscc_hf.commands.modes import Mode, belongs_to, by_mode
+from rscc_hf.commands.terminal import progress_bar, quiet_models, quiet_reading, tell
 from rscc_hf.progress import Work
-from rscc_hf.terminal import progress_bar, quiet_models, quiet_reading, tell
 
 if TYPE_CHECKING:
     from rscc_hf.hub.upload import PushPlan

@@ -35,7 +35,7 @@ from rscc_hf.conversion.shards import (
     write_index,
     write_safetensors,
 )
-from rscc_hf.errors import InputError
+from rscc_hf.errors import InputError, input_errors
 from rscc_hf.formats.records import Source
 from rscc_hf.hub.cards import write_model_card
 from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
@@ -120,7 +120,8 @@ def convert_ccexpert(
         _set_ends(model, folder, release, words)
         model.save_pretrained(new, state_dict={})  # all but the weights
         if words is not None:
-            CCExpertProcessor.for_config(config, words, prompt=RELEASE_PROMPT).save_pretrained(new)
+            with input_errors(where=str(tokenizer)):
+                CCExpertProcessor.for_config(config, words, prompt=RELEASE_PROMPT).save_pretrained(new)
         steps = _Steps(progress, 2 * len(moves))
         digests = _write(new, files, moves, steps)
         verify_folder(new, config, digests, steps)

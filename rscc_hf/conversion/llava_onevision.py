@@ -41,12 +41,12 @@ from rscc_hf.conversion.shards import (
     find_weight_files,
     read_json,
 )
-from rscc_hf.errors import InputError
+from rscc_hf.errors import InputError, input_errors
 from rscc_hf.hub.cards import write_model_card
 from rscc_hf.modeling import CCExpertConfig, CCExpertForConditionalGeneration
 from rscc_hf.modeling.loading_ccexpert import may_be_left_out, our_name, translate_config
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
-from rscc_hf.text import first_line
+from rscc_hf.text import reason_of
 from rscc_hf.trial import run_a_pair
 
 MODEL_TYPE = "llava_onevision"
@@ -135,7 +135,8 @@ def convert_llava_onevision(
         model = _load(path_or_id, folder, fields, module.seed)
         if words is not None:
             model.generation_config.update(eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id)
-            CCExpertProcessor.for_config(model.config, words).save_pretrained(new)
+            with input_errors(where=str(tokenizer)):
+                CCExpertProcessor.for_config(model.config, words).save_pretrained(new)
         model.save_pretrained(new, max_shard_size=MAX_FILE_BYTES)
         parameters = model.num_parameters()
         del model
@@ -172,7 +173,7 @@ def _download(repo_id: str, revision: str | None) -> Path:
         ) from error
     except (HTTPError, OSError, ValueError) as error:
         raise InputError(
-            f"there is no folder {repo_id}, and the Hub cannot be asked for it ({first_line(error)}); try again."
+            f"there is no folder {repo_id}, and the Hub cannot be asked for it ({reason_of(error)}); try again."
         ) from error
 
 
@@ -204,8 +205,9 @@ def _load(name: str, folder: Path, fields: Mapping[str, Any], seed: int) -> CCEx
         torch.manual_seed(seed)
         try:
             return CCExpertForConditionalGeneration.from_llava_onevision(folder, dtype="auto", **fields)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = reason_of(error, whole=True)[:300]
+            raise InputError(f"{name} cannot be loaded ({reason}); give a whole checkpoint.") from error
 
 
 def _verify(new: Path, files: Sequence[WeightFile], progress: Callable[[int, int], None] | None) -> None:

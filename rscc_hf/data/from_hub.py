@@ -14,7 +14,7 @@ from rscc_hf.data.rows import checked
 from rscc_hf.data.schema import check_schema
 from rscc_hf.data.shard_names import declared_splits, names_problem, no_split, shards_problem
 from rscc_hf.errors import InputError
-from rscc_hf.text import first_line
+from rscc_hf.text import reason_of
 
 _HUB_ERRORS = (DatasetNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError)
 
@@ -129,4 +129,4 @@ def _stream_schema(stream: IterableDataset, where: str) -> pa.Schema:
 
 
 def _not_found(name: str | Path, err: BaseException) -> str:
-    return f"{name} is neither a folder on this machine nor a data set that the Hub gives us ({first_line(err)})"
+    return f"{name} is neither a folder on this machine nor a data set that the Hub gives us ({reason_of(err)})"

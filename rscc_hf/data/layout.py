@@ -17,7 +17,7 @@ from pathlib import Path
 from rscc_hf.data.shard_names import KNOWN_SPLITS, declared_splits, is_parquet, name_of, shards_problem
 from rscc_hf.errors import InputError
 from rscc_hf.files import some
-from rscc_hf.text import first_line
+from rscc_hf.text import reason_of
 
 _ORDER = {"train": 0, "validation": 1, "val": 1, "test": 2}
 # Other files that hold rows, but not here.
@@ -230,7 +230,7 @@ def _saved_splits(described: Path) -> list[str]:
         content = json.loads(described.read_text(encoding="utf-8"))
         return list(content["splits"]) if "splits" in content else [str(content.get("_split") or "train")]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{described} cannot be read ({first_line(error)}); save the data set again.") from error
+        raise InputError(f"{described} cannot be read ({reason_of(error)}); save the data set again.") from error
 
 
 def _compare_card(layout: Layout) -> None:

@@ -23,7 +23,7 @@ from rscc_hf.data.rows import LOOKED_AT, check_rows, checked
 from rscc_hf.data.schema import FEATURES, check_schema
 from rscc_hf.data.shard_names import KNOWN_SPLITS, is_parquet, name_of, no_split
 from rscc_hf.errors import InputError
-from rscc_hf.text import first_line
+from rscc_hf.text import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ def _load_parquet(files: Sequence[Path], streaming: bool, where: str) -> Dataset
         builder.download_and_prepare()
         return builder.as_dataset("pairs")
     except (DatasetsError, OSError, ValueError, RuntimeError) as err:
-        raise InputError(f"{where}: the parquet files cannot be read: {first_line(err.__cause__ or err)}") from err
+        raise InputError(f"{where}: the parquet files cannot be read: {reason_of(err.__cause__ or err)}") from err
 
 
 def _features_of(files: Sequence[Path], where: str) -> Features:
@@ -242,7 +242,7 @@ def _saved(path: Path, split: str) -> Dataset:
         return load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as err:
         raise InputError(
-            f"{folder} cannot be read as a data set of save_to_disk ({first_line(err)}); save it again."
+            f"{folder} cannot be read as a data set of save_to_disk ({reason_of(err)}); save it again."
         ) from err
 
 

@@ -19,7 +19,7 @@ from datasets.table import table_cast
 from rscc_hf.data.schema import FEATURES, check_columns, needed
 from rscc_hf.data.shard_names import is_parquet, name_of
 from rscc_hf.errors import InputError
-from rscc_hf.text import first_line
+from rscc_hf.text import reason_of
 
 _TEXTS, _IMAGES = 10_000, 16  # rows that are read at a time: of a few columns, of all
 _BUFFER = 1 << 20  # bytes
@@ -148,7 +148,7 @@ def _contents(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
         raise InputError(f"pair {row.get('pair_id')!r}: {error}.") from error
     except OSError as error:
         raise InputError(
-            f"pair {row.get('pair_id')!r}: an image cannot be read ({first_line(error)}); give its bytes, or the path "
+            f"pair {row.get('pair_id')!r}: an image cannot be read ({reason_of(error)}); give its bytes, or the path "
             "of a file on this machine."
         ) from error
 
@@ -182,7 +182,7 @@ def _table(rows: list[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     except (pa.ArrowException, TypeError, ValueError) as error:
         first, last = rows[0].get("pair_id"), rows[-1].get("pair_id")
         raise InputError(
-            f"the pairs {first!r} to {last!r} do not fit the columns ({first_line(error)}); mend the values."
+            f"the pairs {first!r} to {last!r} do not fit the columns ({reason_of(error)}); mend the values."
         ) from error
 
 
@@ -240,4 +240,4 @@ def cannot_be_read(path: Path, error: BaseException) -> str:
     """Say that a parquet file is damaged, in one sentence."""
     if path.is_file() and path.stat().st_size == 0:
         return f"{path} is empty (0 bytes); fetch or write it again."
-    return f"{path} cannot be read as parquet ({first_line(error)}); fetch or write it again."
+    return f"{path} cannot be read as parquet ({reason_of(error)}); fetch or write it again."

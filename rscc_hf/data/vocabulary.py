@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from rscc_hf.data.loading import captions_of, load_pairs, split_names
 from rscc_hf.errors import InputError
 from rscc_hf.files import Written, new_folder, refuse_input_as_output
-from rscc_hf.text import first_line
+from rscc_hf.text import reason_of
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unk>"
 SPECIALS = (PAD, START, END, UNKNOWN)
@@ -168,7 +168,7 @@ def build_unigram_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrai
         characters = len(set("".join(lines)))
         raise InputError(
             f"no unigram of {vocab_size} pieces can be trained on {len(lines)} captions with {characters} different "
-            f"characters: change vocab_size ({first_line(err)})"
+            f"characters: change vocab_size ({reason_of(err)})"
         ) from err
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     pieces = [(trained.id_to_piece(number), trained.get_score(number)) for number in range(trained.get_piece_size())]

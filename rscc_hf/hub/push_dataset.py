@@ -30,7 +30,7 @@ from rscc_hf.hub.leaks import leak_in_text
 from rscc_hf.hub.push_model import OnStage
 from rscc_hf.hub.upload import PushPlan, full_repo_id, plan_push, upload
 from rscc_hf.synthetic.dataset import MARK
-from rscc_hf.text import count, first_line
+from rscc_hf.text import count, reason_of
 
 SHARD_BYTES = 500_000_000
 _ROWS = 10  # read at a time
@@ -200,7 +200,7 @@ def _opened(path: Path, name: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise PushError(f"{name} is no parquet file ({first_line(error)}); write the data set again.") from error
+        raise PushError(f"{name} is no parquet file ({reason_of(error)}); write the data set again.") from error
 
 
 def _written_anew(folder: Path, work: Path, shard_bytes: int) -> dict[str, dict[str, Path]]:

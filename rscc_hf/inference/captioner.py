@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from rscc_hf.checkpoint import load_checkpoint
 from rscc_hf.data.captions import is_no_change
-from rscc_hf.errors import InputError
+from rscc_hf.errors import InputError, input_errors
 from rscc_hf.inference.captioner_inputs import NAMES, listed, pairs_of, range_settings
 from rscc_hf.pair import Caption, Pair
 from rscc_hf.processing.change_pair_writer import CaptionWriter, PreparedPair
@@ -166,7 +166,8 @@ class ChangeCaptioner:
         while batch := list(islice(pairs, batch_size)):
             read = [self._read(pair, reading, skip) for pair in batch]
             ready = [one for one in read if isinstance(one, PreparedPair)]
-            texts = iter(writer.texts(writer.write(writer.join(ready), **generate_kwargs)) if ready else ())
+            with input_errors():
+                texts = iter(writer.texts(writer.write(writer.join(ready), **generate_kwargs)) if ready else ())
             for one in read:
                 if isinstance(one, PreparedPair):
                     text = next(texts)
@@ -179,8 +180,9 @@ class ChangeCaptioner:
         if not isinstance(pair, Pair):
             raise InputError(f"there is a {type(pair).__name__} among the pairs; make it a rscc_hf.Pair.")
         try:
-            return self._writer.prepare(pair, **reading)
-        except (ValueError, OSError) as error:
+            with input_errors():
+                return self._writer.prepare(pair, **reading)
+        except (InputError, OSError) as error:
             if not skip:
                 raise
             return " ".join(str(error).split())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rscc_hf.errors import InputError
+from rscc_hf.errors import InputError, input_errors
 from rscc_hf.pair import Pair
 from rscc_hf.processing.change_pair_values import checked_range
 
@@ -189,4 +189,5 @@ def range_settings(processor: Any, value_range: Any, name: str) -> dict[str, Any
     known = getattr(getattr(processor, "image_processor", None), "valid_kwargs", None)
     if "value_range" not in getattr(known, "__annotations__", ()):
         raise InputError(f"{name} has an image processor without value_range; scale the images to 8 bits.")
-    return {"value_range": checked_range(value_range)}
+    with input_errors():
+        return {"value_range": checked_range(value_range)}

@@ -36,7 +36,7 @@ def test_version_and_wrong_commands() -> None:
     ("error", "line"),
     [
         (MeteorError("METEOR needs Java;\n install it."), "METEOR needs Java; install it."),
-        (FileNotFoundError(2, "No such file or directory", "a.jsonl"), "a.jsonl: No such file or directory"),
+        (FileNotFoundError(2, "No such file or directory", "a.jsonl"), "a.jsonl: No such file or directory."),
         (OSError("the disk is full"), "the disk is full"),
     ],
 )

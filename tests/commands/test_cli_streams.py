@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import watched
 
-from rscc_hf import terminal
+from rscc_hf.commands import terminal
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="a shell closes the streams")
 
@@ -18,7 +18,7 @@ import sys, types
 package = types.ModuleType("rscc_hf")
 package.__path__ = [sys.argv.pop(1)]
 sys.modules["rscc_hf"] = package
-from rscc_hf import terminal
+from rscc_hf.commands import terminal
 import typer
 app = typer.Typer(cls=terminal.OneLineErrors, pretty_exceptions_enable=False)
 
@@ -46,7 +46,7 @@ app()
 def shell(redirected: str, folder: Path, unbuffered: bool = False) -> subprocess.CompletedProcess[str]:
     """Runs a line of bash in which `RSCC` is the command."""
     (folder / "command.py").write_text(_COMMAND)
-    line = redirected.replace("RSCC", f"{sys.executable} command.py {Path(terminal.__file__).parent}")
+    line = redirected.replace("RSCC", f"{sys.executable} command.py {Path(terminal.__file__).parents[1]}")
     environment = {**os.environ, "PYTHONUNBUFFERED": "1" if unbuffered else ""}
     return watched.run(
         ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, limit=120, check=False
@@ -73,7 +73,7 @@ def test_an_answer_that_cannot_be_written_is_one_sentence(tmp_path, command, to,
 
 def test_an_error_is_told_without_buffers_too(tmp_path) -> None:
     result = shell("(sleep 0.5; exec RSCC answer) | (exec <&-); exit ${PIPESTATUS[0]}", tmp_path, unbuffered=True)
-    assert (result.returncode, result.stderr) == (1, "Error: standard output: Broken pipe\n")
+    assert (result.returncode, result.stderr) == (1, "Error: standard output: Broken pipe.\n")
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])

@@ -17,7 +17,7 @@ package = types.ModuleType("rscc_hf"); package.__path__ = [sys.argv.pop(1)]; sys
 import time, typer
 from pathlib import Path
 from rscc_hf.files import new_folder
-from rscc_hf.terminal import OneLineErrors, check_output, tell
+from rscc_hf.commands.terminal import OneLineErrors, check_output, tell
 app = typer.Typer(cls=OneLineErrors)
 
 @app.command()

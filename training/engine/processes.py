@@ -13,6 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulation
 from torch.nn.parallel import DistributedDataParallel
 
 from rscc_hf.errors import RecipeError
+from rscc_hf.text import reason_of
 from rscc_hf.training.engine.backend import Backend, start_backend
 from rscc_hf.training.engine.recipe import LoopRecipe
 
@@ -36,15 +37,21 @@ def open_backend(recipe: R) -> Iterator[tuple[Backend, R]]:
 
     def open_accelerator(mixed_precision: str) -> Accelerator:
         nonlocal accelerator
-        accelerator = Accelerator(
-            mixed_precision=mixed_precision,
-            cpu=recipe.cpu,
-            # the loop accumulates by itself; a launcher's setting must not divide the loss once more
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.find_unused_parameters)],
-            log_with=tracker,
-            project_dir=str(Path(recipe.output_dir)),
-        )
+        handlers = [DistributedDataParallelKwargs(find_unused_parameters=recipe.find_unused_parameters)]
+        try:
+            accelerator = Accelerator(
+                mixed_precision=mixed_precision,
+                cpu=recipe.cpu,
+                # the loop accumulates by itself; a launcher's setting must not divide the loss once more
+                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+                kwargs_handlers=handlers,
+                log_with=tracker,
+                project_dir=str(Path(recipe.output_dir)),
+            )
+        except (ImportError, ValueError) as error:  # what the launcher asks for is not installed, or contradictory
+            raise RecipeError(
+                f"accelerate cannot begin ({reason_of(error, whole=True)}); mend the launcher's settings."
+            ) from error
         return accelerator
 
     try:

@@ -19,7 +19,8 @@ from transformers import HfArgumentParser
 
 from rscc_hf.errors import RecipeError
 from rscc_hf.evaluation.scores import BestScore
-from rscc_hf.reading import is_unreadable, reason_of
+from rscc_hf.reading import is_unreadable
+from rscc_hf.text import reason_of
 from rscc_hf.training.engine.flags import idle_flag, names_of_flags
 from rscc_hf.training.engine.recipe_files import close_to, read_values
 from rscc_hf.training.engine.recipe_values import checked, is_infinite
@@ -54,7 +55,7 @@ def reading(what: str, remedy: str = "") -> Iterator[None]:
     except Exception as error:
         if not is_unreadable(error):
             raise
-        sentence = f"{what} cannot be read ({reason_of(error)[:300]})"
+        sentence = f"{what} cannot be read ({reason_of(error, whole=True)[:300]})"
         raise RecipeError(f"{sentence}: {remedy}." if remedy else f"{sentence}.") from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from rscc_hf.errors import TrainingError
+from rscc_hf.errors import InputError, RsccError, TrainingError
 
 Batch = dict[str, torch.Tensor]
 
@@ -81,7 +81,8 @@ def portable(error: Exception) -> Exception:
         copy.copy(error)  # makes it anew as unpickling does
     # its class takes other arguments than it keeps, or what it keeps does not travel
     except (TypeError, ValueError, AttributeError, LookupError, pickle.PicklingError):
-        kind = TrainingError if isinstance(error, TrainingError) else ValueError
+        ours = isinstance(error, RsccError | OSError)
+        kind = TrainingError if isinstance(error, TrainingError) else InputError if ours else ValueError
         return kind(str(error))
     return error
 

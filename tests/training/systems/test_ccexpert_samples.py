@@ -10,8 +10,7 @@ from toys.pairs import toy_row
 
 from rscc_hf.data.augmentation import Augmentation
 from rscc_hf.data.schema import FEATURES
-from rscc_hf.errors import RecipeError
-from rscc_hf.processing.change_pair_images import PairError
+from rscc_hf.errors import InputError, RecipeError
 from rscc_hf.training.engine.batches import IndexedBatches
 from rscc_hf.training.systems.ccexpert.samples import (
     PromptedBatchMaker,
@@ -203,8 +202,9 @@ def test_what_cannot_be_trained_on_is_said_at_once(processor, dataset):
     with pytest.raises(RecipeError, match=r"max_length is 20 and the prompt with its images makes \d+ tokens"):
         samples(processor, dataset, max_length=20)
     broken = dataset.map(lambda row: {"image_after": {"bytes": b"no image", "path": "b.png"}}, features=FEATURES)
-    with pytest.raises(PairError, match=r"Pair 'pair-0': image after b\.png is not an image"):
+    with pytest.raises(InputError, match=r"Pair 'pair-0': image after b\.png is not an image") as caught:
         samples(processor, broken)
+    assert caught.value.pair == "pair-0" and caught.value.file == "b.png"
 
 
 def test_long_captions_are_cut_at_max_length(processor, dataset):

@@ -25,13 +25,14 @@ from safetensors import safe_open
 from transformers import BitsAndBytesConfig, GenerationConfig
 
 from rscc_hf.checkpoint_folder import CHECKPOINT
-from rscc_hf.errors import InputError, RecipeError
+from rscc_hf.errors import InputError, RecipeError, RsccError
 from rscc_hf.files import new_folder, refuse_input_as_output
 from rscc_hf.formats.records import AdapterBase
 from rscc_hf.formats.training import TrainingSummary
 from rscc_hf.modeling.configuration_ccexpert import CCExpertConfig
 from rscc_hf.modeling.modeling_ccexpert import CCExpertForConditionalGeneration
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
+from rscc_hf.text import sentence_of
 from rscc_hf.training.engine.recipe import reading
 from rscc_hf.training.systems.ccexpert.adapter_base import find_base
 from rscc_hf.training.systems.ccexpert.recipe import CCExpertRecipe
@@ -250,5 +251,5 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         merge_adapters(given.adapters, given.out, given.base, overwrite=given.overwrite)
-    except ValueError as error:
-        sys.exit(f"adapters.py: {error}")
+    except (RsccError, OSError) as error:
+        sys.exit(f"adapters.py: {sentence_of(error)}")

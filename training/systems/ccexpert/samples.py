@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rscc_hf.data.augmentation import Augmentation
-from rscc_hf.errors import InputError, RecipeError
+from rscc_hf.errors import InputError, RecipeError, input_errors
 from rscc_hf.processing.change_pair_reader import PairPixels
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
 from rscc_hf.processing.token_rows_ccexpert import IGNORED
@@ -100,12 +100,13 @@ class PromptedBatchMaker(SampleMaker):
                 images[chosen] = changed_pixels(images[chosen], maps[chosen])
         (count,) = counts
         if count == 1:
-            words: Any = self.processor(
-                captions=[texts[0] for texts in captions],
-                max_length=self.max_length,
-                padding_side="right",
-                pad_to_multiple_of=LABEL_MULTIPLE,
-            )
+            with input_errors():
+                words: Any = self.processor(
+                    captions=[texts[0] for texts in captions],
+                    max_length=self.max_length,
+                    padding_side="right",
+                    pad_to_multiple_of=LABEL_MULTIPLE,
+                )
         else:
             ids, labels = self._rows([text for texts in captions for text in texts])
             words = packed(ids, labels, count, self.processor.tokenizer.pad_token_id, self.max_length)
@@ -120,7 +121,8 @@ class PromptedBatchMaker(SampleMaker):
         if len(self._kept) + len(missing) > _KEPT_CAPTIONS:  # of a stream without end
             self._kept, missing = {}, list(dict.fromkeys(captions))
         if missing:
-            rows = self.processor(captions=missing, max_length=self.max_length, padding=False, return_tensors=None)
+            with input_errors():
+                rows = self.processor(captions=missing, max_length=self.max_length, padding=False, return_tensors=None)
             for text, ids, labels in zip(missing, rows["input_ids"], rows["labels"], strict=True):
                 start = next((place for place, label in enumerate(labels) if label != IGNORED), len(ids))
                 prompt = tuple(ids[:start])

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file, is_flash_attn_2_available
 
-from rscc_hf.errors import RecipeError
+from rscc_hf.errors import RecipeError, input_errors
 from rscc_hf.modeling.configuration_ccexpert import CCExpertConfig, qwen2_config
 from rscc_hf.modeling.loading_ccexpert import translate_config
 from rscc_hf.modeling.modeling_ccexpert import CCExpertForConditionalGeneration
@@ -90,7 +90,8 @@ def find_start(recipe: CCExpertRecipe) -> Start:
     commit = resolve_commit(path, recipe.init_revision)
     source = read_config(path, commit)
     if source.model_type in _LLAVA:
-        config = translate_config(CCExpertConfig, source, recipe.module_settings)
+        with input_errors(RecipeError, f"init_from {path}"):
+            config = translate_config(CCExpertConfig, source, recipe.module_settings)
     else:
         config = source
         for name, value in recipe.module_settings.items():
@@ -161,16 +162,15 @@ def start_processor(start: Start, recipe: CCExpertRecipe) -> CCExpertProcessor:
     else:
         with reading(f"checkpoint {start.path}"):
             tokenizer = AutoTokenizer.from_pretrained(start.path, revision=start.commit)
-        prepare_tokenizer(tokenizer, _LLAVA[start.kind])
         config = copy.deepcopy(start.config)
-        config.text.vocab_size = max(config.text.vocab_size, len(tokenizer))  # as `load_model` makes it
-        try:
+        with input_errors(RecipeError, f"init_from {start.path}"):
+            prepare_tokenizer(tokenizer, _LLAVA[start.kind])
+            config.text.vocab_size = max(config.text.vocab_size, len(tokenizer))  # as `load_model` makes it
             processor = CCExpertProcessor.for_config(config, tokenizer, **settings)
-        except ValueError as error:
-            raise RecipeError(f"init_from {start.path}: {error}") from error
     check_processor(processor, start)
     if recipe.value_range is not None:
-        processor.image_processor.set_value_range(recipe.value_range)
+        with input_errors(RecipeError, "value_range"):
+            processor.image_processor.set_value_range(recipe.value_range)
     return processor
 
 

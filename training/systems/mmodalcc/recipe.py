@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from transformers import ResNetConfig
 
-from rscc_hf.errors import RecipeError
+from rscc_hf.errors import RecipeError, input_errors
 from rscc_hf.modeling.configuration_mmodalcc import MModalCCConfig
 from rscc_hf.training.engine.recipe import OPTIMIZER_HELP, option
 from rscc_hf.training.systems.pairs.recipe import PairRecipe
@@ -165,29 +165,30 @@ class MModalCCRecipe(PairRecipe):
             for stream, channels in (("rgb", self.num_channels), ("semantic", self.semantic_num_channels))
             if stream == "rgb" or self.modalities != "rgb"
         }
-        return MModalCCConfig(
-            **backbones,
-            modalities=self.modalities,
-            semantics_optional=self.semantics_optional,
-            backbone_stages=self.backbone_stages,
-            image_size=self.image_size,
-            grid_size=self.grid_size,
-            feature_enhancement=self.feature_enhancement,
-            num_stages=self.num_stages,
-            d_model=self.d_model,
-            encoder_attention_heads=self.encoder_attention_heads,
-            encoder_ffn_dim=self.encoder_ffn_dim,
-            decoder_layers=self.decoder_layers,
-            decoder_hidden_size=self.decoder_hidden_size,
-            decoder_attention_heads=self.decoder_attention_heads,
-            decoder_ffn_dim=self.decoder_ffn_dim,
-            dropout=self.dropout,
-            position_dropout=self.position_dropout,
-            position_embedding_std=self.position_embedding_std,
-            vocab_size=vocab_size,
-            max_caption_length=self.max_caption_length + 1,  # and <end>
-            pad_token_id=pad,
-            bos_token_id=start,
-            eos_token_id=end,
-            decoder_start_token_id=start,
-        )
+        with input_errors(RecipeError):
+            return MModalCCConfig(
+                **backbones,
+                modalities=self.modalities,
+                semantics_optional=self.semantics_optional,
+                backbone_stages=self.backbone_stages,
+                image_size=self.image_size,
+                grid_size=self.grid_size,
+                feature_enhancement=self.feature_enhancement,
+                num_stages=self.num_stages,
+                d_model=self.d_model,
+                encoder_attention_heads=self.encoder_attention_heads,
+                encoder_ffn_dim=self.encoder_ffn_dim,
+                decoder_layers=self.decoder_layers,
+                decoder_hidden_size=self.decoder_hidden_size,
+                decoder_attention_heads=self.decoder_attention_heads,
+                decoder_ffn_dim=self.decoder_ffn_dim,
+                dropout=self.dropout,
+                position_dropout=self.position_dropout,
+                position_embedding_std=self.position_embedding_std,
+                vocab_size=vocab_size,
+                max_caption_length=self.max_caption_length + 1,  # and <end>
+                pad_token_id=pad,
+                bos_token_id=start,
+                eos_token_id=end,
+                decoder_start_token_id=start,
+            )

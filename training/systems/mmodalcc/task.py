@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rscc_hf.data.loading import captions_of, load_pairs, split_names
 from rscc_hf.data.vocabulary import build_word_tokenizer
-from rscc_hf.errors import RecipeError
+from rscc_hf.errors import RecipeError, input_errors
 from rscc_hf.modeling.modeling_mmodalcc import MModalCCForConditionalGeneration, load_backbone_weights
 from rscc_hf.processing.change_pair_reader import PairPixels
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
@@ -183,14 +183,15 @@ class MModalCCTask(PairTask):
                 "normalize_images to false."
             )
         processor: Any = MModalCCImageProcessor  # its settings are keywords that no signature lists
-        return processor(
-            size={"height": recipe.image_size, "width": recipe.image_size},
-            do_normalize=recipe.normalize_images,
-            semantic_resample={"nearest": 0, "bilinear": 2}[recipe.semantic_resample],
-            num_channels=recipe.num_channels,
-            semantic_num_channels=recipe.semantic_num_channels,
-            value_range=recipe.value_range,
-        )
+        with input_errors(RecipeError):
+            return processor(
+                size={"height": recipe.image_size, "width": recipe.image_size},
+                do_normalize=recipe.normalize_images,
+                semantic_resample={"nearest": 0, "bilinear": 2}[recipe.semantic_resample],
+                num_channels=recipe.num_channels,
+                semantic_num_channels=recipe.semantic_num_channels,
+                value_range=recipe.value_range,
+            )
 
     def build_model(self) -> MModalCCForConditionalGeneration:
         """Return a new model, with what the recipe freezes frozen."""
@@ -199,7 +200,8 @@ class MModalCCTask(PairTask):
             len(tokenizer), tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
         )
         model = MModalCCForConditionalGeneration(config)
-        model.set_attn_implementation(recipe.attn_implementation)
+        with reading(f"attn_implementation {recipe.attn_implementation}", "choose another one"):
+            model.set_attn_implementation(recipe.attn_implementation)
         frozen = [stage for stage in recipe.frozen_stages if stage != "none"]
         if frozen:
             model.freeze_backbone(frozen, freeze_statistics=recipe.freeze_statistics)

@@ -12,7 +12,7 @@ import PIL.Image
 import torch
 from datasets import Dataset, Image, IterableDataset
 
-from rscc_hf.errors import InputError
+from rscc_hf.errors import InputError, input_errors
 from rscc_hf.processing.change_pair_web import read_address, shown_address
 from rscc_hf.processing.image_processing_pairs import PairImageProcessor
 
@@ -83,12 +83,13 @@ class PixelReader:
         """Read rows.
 
         Raises:
-            PairError: An image or a map cannot be used; it names the pair and the file.
-            ValueError: A pair has no maps although the model cannot do without.
+            InputError: An image or a map cannot be used, or a pair has no maps although the model cannot do without;
+                it names the pair and the file.
         """
         maps = [self._maps_of(row) for row in rows] if self.maps else None
         pairs = [[_source(row[name]) for name in IMAGES] for row in rows]
-        read = self.processor.read_pairs(pairs, maps, [str(row["pair_id"]) for row in rows])
+        with input_errors():
+            read = self.processor.read_pairs(pairs, maps, [str(row["pair_id"]) for row in rows])
         if read.notes and not self._noted:
             self._noted = True
             note = "%s: pair %r: %s; it goes on, and what is noted of other pairs is not said"

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rscc_hf.data.augmentation import Augmentation
+from rscc_hf.errors import input_errors
 from rscc_hf.processing.change_pair_reader import PairPixels
 from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
 from rscc_hf.training.engine.batches import Batch, IndexedSamples, Key
@@ -148,7 +149,8 @@ class BatchMaker(SampleMaker):
         if self.augmentation is not None:
             images, maps, captions = augment(self.augmentation, images, maps, captions, generators)
         inputs = self.processor.image_processor.normalize_pairs(PairPixels(images, maps, present))
-        labels = self.processor(text=[text for texts in captions for text in texts])["labels"]
+        with input_errors():
+            labels = self.processor(text=[text for texts in captions for text in texts])["labels"]
         padding = -labels.shape[1] % LABEL_MULTIPLE
         return {**inputs, "labels": torch.nn.functional.pad(labels, (0, padding), value=-100)}
 

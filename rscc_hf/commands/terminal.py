@@ -7,7 +7,6 @@ import io
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from typer.core import TyperGroup
 from rscc_hf.errors import RsccError
 from rscc_hf.files import cleaning_up_when_terminated
 from rscc_hf.progress import Work, progress
-from rscc_hf.text import printable
+from rscc_hf.text import sentence_of
 
 TERMINATED = 128 + signal.SIGTERM
 """How a command ends after SIGTERM."""
@@ -30,13 +29,14 @@ _TOLD = 10
 
 
 class OneLineErrors(TyperGroup):
-    """Says what is wrong with the input in one line; whatever else goes wrong keeps its traceback.
+    """Say what is wrong with the input in one line; whatever else goes wrong keeps its traceback.
 
     So does what is wrong with the output: closed, on a full disk, a pipe that nobody reads any more. Ctrl+C ends a
     command with 130 and SIGTERM with 143, after its cleaning and with one line.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program; see `click.Command.main`."""
         _open_closed_streams()
         try:
             return super().main(*args, **kwargs)
@@ -47,6 +47,7 @@ class OneLineErrors(TyperGroup):
                 _fail(lost)
 
     def invoke(self, ctx: Any) -> Any:
+        """Run a command; see `click.Group.invoke`."""
         try:
             with cleaning_up_when_terminated():
                 return super().invoke(ctx)
@@ -57,28 +58,27 @@ class OneLineErrors(TyperGroup):
             if end.code == TERMINATED:
                 tell("Stopped by SIGTERM.")
             raise
-        except Exception as error:
-            if not _is_ours(error):
-                raise
+        except (RsccError, OSError) as error:
             if isinstance(error, BrokenPipeError) and error.filename is None:
                 error = OSError(error.errno, error.strerror, "standard output")
             _fail(_lost_output() or error)
 
 
 def _fail(error: Exception) -> NoReturn:
-    tell(f"Error: {_one_line(error)}")
+    tell(f"Error: {sentence_of(error)}")
     raise SystemExit(1) from error
 
 
 class _Closed(io.TextIOBase):
-    """Stands for a standard output that was closed by the caller (`>&-`): Python has None there."""
+    """Stand for a standard output that was closed by the caller (`>&-`): Python has None there."""
 
     def write(self, text: str) -> int:
+        """Raise: nobody reads it."""
         raise OSError(errno.EBADF, "it is closed; let it go somewhere, for example into a file", "standard output")
 
 
 def _open_closed_streams() -> None:
-    """Puts something where a standard stream is closed, so that a file that is opened does not get its number."""
+    """Put something where a standard stream is closed, so that a file that is opened does not get its number."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -94,7 +94,7 @@ def _open_closed_streams() -> None:
 
 
 def _lost_output() -> OSError | None:
-    """Writes what is still held back for standard output; the error where that cannot be done, told only once."""
+    """Write what is still held back for standard output; the error where that cannot be done, told only once."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -107,7 +107,7 @@ def _lost_output() -> OSError | None:
 
 
 def check_output() -> None:
-    """For a command whose answer goes to standard output: look, before the work, whether that is open.
+    """Look, before the work, whether standard output is open, for a command whose answer goes there.
 
     Raises:
         OSError: It is closed.
@@ -115,31 +115,14 @@ def check_output() -> None:
     sys.stdout.write("")
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether the error is about what the user gave: a file, or a sentence of this package."""
-    if isinstance(error, OSError | RsccError):
-        return True
-    if not isinstance(error, ValueError):
-        return False
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    shipped = ("rscc_hf.modeling.", "rscc_hf.processing.", "transformers_modules.")
-    return frames[-1].f_globals.get("__name__", "").startswith(shipped)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return printable(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
-    return printable(str(error))
-
-
 def tell(text: str = "") -> None:
-    """A line for the person at the terminal, no part of the answer; work goes on where it cannot be written."""
+    """Write a line for the person at the terminal, no part of the answer; work goes on where it cannot be written."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def progress_bar(title: str, unit: str = "", *, threads: bool = True) -> AbstractContextManager[Work]:
-    """A bar on the terminal, elsewhere a line every 20 seconds; gives the function to call with (done, of how many).
+    """Show a bar on the terminal, elsewhere a line every 20 seconds; give what is called with (done, of how many).
 
     Args:
         title: What is done.
@@ -151,7 +134,7 @@ def progress_bar(title: str, unit: str = "", *, threads: bool = True) -> Abstrac
 
 @contextmanager
 def quiet_models() -> Iterator[None]:
-    """No bars and advice of the libraries while a model is loaded or answers; their settings come back afterwards.
+    """Silence bars and advice of the libraries while a model is loaded or answers; they come back afterwards.
 
     What a user has to know about a pair (that a date was resized) is told by its notes.
     """
@@ -174,7 +157,7 @@ def quiet_models() -> Iterator[None]:
 
 @contextmanager
 def quiet_reading() -> Iterator[None]:
-    """No bars of `datasets` while a data set is read."""
+    """Silence bars of `datasets` while a data set is read."""
     import datasets
 
     were_off = datasets.are_progress_bars_disabled()
@@ -187,12 +170,13 @@ def quiet_reading() -> Iterator[None]:
 
 
 def is_given(ctx: typer.Context, name: str) -> bool:
-    """Whether an option was written on the command line, be it with its default."""
+    """Tell whether an option was written on the command line, be it with its default."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
 
 
 def tell_some(lines: list[str]) -> None:
+    """Tell the first lines, and how many more there are."""
     for line in lines[:_TOLD]:
         tell(line)
     if len(lines) > _TOLD:
