@@ -166,13 +166,7 @@ class PairReader:
         if semantic:
             arrays = [self._clean_map(array, source) for array, source in zip(arrays, sources, strict=True)]
 
-        reference, reference_name = original, "its image before"
-        for source, array in zip(sources, arrays, strict=True):
-            height_width = (array.shape[1], array.shape[2])
-            if reference is None:
-                reference, reference_name = height_width, f"{sources[0].file}"
-            elif height_width != reference:
-                self._compare_sizes(source, height_width, reference, reference_name)
+        reference = self._compare_sizes(sources, arrays, original)
         if self.size is not None:
             resample = settings["semantic_resample" if semantic else "resample"]
             arrays = [resize_channels(array, *self.size, int(resample)) for array in arrays]
@@ -180,7 +174,6 @@ class PairReader:
             raise sources[1].error(
                 "has floating-point values where the other date has integers, or the reverse; convert both alike"
             )
-        assert reference is not None  # set by the first of the two
         return np.stack(arrays), reference
 
     def _clean_map(self, array: np.ndarray, source: ImageSource) -> np.ndarray:
@@ -192,17 +185,25 @@ class PairReader:
         return white_to_black(array) if self.settings["white_to_void"] else array
 
     def _compare_sizes(
-        self, source: ImageSource, given: tuple[int, int], reference: tuple[int, int], reference_name: str
-    ) -> None:
-        sizes = f"is {given[1]}x{given[0]} where {reference_name} is {reference[1]}x{reference[0]}"
-        if not same_aspect(given, reference, self.settings["size_tolerance"]):
-            raise source.error(
-                f"{sizes}: the aspect ratios differ, so the two cannot show the same place; give images of one place, "
-                "or raise size_tolerance"
-            )
-        if self.size is None:
-            raise source.error(f"{sizes}, and do_resize is off; turn it on")
-        self._note(source.pair, f"{source.role} {source.file} {sizes}: resized")
+        self, sources: list[ImageSource], arrays: list[np.ndarray], original: tuple[int, int] | None
+    ) -> tuple[int, int]:
+        """Compare the dates with `original`, else with the image before, and return that (height, width)."""
+        reference = original or (arrays[0].shape[1], arrays[0].shape[2])
+        reference_name = "its image before" if original else f"{sources[0].file}"
+        for source, array in zip(sources, arrays, strict=True):
+            given = (array.shape[1], array.shape[2])
+            if given == reference:
+                continue
+            sizes = f"is {given[1]}x{given[0]} where {reference_name} is {reference[1]}x{reference[0]}"
+            if not same_aspect(given, reference, self.settings["size_tolerance"]):
+                raise source.error(
+                    f"{sizes}: the aspect ratios differ, so the two cannot show the same place; give images of one "
+                    "place, or raise size_tolerance"
+                )
+            if self.size is None:
+                raise source.error(f"{sizes}, and do_resize is off; turn it on")
+            self._note(source.pair, f"{source.role} {source.file} {sizes}: resized")
+        return reference
 
     def _note(self, name: str | int, message: str) -> None:
         if message:
