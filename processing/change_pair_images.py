@@ -15,6 +15,7 @@ The rules, all independent of what an image shows, so that both dates of a pair 
   (H, W, C).
 """
 
+import dataclasses
 import io
 import os
 import stat
@@ -25,9 +26,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .change_pair import Pair
 from .change_pair_files import READ_ERRORS, Pixels, first_line, open_page, pixels_of
 from .change_pair_values import Values, image_values, map_values
-from .change_pair_web import read_address, shown_address
+from .change_pair_web import MOST_SECONDS, read_address, shown_address
 
 _LONGEST_NAME = 4096  # of a path; what is longer is something else, as a picture in base64
 _NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
@@ -301,6 +303,32 @@ class ImageSource:
             if channels in (1, 2):  # grey, and grey with alpha
                 return np.repeat(array[:1], 3, axis=0)
         raise self.error(f"has {channels} channels, the model takes {num_channels}; give as many")
+
+
+def fetched(pair: Pair, allow_web: bool, seconds: float = MOST_SECONDS) -> Pair:
+    """Return a pair with the bytes of its images that are given by an address, read once and for all.
+
+    Args:
+        pair: The pair.
+        allow_web: See `change_pair_web`.
+        seconds: For each image.
+
+    Raises:
+        PairError: An address is not read, or its bytes cannot be had.
+    """
+
+    def content(value: Any, role: str) -> Any:
+        source = ImageSource(value, pair.id, role)
+        if not isinstance(source.value, str):
+            return value
+        found = read_address(source.value, allow_web, source.error, seconds)
+        return value if found is None else {"bytes": found, "path": source.file}
+
+    before, after = (content(getattr(pair, date), f"image {date}") for date in ("before", "after"))
+    maps = pair.maps
+    if maps is not None:
+        maps = (content(maps[0], "semantic map before"), content(maps[1], "semantic map after"))
+    return dataclasses.replace(pair, before=before, after=after, maps=maps)
 
 
 def white_to_black(array: np.ndarray) -> np.ndarray:

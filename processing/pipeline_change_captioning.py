@@ -8,8 +8,6 @@
 It ships with every checkpoint; after `import rscc_hf` the installed one is used, without `trust_remote_code`.
 """
 
-import base64
-import binascii
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import get_session
-from huggingface_hub.errors import HTTPError  # of whichever client it uses
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 from transformers import GenerationConfig, Pipeline
 
 from .change_pair import Pair
+from .change_pair_images import fetched
 from .change_pair_writer import CaptionWriter
 
 TASK = "change-captioning"
@@ -31,7 +28,6 @@ TASK = "change-captioning"
 _DATES = {"before": ("before", "image_before"), "after": ("after", "image_after")}
 _MAPS = ("semantic_before", "semantic_after")
 _KEYS = {"images", "semantic_maps", "text", "pair_id", *_MAPS, *(key for keys in _DATES.values() for key in keys)}
-_MOST_BYTES = 2**28  # of one image from the web
 _GENERATION = {field for field in vars(GenerationConfig()) if not field.startswith("_")} | {
     *("generation_config", "logits_processor", "stopping_criteria", "streamer", "prefix_allowed_tokens_fn"),
 }
@@ -42,8 +38,8 @@ class ChangeCaptioningPipeline(Pipeline):
 
     A pair is a tuple `(before, after)`, a list of two images, an array (2, C, H, W), a `Pair`, or a dictionary:
     `before` and `after` (or `image_before` and `image_after`, as in the rows of a data set; further columns are left
-    alone), and where there are any `semantic_before`, `semantic_after`, `text`, `pair_id`. An image is a path, a web
-    address, a data URL, bytes, a PIL image, a numpy array or a torch tensor.
+    alone), and where there are any `semantic_before`, `semantic_after`, `text`, `pair_id`. An image is a path, a data
+    URL, bytes, a PIL image, a numpy array or a torch tensor, and with `allow_web=True` an https address.
 
     The answer to a pair is a list of dictionaries, one for each returned sequence, as transformers' other pipelines
     that write text give it: `[{"generated_text": caption}]`. A list of pairs gives a list of such answers; a data set
@@ -69,6 +65,7 @@ class ChangeCaptioningPipeline(Pipeline):
     def _sanitize_parameters(  # type: ignore[override]
         self,
         text: str | None = None,
+        allow_web: bool | None = None,
         timeout: float | None = None,
         processor_kwargs: Mapping[str, Any] | None = None,
         generate_kwargs: Mapping[str, Any] | None = None,
@@ -88,7 +85,7 @@ class ChangeCaptioningPipeline(Pipeline):
             raise ValueError(f"{type(self.model).__name__} takes no questions: leave text out.")
         if text is not None and not isinstance(text, str):
             raise ValueError("text must be one string here: give each pair its own in its dictionary, under 'text'.")
-        before = {"text": text, "timeout": timeout, "processor_kwargs": processor_kwargs}
+        before = {"text": text, "allow_web": allow_web, "timeout": timeout, "processor_kwargs": processor_kwargs}
         during = {**(generate_kwargs or {}), **kwargs}
         after = {"return_tensors": return_tensors}
         return (
@@ -109,8 +106,9 @@ class ChangeCaptioningPipeline(Pipeline):
                 of pairs, None for the checkpoint's prompt.
             **kwargs: `batch_size` and `num_workers`; `generate_kwargs`, a dictionary for `generate`, or its settings
                 by name (`num_beams=1`, `max_new_tokens=20`, ...); `processor_kwargs`, settings of the image
-                processor; `timeout` in seconds for images from the web; `return_tensors=True` for token ids,
-                `generated_token_ids` (tokens,), in place of text.
+                processor; `allow_web=True` to fetch images from https addresses (see `change_pair_web`), each within
+                `timeout` seconds; `return_tensors=True` for token ids, `generated_token_ids` (tokens,), in place of
+                text.
 
         Returns:
             `[{"generated_text": str}, ...]`, as many as `num_return_sequences`; for a list a list of those; for a
@@ -144,6 +142,7 @@ class ChangeCaptioningPipeline(Pipeline):
         self,
         inputs: Any,
         text: str | None = None,
+        allow_web: bool = False,
         timeout: float | None = None,
         processor_kwargs: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
@@ -151,12 +150,10 @@ class ChangeCaptioningPipeline(Pipeline):
         pair = _pair(inputs, 0)
         if pair.question is None and text is not None:
             pair = dataclasses.replace(pair, question=text)
-        before, after, *maps = (
-            _fetch(image, pair.id, timeout) for image in (pair.before, pair.after, *(pair.maps or ()))
-        )
-        pair = dataclasses.replace(pair, before=before, after=after, maps=maps or None)
+        settings = {"allow_web": allow_web, **(processor_kwargs or {})}
+        pair = fetched(pair, settings.pop("allow_web"), *(() if timeout is None else (timeout,)))
         # a list of these is what transformers' batches make of them
-        return {"pair": self.writer.prepare(pair, **(processor_kwargs or {}))}
+        return {"pair": self.writer.prepare(pair, **settings)}
 
     def _forward(self, inputs: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Write the captions of one batch."""
@@ -352,31 +349,3 @@ def _two(images: Any, what: str, name: str | int) -> list[Any]:
     if len(images) != 2 or getattr(images, "ndim", 4) != 4:
         raise ValueError(f"pair {name!r}: {len(images)} {what} are given where two are expected, before and after.")
     return list(images)
-
-
-def _fetch(image: Any, name: str | int, timeout: float | None) -> Any:
-    """An image as it is; the bytes of one that is an address, for the processor fetches nothing."""
-    if not isinstance(image, str):
-        return image
-    if image.startswith("data:"):
-        header, _, content = image.partition(",")
-        try:
-            if not header.endswith(";base64"):
-                raise ValueError("it is not in base64")
-            return {"bytes": base64.b64decode(content, validate=True), "path": f"{header},..."}
-        except (ValueError, binascii.Error) as error:
-            raise ValueError(f"pair {name!r}: {header},... cannot be read ({error}).") from error
-    if not image.startswith(("http://", "https://")):
-        return image
-    try:
-        read = bytearray()
-        with get_session().stream("GET", image, timeout=timeout, follow_redirects=True) as answer:
-            answer.raise_for_status()
-            for chunk in answer.iter_bytes():
-                read += chunk
-                if len(read) > _MOST_BYTES:
-                    raise ValueError(f"pair {name!r}: {image} is larger than {_MOST_BYTES} bytes.")
-    except (HTTPError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ValueError(f"pair {name!r}: {image} cannot be fetched ({reason}).") from error
-    return {"bytes": bytes(read), "path": image}

@@ -56,19 +56,20 @@ _READING = "Images"
     ),
     Mode("a data set; name its --split", "semantic_coverage", lambda it: it.split is not None),
     Mode("the maps, which --without-maps leaves out", "semantic_coverage", lambda it: not it.without_maps),
-    always="before after pairs value_range model revision device dtype trust_remote_code num_beams max_new_tokens",
+    always="before after pairs value_range allow_web model revision device dtype trust_remote_code num_beams "
+    "max_new_tokens",
 )
 def caption(
     ctx: typer.Context,
     before: Annotated[
-        Path | None, typer.Argument(metavar="BEFORE", help="The earlier image.", show_default=False)
+        str | None, typer.Argument(metavar="BEFORE", help="The earlier image.", show_default=False)
     ] = None,
-    after: Annotated[Path | None, typer.Argument(metavar="AFTER", help="The later image.", show_default=False)] = None,
+    after: Annotated[str | None, typer.Argument(metavar="AFTER", help="The later image.", show_default=False)] = None,
     semantic_before: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Semantic map of the earlier image.", rich_help_panel=_ONE)
+        str | None, typer.Option(metavar="FILE", help="Semantic map of the earlier image.", rich_help_panel=_ONE)
     ] = None,
     semantic_after: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Semantic map of the later image.", rich_help_panel=_ONE)
+        str | None, typer.Option(metavar="FILE", help="Semantic map of the later image.", rich_help_panel=_ONE)
     ] = None,
     pairs: Annotated[
         str | None,
@@ -117,6 +118,14 @@ def caption(
             rich_help_panel=_READING,
         ),
     ] = None,
+    allow_web: Annotated[
+        bool,
+        typer.Option(
+            "--allow-web",
+            help="Fetch images that are given by an https address.",
+            rich_help_panel=_READING,
+        ),
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -166,9 +175,9 @@ def caption(
     if pairs is not None:
         listed = _read_list(pairs, split, semantic_coverage, output)
         if on_error is OnError.RAISE:
-            _check_list(listed, with_maps=not without_maps)
+            _check_list(listed, with_maps=not without_maps, allow_web=allow_web)
     wanted: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "value_range": span}
-    generate = {name: value for name, value in wanted.items() if value is not None}
+    generate = {name: value for name, value in wanted.items() if value is not None} | {"allow_web": allow_web}
 
     def load() -> ChangeCaptioner:
         captioner = _load(ctx, model, revision, device, dtype, trust_remote_code)
@@ -182,12 +191,14 @@ def caption(
 
     if listed is None or output is None:
         from rscc_hf.pair import Pair
+        from rscc_hf.processing.change_pair_web import file_name
 
         assert before is not None and after is not None
         check_output()
         with quiet_models(), progress_bar("Captioning"):
             captioner = load()
-            name = before.name if before.name == after.name else f"{before.name}, {after.name}"
+            names = [file_name(before), file_name(after)]
+            name = names[0] if names[0] == names[1] else ", ".join(names)
             pair = Pair(name, before, after, maps=(semantic_before, semantic_after))
             (answer,) = captioner.caption([pair], **generate)
         for note in answer.notes:
@@ -208,7 +219,7 @@ def caption(
     )
 
 
-def _check_usage(before: Path | None, after: Path | None, pairs: str | None, out: Path | None) -> None:
+def _check_usage(before: str | None, after: str | None, pairs: str | None, out: Path | None) -> None:
     if pairs is None:
         if before is None or after is None:
             raise typer.BadParameter("give both, or --pairs and --output.", param_hint="BEFORE AFTER")
@@ -252,9 +263,14 @@ def _read_list(source: str, split: str | None, coverage: Coverage, output: Path 
     return listed
 
 
-def _check_list(listed: PairList, *, with_maps: bool) -> None:
-    """Finds before any work what would stop the run at its pair."""
+def _check_list(listed: PairList, *, with_maps: bool, allow_web: bool) -> None:
+    """Find before any work what would stop the run at its pair."""
+    from rscc_hf.processing.change_pair_web import refusal, shown_address
+
     wrong = [(pair, f"{path} does not exist") for pair, path in listed.missing_files(with_maps=with_maps)]
+    for pair, address in listed.addresses(with_maps=with_maps):
+        if (reason := refusal(address, allow_web)) is not None:
+            wrong.append((pair, f"{shown_address(address)} {reason}"))
     if with_maps:
         lacking = "is missing, give the maps of both dates or of none"
         wrong += [(pair, f"{name} {lacking}") for pair, name in listed.half_maps()]

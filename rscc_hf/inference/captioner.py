@@ -123,6 +123,7 @@ class ChangeCaptioner:
         batch_size: int = 8,
         on_error: Literal["raise", "skip"] = "raise",
         value_range: Range | None = None,
+        allow_web: bool = False,
         **generate_kwargs: Any,
     ) -> Iterator[Caption]:
         """Say what changed in each of the pairs, in their order, as the captions are asked for.
@@ -134,6 +135,7 @@ class ChangeCaptioner:
             on_error: What a pair that cannot be used does: `"raise"` stops with its error, `"skip"` gives it a
                 :class:`rscc_hf.pair.Caption` with the reason and goes on.
             value_range: As for calling the captioner, like the next.
+            allow_web: As for calling the captioner.
             **generate_kwargs: For `model.generate`.
 
         Returns:
@@ -152,6 +154,8 @@ class ChangeCaptioner:
         if generate_kwargs.get("num_return_sequences", 1) != 1 or generate_kwargs.get("return_dict_in_generate"):
             raise InputError("a captioner gives one caption for a pair; call captioner.model.generate for more.")
         reading = range_settings(self.processor, value_range, self.name)
+        if allow_web is not False:  # no other processor needs to know the word
+            reading = {**reading, "allow_web": allow_web}
         return self._captions(iter(pairs), batch_size, reading, on_error == "skip", generate_kwargs)
 
     def _captions(
@@ -200,6 +204,7 @@ class ChangeCaptioner:
         pair_ids: str | None = None,
         text: str | None = None,
         value_range: Range | None = None,
+        allow_web: bool = False,
         **generate_kwargs: Any,
     ) -> str: ...
 
@@ -216,6 +221,7 @@ class ChangeCaptioner:
         pair_ids: Iterable[str] | None = None,
         text: Questions | None = None,
         value_range: Range | None = None,
+        allow_web: bool = False,
         **generate_kwargs: Any,
     ) -> list[str]: ...
 
@@ -232,6 +238,7 @@ class ChangeCaptioner:
         pair_ids: str | None = None,
         text: str | None = None,
         value_range: Range | None = None,
+        allow_web: bool = False,
         **generate_kwargs: Any,
     ) -> Caption: ...
 
@@ -248,6 +255,7 @@ class ChangeCaptioner:
         pair_ids: Iterable[str] | None = None,
         text: Questions | None = None,
         value_range: Range | None = None,
+        allow_web: bool = False,
         **generate_kwargs: Any,
     ) -> list[Caption]: ...
 
@@ -263,13 +271,14 @@ class ChangeCaptioner:
         pair_ids: str | Iterable[str] | None = None,
         text: Questions | None = None,
         value_range: Range | None = None,
+        allow_web: bool = False,
         **generate_kwargs: Any,
     ) -> str | list[str] | Caption | list[Caption]:
         """Says what changed from `before` to `after`.
 
-        Images are paths, bytes, PIL images, arrays, tensors, or undecoded images of `datasets`; one or a list of them
-        (an array with four dimensions is a list, as is a column of a table or an array of paths; a generator is read
-        to its end first).
+        Images are paths, addresses, bytes, PIL images, arrays, tensors, or undecoded images of `datasets`; one or a
+        list of them (an array with four dimensions is a list, as is a column of a table or an array of paths; a
+        generator is read to its end first).
 
         Args:
             before: The earlier image, or a list of them.
@@ -285,6 +294,8 @@ class ChangeCaptioner:
                 pairs, or a list with one for each (`None`: the checkpoint's own).
             value_range: The values that are black and white in images of more than 8 bits, for instance `(0, 4095)`
                 for 12 bits in 16; what the checkpoint's processor says when omitted.
+            allow_web: Fetch images that are given by an https address, as `rscc_hf.processing.change_pair_web` says;
+                nothing is fetched unless it is asked for.
             **generate_kwargs: Go to `model.generate` (`num_beams`, `max_new_tokens`, `do_sample`, ...); what is
                 not given is as the checkpoint's `generation_config.json` says.
 
@@ -320,7 +331,14 @@ class ChangeCaptioner:
         if text is not None and not self.takes_questions:
             raise InputError(f"{self.name} answers no questions; leave text out.")
         captions = list(
-            self.caption(pairs, batch_size=batch_size, on_error=on_error, value_range=value_range, **generate_kwargs)
+            self.caption(
+                pairs,
+                batch_size=batch_size,
+                on_error=on_error,
+                value_range=value_range,
+                allow_web=allow_web,
+                **generate_kwargs,
+            )
         )
         noted = [note for caption in captions for note in caption.notes] if on_error == "raise" else []
         if noted:  # strings have no place for them

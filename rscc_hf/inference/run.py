@@ -22,6 +22,8 @@ from rscc_hf.formats.predictions import PredictionLine, SkippedLine, begins_as
 from rscc_hf.inference.captioner import ChangeCaptioner
 from rscc_hf.inference.run_inputs import difference, pair_digests, run_digests
 from rscc_hf.pair import Caption, Pair
+from rscc_hf.processing.change_pair_images import fetched
+from rscc_hf.processing.change_pair_web import shown_address
 from rscc_hf.text import is_torn, json_object
 
 _REMEDY = "choose another output or overwrite it (--overwrite)."
@@ -61,6 +63,7 @@ def caption_to_file(
     on_error: Literal["raise", "skip"] = "raise",
     overwrite: bool = False,
     with_maps: bool = True,
+    allow_web: bool = False,
     settings: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     **generate_kwargs: Any,
@@ -80,6 +83,8 @@ def caption_to_file(
         on_error: What a pair that cannot be read does: `"raise"` stops, `"skip"` goes on.
         overwrite: Start anew instead of continuing; only captions of an earlier run are replaced.
         with_maps: Use the semantic maps of the pairs that have them.
+        allow_web: Fetch images that are given by an https address, as `rscc_hf.processing.change_pair_web` says; also
+            those of finished pairs, to compare them with what was captioned.
         settings: What else the captions depend on; written into each line beside dtype, maps and `generate_kwargs`.
         on_progress: Called with the number of pairs done and the number of all. While finished pairs are compared
             with what was written, these are what is done.
@@ -103,7 +108,7 @@ def caption_to_file(
         _check_is_ours(output, overwrite)
         if not isinstance(captioner, ChangeCaptioner):
             captioner = captioner()
-        run = _Run(captioner, pairs, output, on_error, with_maps, asked, generate_kwargs)
+        run = _Run(captioner, pairs, output, on_error, with_maps, allow_web, asked, generate_kwargs)
         return run.finish(batch_size, overwrite, on_progress)
 
 
@@ -146,6 +151,7 @@ class _Run:
         output: Path,
         on_error: Literal["raise", "skip"],
         with_maps: bool,
+        allow_web: bool,
         asked: dict[str, Any],
         generate_kwargs: dict[str, Any],
     ) -> None:
@@ -155,6 +161,7 @@ class _Run:
         self.file = output.resolve()  # where it is a link, what it leads to is written
         self.on_error = on_error
         self.with_maps = with_maps
+        self.allow_web = allow_web
         self.generate_kwargs = generate_kwargs
         model = captioner.name if captioner.fingerprint is None else f"{captioner.name}@{captioner.fingerprint}"
         dtype = str(captioner.model.dtype).removeprefix("torch.")
@@ -180,13 +187,13 @@ class _Run:
             self._append("")
         for start in range(0, len(pending), batch_size):
             indices = pending[start : start + batch_size]
-            batch = [self._pair(index) for index in indices]
-            inputs = [{**pair_digests(pair), **self.digests} for pair in batch]
+            batch = self._readable(indices, skipped)
+            inputs = [{**pair_digests(pair), **self.digests} for pair in batch.values()]
             captions = self.captioner.caption(
-                batch, batch_size=batch_size, on_error=self.on_error, **self.generate_kwargs
+                batch.values(), batch_size=batch_size, on_error=self.on_error, **self.generate_kwargs
             )
             lines = []
-            for index, pair, caption, digests in zip(indices, batch, captions, inputs, strict=True):
+            for (index, pair), caption, digests in zip(batch.items(), captions, inputs, strict=True):
                 if caption.text is None:
                     names = self._names(index, pair)
                     skipped.append(SkippedLine(str(pair.id), *names, error=str(caption.error)))
@@ -222,15 +229,32 @@ class _Run:
             raise InputError(f"{name} was trained with semantic maps and needs them; use those of the pairs.")
 
     def _pair(self, index: int) -> Pair:
-        """Return a pair as it is asked about."""
+        """Return a pair as it is asked about, with the bytes of its images that are given by an address.
+
+        Raises:
+            ValueError: These cannot be had.
+        """
         pair = self.pairs.pairs[index]
-        return pair if self.with_maps else replace(pair, maps=None)
+        return fetched(pair if self.with_maps else replace(pair, maps=None), self.allow_web)
+
+    def _readable(self, indices: list[int], skipped: list[SkippedLine]) -> dict[int, Pair]:
+        """Return pairs by their index; those whose addresses cannot be read go to `skipped`, where that is asked."""
+        found = {}
+        for index in indices:
+            try:
+                found[index] = self._pair(index)
+            except ValueError as error:
+                if self.on_error == "raise":
+                    raise
+                pair = self.pairs.pairs[index]
+                skipped.append(SkippedLine(str(pair.id), *self._names(index, pair), error=str(error)))
+        return found
 
     def _names(self, index: int, pair: Pair) -> tuple[str, str]:
         """Return what the pair's source calls its images."""
         if self.pairs.names is not None:
             return self.pairs.names[index]
-        before, after = ((image or {}).get("path") or "" for image in (pair.before, pair.after))
+        before, after = (shown_address((image or {}).get("path") or "") for image in (pair.before, pair.after))
         return before, after
 
     def _append(self, text: str) -> None:

@@ -5,13 +5,22 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import Features
 from toys.ccexpert import save_tiny_ccexpert
 from toys.https_site import NAME, https_site, send
-from transformers import AutoImageProcessor, AutoProcessor
+from transformers import AutoImageProcessor, AutoProcessor, pipeline
+from typer.testing import CliRunner
 
-from rscc_hf import MModalCCProcessor
+from rscc_hf import ChangeCaptioner, MModalCCProcessor
+from rscc_hf.commands.app import app
+from rscc_hf.data.lists.sources import read_dataset_pairs, read_pairs
+from rscc_hf.data.schema import FEATURES
+from rscc_hf.inference.run import caption_to_file
+from rscc_hf.pair import Pair
 from rscc_hf.processing import change_pair_web
 from rscc_hf.processing.change_pair_images import PairError
 from training.systems.pairs.pixels import PixelReader
@@ -129,3 +138,129 @@ def test_rows_of_training(processors, files, addresses, running):
             reader.read([row | {name: {"bytes": None, "path": address}}])
     assert running.asked == []
     assert np.asarray(reader.read([row]).images).shape == (1, 2, 3, 32, 32)
+
+
+@pytest.fixture
+def captioner(tiny_checkpoints):
+    return ChangeCaptioner.from_pretrained(tiny_checkpoints["none"], device="cpu")
+
+
+def test_the_captioner(captioner, running, files, addresses):
+    expected = captioner(*files)
+    for given in (addresses, [[address] for address in addresses]):
+        with pytest.raises(PairError, match=REFUSED):
+            captioner(*given)
+    told = captioner(*addresses, on_error="skip")
+    assert told.text is None and "allow_web=True" in told.error and "secret" not in told.error
+    with pytest.raises(ValueError, match="allow_web is 'on': give True or False"):
+        captioner(*addresses, allow_web="on")
+    assert running.asked == []
+    assert captioner(*addresses, allow_web=True) == expected
+    (caption,) = captioner.caption([Pair("p", *addresses)], allow_web=True)
+    assert caption.text == expected and caption.notes == ()
+    gone = captioner(f"{addresses[0]}/gone", addresses[1], allow_web=True, on_error="skip")
+    assert gone.text == expected  # what stands behind the question mark is the site's
+    running.answers.clear()
+    gone = captioner(*addresses, allow_web=True, on_error="skip")
+    assert "cannot be fetched (status 404 Not Found)" in gone.error and "secret" not in gone.error
+
+
+def test_the_pipeline(tiny_checkpoints, running, files, addresses):
+    captioner = pipeline("change-captioning", model=str(tiny_checkpoints["optional"]))
+    expected, with_maps = captioner(tuple(files)), captioner(tuple(files), semantic_maps=tuple(files))
+    row = {"image_before": addresses[0], "image_after": {"bytes": None, "path": addresses[1]}}
+    for given in (tuple(addresses), row, [row], [tuple(addresses)]):
+        for settings in ({}, {"allow_web": False}, {"timeout": 5}):
+            with pytest.raises(PairError, match=REFUSED):
+                captioner(given, **settings)
+    with pytest.raises(PairError, match=f"semantic map before {REFUSED}"):
+        captioner(tuple(files), semantic_maps=tuple(addresses))
+    with pytest.raises(PairError, match="is an http address"):
+        captioner(("http://images.test/a.png", files[1]), allow_web=True)
+    assert running.asked == []
+    assert captioner(row, allow_web=True, timeout=20) == expected
+    asking = pipeline("change-captioning", model=str(tiny_checkpoints["optional"]), allow_web=True)
+    assert asking([tuple(addresses)]) == [expected]
+    assert asking(tuple(files), semantic_maps=tuple(addresses)) == with_maps
+    assert list(asking(iter([row]))) == [expected]
+    with pytest.raises(PairError, match=REFUSED):
+        asking(row, allow_web=False)
+
+
+@pytest.fixture
+def listed(tmp_path, addresses):
+    """A list of two pairs, of which one is on the web."""
+    rows = [
+        {"before": addresses[0], "after": f" {addresses[1]}"},
+        {"before": "a.png", "after": "b.png", "pair_id": "c"},
+    ]
+    path = tmp_path / "list.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_lists_and_runs(captioner, running, listed, files, tmp_path, write_image):
+    pairs = read_pairs(listed)
+    output = tmp_path / "out.jsonl"
+    with pytest.raises(PairError, match=REFUSED):
+        caption_to_file(captioner, pairs, output)
+    assert caption_to_file(captioner, pairs, output, on_error="skip").written == 1
+    (skipped,) = lines_of(tmp_path / "out.skipped.jsonl")
+    assert running.asked == [] and "allow_web=True" in skipped["error"]
+    done = caption_to_file(captioner, pairs, output, allow_web=True)
+    assert (done.written, done.already) == (1, 1) and len(running.asked) == 2  # each once, for digest and caption
+    assert not (tmp_path / "out.skipped.jsonl").exists()
+    here, there = lines_of(output)
+    assert there["prediction"] == here["prediction"] == captioner(*files) and there["inputs"] == here["inputs"]
+    assert there["pair_id"] == "a__b" and there["after"].endswith("/b.png?...")
+    assert "secret" not in output.read_text(encoding="utf-8") + json.dumps(skipped)
+    assert caption_to_file(captioner, pairs, output, allow_web=True).already == 2
+    with pytest.raises(PairError, match=REFUSED):  # nothing tells whether it is the same image still
+        caption_to_file(captioner, pairs, output)
+    running.answers["/a.png"] = send(write_image(tmp_path / "new.png", seed=7).read_bytes())
+    with pytest.raises(ValueError, match="pair 'a__b' was captioned with another image before"):
+        caption_to_file(captioner, pairs, output, allow_web=True)
+    running.answers.clear()
+    with pytest.raises(PairError, match="cannot be fetched"):
+        caption_to_file(captioner, pairs, output, allow_web=True)
+    output.unlink()
+    assert caption_to_file(captioner, pairs, output, allow_web=True, on_error="skip").skipped[0][0] == "a__b"
+
+
+def test_data_sets(captioner, running, files, addresses, tmp_path):
+    images = [{"bytes": None, "path": name} for name in addresses]
+    row = {"pair_id": "p", "image_before": images[0], "image_after": images[1], "captions": ["a house"]}
+    row |= {"changed": True, "source": "toy"}
+    folder = tmp_path / "data"
+    folder.mkdir()
+    schema = Features({name: FEATURES[name] for name in row}).arrow_schema
+    pq.write_table(pa.Table.from_pylist([row], schema=schema), folder / "test.parquet")
+    pairs = read_dataset_pairs(folder, "test")
+    with pytest.raises(PairError, match=REFUSED):
+        caption_to_file(captioner, pairs, tmp_path / "out.jsonl")
+    assert running.asked == []
+    caption_to_file(captioner, pairs, tmp_path / "out.jsonl", allow_web=True)
+    (line,) = lines_of(tmp_path / "out.jsonl")
+    assert line["prediction"] == captioner(*files) and line["before"].endswith("/a.png?...")
+
+
+def test_the_command(tiny_checkpoints, captioner, running, listed, files, addresses, tmp_path):
+    model = ("--model", str(tiny_checkpoints["none"]))
+
+    def run(*arguments):
+        return CliRunner().invoke(app, ["caption", *map(str, arguments), *model], terminal_width=80)
+
+    many = ("--pairs", listed, "--output", tmp_path / "out.jsonl")
+    for arguments in (addresses, many):
+        result = run(*arguments)
+        assert result.exit_code == 1 and result.stdout == "" and "secret" not in result.stderr
+        assert "is an address on the web" in result.stderr and "--allow-web" in result.stderr
+    assert running.asked == []
+    result = run(*addresses, "--allow-web")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{captioner(*files)}\n", "")
+    result = run(*many, "--allow-web")
+    assert result.exit_code == 0 and "2 captions written" in result.stderr

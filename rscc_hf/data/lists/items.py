@@ -11,6 +11,7 @@ from typing import Any, overload
 from rscc_hf.data.captions import has_words
 from rscc_hf.files import some
 from rscc_hf.pair import Pair
+from rscc_hf.processing.change_pair_web import is_address
 from rscc_hf.text import count
 
 IMAGES = ("before", "after")
@@ -23,7 +24,7 @@ class PairList:
 
     Attributes:
         pairs: The pairs, at least one, whose ids are unique; those of a data set are read from the disk as they are
-            asked for. An image is a path, or the undecoded image of a data set.
+            asked for. An image is a path, an address, or the undecoded image of a data set.
         names: What the list calls `before` and `after` of each pair (in a folder: relative to it), for output files;
             None for a data set, whose ids are its names.
         unmatched: Images and maps of a folder without a partner, relative to it.
@@ -54,6 +55,13 @@ class PairList:
     def missing_files(self, *, with_maps: bool = True) -> list[tuple[str, Path]]:
         """Return those of `files` that do not exist; without maps where they are not asked for."""
         return [(pair_id, path) for pair_id, path in self.files(with_maps=with_maps) if not path.is_file()]
+
+    def addresses(self, *, with_maps: bool = True) -> list[tuple[str, str]]:
+        """Return the addresses that the list names, each with the name of its pair; none for a data set."""
+        if isinstance(self.pairs, DatasetPairs):
+            return []
+        images = ((str(pair.id), image) for pair in self.pairs for image in images_of(pair, with_maps).values())
+        return [(pair_id, image) for pair_id, image in images if is_address(image)]
 
     def has_maps(self) -> bool:
         """Tell whether any pair has a semantic map; no image of a data set is read."""
@@ -149,7 +157,7 @@ def same_files(pairs: Sequence[Pair]) -> list[str]:
     first: dict[tuple[str, str], str] = {}
     repeated: list[str] = []
     for pair in pairs:
-        if not isinstance(pair.before, Path) or not isinstance(pair.after, Path):
+        if not isinstance(pair.before, Path | str) or not isinstance(pair.after, Path | str):
             continue
         files = (os.path.normpath(pair.before), os.path.normpath(pair.after))
         if files[0] == files[1]:

@@ -21,6 +21,7 @@ from rscc_hf.errors import InputError
 from rscc_hf.files import some
 from rscc_hf.formats.predictions import NAMES
 from rscc_hf.pair import Pair
+from rscc_hf.processing.change_pair_web import file_name, is_address, shown_address
 from rscc_hf.text import as_text, count
 
 COLUMNS = {name: aliases for name, aliases in NAMES.items() if name != "prediction"}
@@ -116,9 +117,9 @@ class _ListReader:
         before, after = found["before"], found["after"]
         pair_id = found["pair_id"]
         if pair_id is None:
-            stems = [as_text(Path(file).stem) for file in (before, after)]
+            stems = [as_text(Path(file_name(file)).stem) for file in (before, after)]
             pair_id = stems[0] if stems[0] == stems[1] else f"{stems[0]}__{stems[1]}"
-        files = {name: None if found[name] is None else self.path.parent / found[name] for name in (*IMAGES, *MAPS)}
+        files = {name: self._place(found[name]) for name in (*IMAGES, *MAPS)}
         pair = Pair(
             pair_id,
             files["before"],
@@ -127,12 +128,18 @@ class _ListReader:
             references=found["references"],
             changed=found["changed"],
         )
-        return pair, (as_text(before), as_text(after))
+        return pair, (as_text(shown_address(before)), as_text(shown_address(after)))
+
+    def _place(self, name: str | None) -> Path | str | None:
+        """Return the path of a file that the list names relative to itself; an address as it is."""
+        return name if name is None or is_address(name) else self.path.parent / name
 
     def _file(self, value: Any, name: str, where: str) -> str:
         """Return the path that is meant: as it stands if such a file exists, else without what other systems write."""
         if not isinstance(value, str) or not value.strip():
             raise InputError(f"{where}: {name} must be the path of a file, not {value!r}.")
+        if is_address(value.strip()):
+            return value.strip()
         if self._exists(value):
             return value
         stripped = value.strip()
@@ -160,7 +167,8 @@ def _one(name: str, given: list[tuple[str, Any]], read: Callable[[Any, str, str]
         other = read(value, name, where)
         if other != meant and not (name in (*IMAGES, *MAPS) and os.path.normpath(other) == os.path.normpath(meant)):
             names = f"{first} and {column}" if column != first else f"two columns called {first}"
-            raise InputError(f"{where}: {names} contradict each other ({kept!r}, {value!r}); keep one of them.")
+            shown = ", ".join(repr(shown_address(one) if isinstance(one, str) else one) for one in (kept, value))
+            raise InputError(f"{where}: {names} contradict each other ({shown}); keep one of them.")
     return meant
 
 
