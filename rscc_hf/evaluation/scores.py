@@ -1,7 +1,8 @@
 """The scores: what they are called in files and in tables, in the order of both, and what S*m is made of."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,10 @@ PARTS = ("changed", "unchanged")
 
 Scores = dict[str, float]
 
-Number = TypeVar("Number")
 
-
-def mean_score(scores: dict[str, Number]) -> Number:
+def mean_score(scores: Mapping[str, Any]) -> Any:
     """Return S*m, the mean of BLEU-4, METEOR, ROUGE-L and CIDEr-D (Liu et al., LEVIR-CC), of numbers or of arrays."""
-    return sum(scores[key] for key in MEAN_OF) / len(MEAN_OF)  # type: ignore[call-overload, no-any-return]
+    return sum(scores[key] for key in MEAN_OF) / len(MEAN_OF)
 
 
 def flat_accuracy(accuracy: dict[str, float | None]) -> Scores:
