@@ -204,7 +204,7 @@ def test_rgb_alone_needs_no_maps(tmp_path):
     data = write_pairs(tmp_path / "data", 8, 4, change=without_maps)
     trained(toy_pairs_recipe(data, tmp_path / "rgb", modalities="rgb", max_steps=1, eval_unit="epochs"))
     trained(toy_pairs_recipe(data, tmp_path / "optional", semantics_optional=True, max_steps=1))
-    with pytest.raises(ValueError, match=r"pair 'pair-\d+' has no semantic_before: give maps, set semantics_optional"):
+    with pytest.raises(ValueError, match=r"pair 'pair-\d+' has no semantic_before; give maps, set semantics_optional"):
         train_mmodalcc(toy_pairs_recipe(data, tmp_path / "both"))
 
 
