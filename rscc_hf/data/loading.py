@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, IterableDataset, Value, load_dataset_builder, load_from_disk
+from datasets import (
+    Dataset,
+    Features,
+    IterableDataset,
+    Value,
+    concatenate_datasets,
+    load_dataset_builder,
+    load_from_disk,
+)
 from datasets.exceptions import DatasetsError
 from PIL import Image as PILImage
 
@@ -262,7 +270,15 @@ def _restrict(dataset: Dataset | IterableDataset, columns: set[str], where: str)
     missing = [name for name in (*_MAPS, "change_mask") if name not in columns]
     if missing:
         raise InputError(f'{where}: semantic_coverage "changed" needs the column {missing[0]}, which is not there')
-    return dataset.map(_restrict_row, fn_kwargs={"where": where}, features=dataset.features)
+    if isinstance(dataset, IterableDataset):
+        return dataset.map(_restrict_row, fn_kwargs={"where": where}, features=dataset.features)
+    needed = dataset.select_columns(["pair_id", *_MAPS, "change_mask"])
+    restricted = needed.map(_restrict_row, fn_kwargs={"where": where}, features=needed.features)
+    # Only the maps are written anew: the images stay in the cache that they are in.
+    together = concatenate_datasets(
+        [dataset.remove_columns(list(_MAPS)), restricted.select_columns(list(_MAPS))], axis=1
+    )
+    return together.select_columns(dataset.column_names)
 
 
 def _restrict_row(row: dict[str, Any], where: str) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def push_dataset(
         shards = {name: path for named in splits.values() for name, path in named.items()}
         check_files(others, folder)
         for name, path in shards.items():
-            _check_rows(path, name)  # first, as it tells the row
+            _check_shard(path, name)  # first, as it tells the row
         for split, named in splits.items():
             _check_values(list(named.values()), f"{folder} ({split})", notes)
         check_files(shards, folder)
@@ -231,7 +231,7 @@ def _is_beside(name: str) -> bool:
     return not name.lower().endswith(formats) and name != CARD and (len(parts) == 1 or parts[0] != "data")
 
 
-def _check_rows(path: Path, name: str) -> None:
+def _check_shard(path: Path, name: str) -> None:
     """Refuse pairs without images, and secrets and paths of this machine in the texts of a shard."""
     file = _opened(path, name)
     try:

@@ -1,6 +1,7 @@
 """Loading pairs: parquet folders, saved folders, streams, coverage of the maps, and what is said when it fails."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -180,6 +181,18 @@ def test_coverage_of_changes_whitens_the_rest(folder, streaming):
         assert (after[SIZE // 2 :] == 255).all()
     assert np.array_equal(np.asarray(full["image_before"]), np.asarray(changed["image_before"]))
     assert set(full) == set(changed)
+
+
+def test_coverage_writes_maps_alone_anew(folder):
+    dataset = load_pairs(folder, "train", semantic_coverage="changed")
+    assert dataset.features == load_pairs(folder, "train").features
+    written = [
+        Path(file["filename"]) for file in dataset.cache_files if Path(file["filename"]).name.startswith("cache-")
+    ]
+    assert written
+    for file in written:
+        with pa.memory_map(str(file)) as source:
+            assert not any("image" in name for name in pa.ipc.open_stream(source).schema.names)
 
 
 def test_coverage_needs_maps_and_masks(folder, tmp_path):

@@ -44,7 +44,7 @@ def test_the_limits_are_those_of_the_readme():
 limits = st.builds(Limits, st.integers(1, 7), st.integers(1, 400), st.integers(1, 5), st.integers(1, 200))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(sizes=st.lists(st.integers(0, 150), min_size=1, max_size=20), limits=limits)
 def test_any_rows_keep_order_bytes_and_limits(sizes, limits):
     rows = [row(number, size) for number, size in enumerate(sizes)]
