@@ -145,7 +145,7 @@ def load_checkpoint(
     if missing:
         raise InputError(f"{name} lacks {len(missing)} weights of its model ({missing[0]}, ...); save it again.")
     if not getattr(model, "can_generate", lambda: False)():
-        raise InputError(f"{name} is a {type(model).__name__}, which cannot write captions.")
+        raise InputError(f"{name} is a {type(model).__name__}, which cannot write captions; give a captioning model.")
     return Checkpoint(
         model=model.to(chosen_device).eval(),
         processor=processor,
@@ -227,7 +227,7 @@ def _check_there_is(name: str, revision: str | None) -> None:
         HfApi().model_info(name, revision=revision, timeout=10)
     except RepositoryNotFoundError as error:
         raise InputError(
-            f"there is neither a folder {name} nor a model of that name on the Hub that you may see."
+            f"there is neither a folder {name} nor a model of that name on the Hub that you may see; give one of both."
         ) from error
     except RevisionNotFoundError as error:
         raise InputError(
@@ -235,7 +235,7 @@ def _check_there_is(name: str, revision: str | None) -> None:
         ) from error
     except (HTTPError, OSError, ValueError) as error:
         raise InputError(
-            f"there is no folder {name}, and the Hub cannot be asked for it ({reason_of(error)})."
+            f"there is no folder {name}, and the Hub cannot be asked for it ({reason_of(error)}); try again."
         ) from error
 
 

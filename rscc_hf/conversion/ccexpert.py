@@ -257,7 +257,9 @@ def _integration(release: Mapping[str, Any], vision: SiglipVisionConfig) -> dict
         return {"integration": False}
     settings = dict(release.get("cc_expert_args") or {})
     if settings.pop("downsample_ratio", 1) != 1:
-        raise InputError("cc_expert_args has a downsample_ratio other than 1, which this model does not have.")
+        raise InputError(
+            "cc_expert_args has a downsample_ratio other than 1, which this model lacks; it cannot be converted."
+        )
     depth = settings.pop("per_expert_depth", 2)
     width = settings.pop("embedding_dim", vision.hidden_size)
     if width != vision.hidden_size:

@@ -61,7 +61,9 @@ def check_depth(layers: Any, weights: int) -> None:
         ValueError: there are fewer weights than layers.
     """
     if isinstance(layers, int) and layers > weights:
-        raise InputError(f"config.json has num_hidden_layers={layers}, and there are {weights} weights in all.")
+        raise InputError(
+            f"config.json has num_hidden_layers={layers}, and there are {weights} weights in all; give their config."
+        )
 
 
 def listed(names: Iterable[str]) -> str:

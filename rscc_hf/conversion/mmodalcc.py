@@ -138,7 +138,9 @@ def _split_packed(official: str, name: str, tensor: torch.Tensor) -> dict[str, t
     if not packed:
         return {name: tensor}
     if tensor.dim() == 0 or tensor.shape[0] % 3 or not len(tensor):
-        raise InputError(f"{official} has shape {tuple(tensor.shape)}, which cannot hold queries, keys and values.")
+        raise InputError(
+            f"{official} has shape {tuple(tensor.shape)}, which holds no queries, keys and values; give a release's."
+        )
     parts = tensor.chunk(3)
     return {f"{prefix}{part}_proj.{kind}": value.clone() for part, value in zip("qkv", parts, strict=True)}
 

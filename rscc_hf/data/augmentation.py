@@ -40,7 +40,7 @@ def mirror_pair(
     """
     moves = {"horizontal": Move.MIRROR_HORIZONTAL, "vertical": Move.MIRROR_VERTICAL}
     if axis not in moves:
-        raise InputError(f'axis is {axis!r}: "horizontal" or "vertical" is expected')
+        raise InputError(f'axis is {axis!r}: give "horizontal" or "vertical".')
     moved = _words(caption, moves[axis])
     dimension = -1 if axis == "horizontal" else -2
     return _apply(images, flip=(dimension,)), _apply_optional(semantics, flip=(dimension,)), moved

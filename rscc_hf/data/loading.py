@@ -76,7 +76,7 @@ def load_pairs(
             `semantic_coverage` is "changed". One sentence that names the file, the column or the pair.
     """
     if semantic_coverage not in SEMANTIC_COVERAGES:
-        raise InputError(f'semantic_coverage is {semantic_coverage!r}: "full" or "changed" is expected')
+        raise InputError(f'semantic_coverage is {semantic_coverage!r}: give "full" or "changed".')
     if not split:
         raise InputError(f"{path_or_id}: name a split, one of {', '.join(split_names(path_or_id, revision=revision))}")
     where = f"{path_or_id} ({split})"
@@ -165,7 +165,9 @@ def _local(path_or_id: str | Path, revision: str | None) -> Path | None:
     path = Path(path_or_id).expanduser()
     if path.exists():
         if revision is not None:
-            raise InputError(f"{path_or_id} is on this machine: revision is for data sets on the Hub")
+            raise InputError(
+                f"{path_or_id} is on this machine: leave revision out, which is for data sets on the Hub."
+            )
         return path
     looks_local = isinstance(path_or_id, Path) or not _HUB_ID.fullmatch(path_or_id) or path_or_id.startswith(".")
     if looks_local:

@@ -69,10 +69,10 @@ def build_word_tokenizer(captions: Iterable[str], min_frequency: int = 1) -> Pre
         ValueError: There are no words, or `min_frequency` is below 1 or leaves none.
     """
     if min_frequency < 1:
-        raise InputError(f"min_frequency is {min_frequency}: it must be at least 1")
+        raise InputError(f"min_frequency is {min_frequency}: give at least 1.")
     counts = Counter(word for caption in _strings(captions) for word in words_of(caption))
     if not counts:
-        raise InputError("there are no captions to build a vocabulary from")
+        raise InputError("there are no captions to build a vocabulary from; name splits that have some.")
     kept = [word for word, count in counts.items() if count >= min_frequency and word not in SPECIALS]
     if not kept:
         most = max(counts.values())
@@ -114,9 +114,9 @@ def read_word_map(path: str | Path) -> dict[str, int]:
     except FileNotFoundError as err:
         raise InputError(f"{path} does not exist: give the word map of the checkpoint (WORDMAP_*.json)") from err
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as err:
-        raise InputError(f"{path} cannot be read as JSON: {err}") from err
+        raise InputError(f"{path} cannot be read as JSON ({err}); write it again.") from err
     if not isinstance(word_map, dict) or not all(type(number) is int for number in word_map.values()):
-        raise InputError(f"{path} is no word map: a JSON object from words to integer ids is expected")
+        raise InputError(f"{path} is no word map: give a JSON object from words to integer ids.")
     return word_map
 
 
@@ -141,7 +141,7 @@ def build_unigram_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrai
     normalizer = _unigram_normalizer()
     lines = [line for line in (normalizer.normalize_str(caption) for caption in _strings(captions)) if line]
     if not lines:
-        raise InputError("there are no captions to build a vocabulary from")
+        raise InputError("there are no captions to build a vocabulary from; name splits that have some.")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -196,7 +196,7 @@ def build_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedToke
     lines = list(_strings(texts))
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if not lines:
-        raise InputError("there are no texts to build a vocabulary from")
+        raise InputError("there are no texts to build a vocabulary from; give some.")
     if vocab_size <= len(alphabet):
         raise InputError(f"vocab_size is {vocab_size}: give more than {len(alphabet)}, one for each byte and the end")
     tokenizer = Tokenizer(models.BPE())
@@ -246,7 +246,7 @@ def vocabulary_of(
         ValueError: The data set or a split is not there, or no vocabulary can be made of it.
     """
     if kind not in ("word", "unigram"):
-        raise InputError(f'kind is {kind!r}: "word" or "unigram" is expected')
+        raise InputError(f'kind is {kind!r}: give "word" or "unigram".')
     if splits == "all":
         names = split_names(path_or_id, revision=revision)
     else:

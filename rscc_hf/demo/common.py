@@ -61,8 +61,8 @@ class DemoResult:
     model: Path
 
 
-class Stopwatch:
-    """Announces each part of the demo and keeps its wall time."""
+class Announcer:
+    """Announce each part of the demo and keeps its wall time."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

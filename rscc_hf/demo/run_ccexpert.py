@@ -17,8 +17,8 @@ from rscc_hf.demo.answers import SCORED, Row, captions_of_split, reference_rows,
 from rscc_hf.demo.common import (
     NOTES,
     PAIRS,
+    Announcer,
     DemoResult,
-    Stopwatch,
     common_texts,
     demo_folder,
     gallery_indices,
@@ -101,7 +101,7 @@ def run_ccexpert(
 
 def _run_parts(run: _Run, out: Path, pairs: int, sizes: SmallOneVision) -> DemoResult:
     seed, console = run.seed, run.console
-    watch = Stopwatch(console)
+    watch = Announcer(console)
 
     with watch.part(
         "scenes", f"Synthesising {pairs} pairs: two dates, semantic maps, captions", "pairs", threads=False

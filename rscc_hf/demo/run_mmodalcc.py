@@ -16,8 +16,8 @@ from rscc_hf.demo.answers import CONDITIONS, Row, captions_of_split, reference_r
 from rscc_hf.demo.common import (
     NOTES,
     PAIRS,
+    Announcer,
     DemoResult,
-    Stopwatch,
     common_texts,
     demo_folder,
     gallery_indices,
@@ -78,7 +78,7 @@ def run_mmodalcc(
 
 
 def _run(out: Path, seed: int, pairs: int, console: Console, overrides: dict[str, Any]) -> DemoResult:
-    watch = Stopwatch(console)
+    watch = Announcer(console)
     data, model_folder = out / "data", out / "model"
 
     with watch.part(

@@ -257,7 +257,7 @@ class Meteor:
         """Write one line and read `answers` lines; every failure ends the process."""
         process, watchdog = self._process, self._watchdog
         if process is None or watchdog is None or process.stdin is None or process.stdout is None:
-            raise MeteorError("METEOR's process is closed.")
+            raise MeteorError("METEOR's process is closed; make a new Meteor.")
         watchdog.deadline = time.monotonic() + limit
         try:
             received: list[str] = []

@@ -95,7 +95,7 @@ def pairs_of(given: Mapping[str, Any], pair_ids: Any, text: Any) -> Iterator[Pai
     count = len(lists["before"])
     names = names_of(pair_ids, count)
     if pair_ids is not None and names is None:
-        raise InputError("before is a list, so pair_ids must be a list too.")
+        raise InputError("before is a list, so pair_ids must be a list too; give one for each pair.")
     questions = one_question_each(text, count)
 
     def pairs() -> Iterator[Pair]:
@@ -122,7 +122,7 @@ def _of_one_length(given: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
             continue
         several = listed(value, name)
         if several is None:
-            raise InputError(f"before is a list, so {name} must be a list too.")
+            raise InputError(f"before is a list, so {name} must be a list too; give one for each pair.")
         lists[name] = several
     lengths = {name: len(values) for name, values in lists.items()}
     if len(set(lengths.values())) > 1:

@@ -270,7 +270,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
                       "encoder_feat.projection.weight has shape ()"),
     "packed-in-two": (
         lambda c: c["decoder"].transformer.layers[0].self_attn._parameters.update(in_proj_bias=torch.ones(64)),
-        "cannot hold queries, keys and values"),
+        "holds no queries, keys and values"),
     "not-a-number": (lambda c: c["decoder"].wdc.bias.data.fill_(float("nan")) is None,
                      "decoder.wdc.bias holds numbers that are not finite"),
     "whole-numbers": (lambda c: c["decoder"].wdc._parameters.update(bias=torch.ones(len(WORD_MAP)).long()),

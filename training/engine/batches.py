@@ -84,7 +84,9 @@ class IndexedBatches:
         num_workers: int = 0,
     ):
         if len(samples) == 0:
-            raise InputError("The training data is empty: no pair with a usable caption is left.")
+            raise InputError(
+                "The training data is empty: no pair with a usable caption is left; name data with captions."
+            )
         self.samples = samples
         self.seed = seed
         self.per_device_batch_size = per_device_batch_size

@@ -240,7 +240,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         ) from error
     for name in _STATE_KEYS:
         if name not in state:
-            raise CheckpointError(f"{checkpoint} is no checkpoint of this loop: {STATE} has no {name}.")
+            raise CheckpointError(
+                f"{checkpoint} is no checkpoint of this loop: {STATE} has no {name}; name another one."
+            )
     for name, size in sizes.items():
         if not name.startswith(f"{BEST}/") and not _has_size(checkpoint / name, size):
             raise CheckpointError(f"{checkpoint} is no complete checkpoint: {name} is missing or cut off.")

@@ -219,7 +219,7 @@ class _Loop:
             else:
                 folder.save_last(self.backend.model_writer())
         if not folder.holds_model():
-            raise TrainingError(f"{folder.path} holds no model at the end: it was deleted meanwhile.")
+            raise TrainingError(f"{folder.path} holds no model at the end: it was deleted meanwhile; train again.")
         if recipe.save_unit != "never":
             folder.end(asdict(state))
 
@@ -233,7 +233,7 @@ class _Loop:
             fresh = self.position is None
             if self._epoch():
                 if fresh and state.step == before:
-                    raise InputError("The training data is empty: an epoch gave no sample.")
+                    raise InputError("The training data is empty: an epoch gave no sample; name data with captions.")
                 state.epoch += 1
                 self.position = None
                 self._evaluate_or_save("epochs", state.epoch)

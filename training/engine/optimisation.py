@@ -155,7 +155,7 @@ def build_optimizer(parts: Sequence[Part], recipe: LoopRecipe, model: torch.nn.M
             rate = part.learning_rate * (recipe.muon_learning_rate_ratio if by_muon else 1.0)
             groups.append({"params": chosen, "weight_decay": decay, "lr": rate, "name": part.name, "muon": by_muon})
     if not groups:
-        raise InputError("Nothing is left to train: every parameter is frozen.")
+        raise InputError("Nothing is left to train: every parameter is frozen; name parts that learn.")
     betas = (recipe.beta1, recipe.beta2)
     if recipe.optimizer == "muon":
         dtype = torch.float32 if recipe.muon_dtype == "float32" else torch.bfloat16
@@ -202,7 +202,9 @@ def build_schedule(optimizer: Optimizer, recipe: LoopRecipe, total_steps: int | 
     if recipe.schedule == "one_cycle":
         assert total_steps is not None
         if total_steps < 3:
-            raise RecipeError(f"one_cycle needs 3 steps or more to rise and fall, the run has {total_steps}.")
+            raise RecipeError(
+                f"one_cycle needs 3 steps or more to rise and fall, the run has {total_steps}; choose another."
+            )
         return OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],

@@ -94,7 +94,9 @@ def _csv_rows(path: Path, delimiters: str) -> Iterator[Row]:
                 continue
             line = reader.line_num + skipped
             if any(cell.strip() for cell in row[len(columns) :]):
-                raise InputError(f"{path}, line {line}: more cells than the header has columns.")
+                raise InputError(
+                    f"{path}, line {line}: more cells than the header has columns; quote text with separators."
+                )
             few = None
             if len(row) < len(columns):
                 few = f"{count(len(row), 'cell')} for the {len(columns)} columns of the header"

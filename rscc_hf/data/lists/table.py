@@ -56,7 +56,7 @@ def read_list(path: Path) -> PairList:
         pairs.append(pair)
         names.append(files)
     if not pairs:
-        raise InputError(f"{path} has no pairs.")
+        raise InputError(f"{path} has no pairs; give a list with some.")
     notes = [
         *reader.notes(),
         *contradictions((str(pair.id), pair.references, pair.changed) for pair in pairs),
@@ -180,7 +180,7 @@ def _says_nothing(value: Any) -> bool:
 
 def _pair_id(value: Any, name: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-        raise InputError(f"{where}: {name} must be a name, not {value!r}.")
+        raise InputError(f"{where}: {name} must be a name, not {value!r}; give one.")
     return as_text(str(value))
 
 
@@ -189,9 +189,9 @@ def _references(value: Any, name: str, where: str) -> tuple[str, ...]:
         try:
             value = json.loads(value) if value.lstrip().startswith("[") else [value]
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: {name} are no JSON list ({error}).") from error
+            raise InputError(f"{where}: {name} are no JSON list ({error}); mend it.") from error
     if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-        raise InputError(f"{where}: {name} must be one sentence or a list of sentences.")
+        raise InputError(f"{where}: {name} must be one sentence or a list of sentences; give one of these.")
     if not all(one.strip() for one in value):
         raise InputError(f"{where}: {name} hold an empty sentence; leave it out.")
     sentences = tuple(as_text(one) for one in value)
