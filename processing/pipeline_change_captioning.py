@@ -95,7 +95,7 @@ class ChangeCaptioningPipeline(Pipeline):
         )
 
     def __call__(self, images: Any, *, semantic_maps: Any = None, text: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Captions pairs.
+        """Caption pairs.
 
         Args:
             images: A pair, a list of pairs (also a column of a table or an array of paths), an array (batch, 2, C, H,
@@ -171,7 +171,7 @@ class ChangeCaptioningPipeline(Pipeline):
         return [{"generated_text": text} for text in self.writer.texts(rows)]
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Writes the checkpoint: model and processor, and the code of all three."""
+        """Write the checkpoint: model and processor, and the code of all three."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
@@ -190,7 +190,7 @@ class _Rows(Dataset):
 
 
 def _stream(images: Any) -> Any:
-    """Data sets and generators in a form that transformers streams."""
+    """Return data sets and generators in a form that transformers streams."""
     if not isinstance(images, IterableDataset) and hasattr(images, "__getitem__") and hasattr(images, "__len__"):
         return _Rows(images)
     if not isinstance(images, Iterable):
@@ -213,7 +213,7 @@ class _Stream(IterableDataset):
 
 
 def _is_image(value: Any) -> bool:
-    """Whether it is one image, in any form that the processors read, or an address."""
+    """Return whether it is one image, in any form that the processors read, or an address."""
     if isinstance(value, str | bytes | bytearray | memoryview | os.PathLike | Image.Image):
         return True
     if isinstance(value, np.ndarray | torch.Tensor):
@@ -224,7 +224,7 @@ def _is_image(value: Any) -> bool:
 
 
 def _is_pair(value: Any) -> bool:
-    """Whether it is one pair and not several."""
+    """Return whether it is one pair and not several."""
     if isinstance(value, tuple | Mapping | Pair):
         return True
     if isinstance(value, np.ndarray | torch.Tensor):
@@ -235,7 +235,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _without_labels(images: Any) -> Any:
-    """What is asked for by its place: a column of pandas, whose `[]` means labels, and an array of paths as lists.
+    """Return as a list what is asked for by its place: a column of pandas, whose `[]` means labels, or an array.
 
     Raises:
         ValueError: It is a table, or a row of one, whose order says nothing.
@@ -256,20 +256,20 @@ def _without_labels(images: Any) -> Any:
 
 
 def _listed(images: Any) -> Any:
-    """An array of paths or of images, (2,) for a pair or (pairs, 2), as lists; anything else as it is."""
+    """Return an array of paths or of images, (2,) for a pair or (pairs, 2), as lists; anything else as it is."""
     is_list = isinstance(images, np.ndarray) and images.dtype.kind in "OUT" and images.ndim in (1, 2)
     return images.tolist() if is_list else images
 
 
 def _as_list(images: Any) -> list[Any] | None:
-    """The pairs of a list or of an array of pairs; None for anything else."""
+    """Return the pairs of a list or of an array of pairs; None for anything else."""
     if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 5:
         return list(images)
     return list(images) if isinstance(images, list) and not _is_pair(images) else None
 
 
 def _spread(given: Any, count: int, name: str) -> list[Any]:
-    """One value for each pair of a list."""
+    """Return one value for each pair of a list."""
     if given is None:
         return [None] * count
     single = isinstance(given, str | bytes | bytearray | memoryview | Mapping | set | frozenset | Image.Image)
@@ -282,7 +282,7 @@ def _spread(given: Any, count: int, name: str) -> list[Any]:
 
 
 def _pair(pair: Any, index: int, maps: Any = None, text: str | None = None) -> Pair:
-    """A pair in whatever form, in one.
+    """Return a pair in whatever form, in one.
 
     Args:
         pair: See `ChangeCaptioningPipeline`.
@@ -335,7 +335,7 @@ def _made(name: str | int, images: Any, maps: Any, text: str | None) -> Pair:
 
 
 def _two(images: Any, what: str, name: str | int) -> list[Any]:
-    """Before and after.
+    """Return before and after.
 
     Raises:
         ValueError: There are not two.

@@ -283,7 +283,7 @@ def _check_list(listed: PairList, *, with_maps: bool, allow_web: bool) -> None:
 def _load(
     ctx: typer.Context, named: str | None, revision: str | None, device: str, dtype: str, trust_remote_code: bool
 ) -> ChangeCaptioner:
-    """Loads the model and says who answers, where the reader does not know it or must not forget it."""
+    """Load the model and say who answers, where the reader does not know it or must not forget it."""
     from rscc_hf.inference.default_model import model_to_use
 
     name = model_to_use(named)

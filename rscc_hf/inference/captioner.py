@@ -77,7 +77,7 @@ class ChangeCaptioner:
         trust_remote_code: bool = False,
         revision: str | None = None,
     ) -> ChangeCaptioner:
-        """Loads a checkpoint from a folder or the Hub.
+        """Load a checkpoint from a folder or the Hub.
 
         Args:
             path_or_id: A folder that `save_pretrained` wrote, or a Hub id.
@@ -274,7 +274,7 @@ class ChangeCaptioner:
         allow_web: bool = False,
         **generate_kwargs: Any,
     ) -> str | list[str] | Caption | list[Caption]:
-        """Says what changed from `before` to `after`.
+        """Say what changed from `before` to `after`.
 
         Images are paths, addresses, bytes, PIL images, arrays, tensors, or undecoded images of `datasets`; one or a
         list of them (an array with four dimensions is a list, as is a column of a table or an array of paths; a

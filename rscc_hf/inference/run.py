@@ -49,7 +49,7 @@ class RunSummary:
 
 
 def skipped_path(output: Path) -> Path:
-    """The file beside `output` that lists the pairs without a caption."""
+    """Return the file beside `output` that lists the pairs without a caption."""
     name = output.stem if output.suffix == ".jsonl" else output.name
     return output.with_name(f"{name}.skipped.jsonl")
 
@@ -68,7 +68,7 @@ def caption_to_file(
     on_progress: Callable[[int, int], None] | None = None,
     **generate_kwargs: Any,
 ) -> RunSummary:
-    """Captions pairs and writes a line for each.
+    """Caption pairs and write a line for each.
 
     Every batch is on the disk before the next one starts. Where `output` exists, its captions stay and the pairs that
     it lacks are added, if all that was asked is the same to the byte; a last line that was cut off is dropped. Pairs
@@ -113,7 +113,7 @@ def caption_to_file(
 
 
 def _check_output(output: Path, pairs: PairList) -> None:
-    """Refuses an output that cannot be written without harm to what is read."""
+    """Refuse an output that cannot be written without harm to what is read."""
     if output.is_dir():
         raise InputError(f"{output} is a folder; give the name of a .jsonl file.")
     if output.exists() and not output.is_file():
@@ -134,7 +134,7 @@ def _is_file(path: Path, own: os.stat_result) -> bool:
 
 
 def _check_is_ours(output: Path, overwrite: bool) -> None:
-    """Refuses to replace what no run of this kind wrote, be it the output or the list of skipped pairs beside it."""
+    """Refuse to replace what no run of this kind wrote, be it the output or the list of skipped pairs beside it."""
     if overwrite:
         check_replaceable_file(output, "file of captions", lambda path: begins_as(path, PredictionLine))
     skipped = skipped_path(output)
@@ -258,7 +258,7 @@ class _Run:
         return before, after
 
     def _append(self, text: str) -> None:
-        """Adds lines and waits until they are on the disk; all of them or, on a full disk, none."""
+        """Add lines and wait until they are on the disk; all of them or, on a full disk, none."""
         size = self.file.stat().st_size if self.file.exists() else 0
         try:
             with self.file.open("ab", buffering=0) as file:
@@ -272,7 +272,7 @@ class _Run:
             raise OSError(error.errno, error.strerror, str(self.output)) from error
 
     def _continue(self, ids: list[str], tell: Callable[[int, int], None]) -> set[str]:
-        """Checks that the output is the beginning of this very run, mends its end, and says which pairs it has."""
+        """Check that the output is the beginning of this very run, mend its end, and say which pairs it has."""
         places = {pair_id: index for index, pair_id in enumerate(ids)}
         finished: set[str] = set()
         size = 0
@@ -341,7 +341,7 @@ class _Run:
         return PredictionLine(
             pair_id=str(pair.id),
             prediction=caption.text or "",
-            references=pair.references,
+            references=None if pair.references is None else tuple(pair.references),
             changed=pair.changed,
             before=before,
             after=after,
