@@ -48,14 +48,14 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
 
 
 def _processor() -> str:
-    """The processor's name, as Linux tells it."""
+    """Return the processor's name, as Linux tells it."""
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return names[0].partition(":")[2].strip() if names else platform.processor()
 
 
 def _commit() -> str:
-    """The commit of this tree, marked where tracked files differ from it; empty outside of a repository."""
+    """Return the commit of this tree, marked where tracked files differ from it; empty outside of a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)

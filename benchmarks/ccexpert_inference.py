@@ -56,7 +56,7 @@ class Stopwatch:
 
 
 def make_config(size: str) -> CCExpertConfig:
-    """The paper's sizes, and `test`: a toy that only shows that this script runs."""
+    """Build the paper's sizes, and `test`: a toy that only shows that this script runs."""
     if size != "test":
         return CCExpertConfig.preset(size)
     vision = {"model_type": "siglip_vision_model", "hidden_size": 64, "intermediate_size": 96, "image_size": 56}
@@ -110,7 +110,7 @@ def caption(
 
 
 def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """The median of every number."""
+    """Take the median of every number."""
     return {name: round(statistics.median(row[name] for row in rounds), 4) for name in rounds[0]}
 
 
@@ -149,7 +149,7 @@ def measure_inference(model: CCExpertForConditionalGeneration, args: argparse.Na
 
 
 def measure_training(model: CCExpertForConditionalGeneration, args: argparse.Namespace) -> dict[str, Any]:
-    """A stage II step: everything learns, gradient checkpointing, AdamW."""
+    """Time a step of stage II: everything learns, gradient checkpointing, AdamW."""
     model.train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
     result: dict[str, Any] = {}

@@ -147,6 +147,7 @@ def measure(work: Path, layers: int, parts: int, kind: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Read the options, make a release, convert it and print what that took."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--gigabytes", type=float, default=8, help="size of the release")
     parser.add_argument("--parts", type=int, default=4, help="number of its weight files")

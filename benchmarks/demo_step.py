@@ -68,7 +68,7 @@ class StepClock:
         self.seen = 0
 
     def watching(self, build: Callable[..., Any]) -> Callable[..., Any]:
-        """The function that makes a task, with clocks in what it makes."""
+        """Return the function that makes a task, with clocks in what it makes."""
 
         def built(recipe: Any, accelerator: Any) -> Any:
             task = build(recipe, accelerator)
@@ -83,7 +83,7 @@ class StepClock:
         return built
 
     def on_step(self, *_: Any) -> None:
-        """Ends a step."""
+        """End a step."""
         now = time.perf_counter()
         self.seen += 1
         if self.started is not None and self.seen > self.warm_up:
@@ -143,7 +143,7 @@ _STARTS = {"tower": "new", "stage0": "new", "stage1": "onevision", "stage2": "st
 
 
 def prepare(folder: Path, pairs: int, parts: list[str]) -> None:
-    """Writes the scenes, and for CCExpert's stages what they start from (trained for a step)."""
+    """Write the scenes, and for CCExpert's stages what they start from (trained for a step)."""
     synthesize(folder / "data", pairs, 1)
     if parts == ["mmodalcc"]:
         return

@@ -25,7 +25,7 @@ class TokenRow(NamedTuple):
 
 
 def grown_spans(spans: Sequence[Span], text: str, placeholder: str, growth: int) -> list[Span]:
-    """Where spans of `text` lie once every placeholder in front of them has grown by `growth` characters."""
+    """Tell where spans of `text` lie once every placeholder in front of them has grown by `growth` characters."""
     before = {place: text.count(placeholder, 0, place) for span in spans for place in span}
     return [(start + growth * before[start], end + growth * before[end]) for start, end in spans]
 
@@ -40,7 +40,7 @@ def whole_turns(spans: Sequence[Span], text: str, header: str) -> list[Span]:
 
 
 def overlapping(offsets: Sequence[Span], spans: Sequence[Span]) -> list[int]:
-    """1 for each token that shares a character with a span.
+    """Give 1 for each token that shares a character with a span.
 
     Args:
         offsets: The characters of each token; tokens of no width overlap nothing.

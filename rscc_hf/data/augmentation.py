@@ -117,7 +117,7 @@ class Augmentation:
     def __call__(
         self, images: Pixels, semantics: Pixels | None, caption: Words, generator: Generator
     ) -> tuple[Pixels, Pixels | None, Words]:
-        """Augments one sample.
+        """Augment one sample.
 
         The same state of the generator gives the same result, and each call takes the same number of draws from it,
         whatever comes out. A move that the caption cannot follow is not made.
@@ -214,7 +214,7 @@ def _jitter(images: Pixels, draws: np.ndarray, strength: float, independent: flo
 
 
 def _uniform(generator: Generator, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1)."""
+    """Draw `count` numbers in [0, 1)."""
     if isinstance(generator, torch.Generator):
         return torch.rand(count, generator=generator, dtype=torch.float64).numpy()
     return generator.random(count)

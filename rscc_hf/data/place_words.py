@@ -59,7 +59,7 @@ _DIRECTIONS = [("horizontal", "vertical"), ("horizontally", "vertically")]  # on
 
 
 def _table(move: Move) -> dict[str, str | None]:
-    """Every word of place to the word that it becomes, or to None where the move has no word for it."""
+    """Map every word of place to the word that it becomes, or to None where the move has no word for it."""
     table: dict[str, str | None] = {}
     steps = {Move.ROTATE_90: 1, Move.ROTATE_180: 2, Move.ROTATE_270: 3}.get(move, 0)
     for cycle in _SIDES:
@@ -189,7 +189,7 @@ def _other_preposition(match: re.Match[str]) -> str:
 
 
 def _in_case_of(model: str, word: str) -> str:
-    """`word` with the capitals and the white space of `model`, part by part where both are compounds."""
+    """Give `word` the capitals and the white space of `model`, part by part where both are compounds."""
     models, parts = re.split(r"([\s-]+)", model), re.split(r"([\s-]+)", word)
     if len(models) == len(parts) > 1:
         return "".join(

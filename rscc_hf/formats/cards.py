@@ -7,10 +7,10 @@ MARKER = (
 
 
 def own_text(existing: str | None) -> str:
-    """What a user wrote below the marker of an earlier card."""
+    """Return what a user wrote below the marker of an earlier card."""
     return "" if existing is None or MARKER not in existing else existing.partition(MARKER)[2].strip()
 
 
 def is_ours(existing: str) -> bool:
-    """Whether a card was written by this package and may be written anew."""
+    """Tell whether a card was written by this package and may be written anew."""
     return MARKER in existing

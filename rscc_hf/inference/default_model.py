@@ -53,7 +53,7 @@ def find_demo_model() -> str | None:
 
 
 def model_to_use(named: str | None) -> str:
-    """`named`, or else what `find_demo_model` finds.
+    """Choose `named`, or else what `find_demo_model` finds.
 
     Raises:
         ValueError: No model is named and there is none to be found.

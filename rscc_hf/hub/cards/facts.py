@@ -71,12 +71,12 @@ class Training:
     best: LogLine | None
 
     def hub_id(self, key: str) -> str | None:
-        """What a key of the recipe names, where the run recorded that it was read from the Hub."""
+        """Return what a key of the recipe names, where the run recorded that it was read from the Hub."""
         name = self.data if key == "train_data" else self.recipe.get(key)
         return hub_id(name, self.is_local.get(key))
 
     def known(self, source: str) -> KnownData | None:
-        """What is known of a source; nothing of synthetic pairs that somebody else made."""
+        """Return what is known of a source; nothing of synthetic pairs that somebody else made."""
         data = known_data(source)
         return None if data is not None and data.key == "synthetic" and self.synthesized is False else data
 
@@ -163,7 +163,7 @@ class ModelFacts:
 
 
 def read_model_facts(folder: Path) -> ModelFacts:
-    """Reads a checkpoint's folder.
+    """Read a checkpoint's folder.
 
     Raises:
         ValueError: It is no checkpoint, or a file in it is damaged.
@@ -188,7 +188,7 @@ def read_model_facts(folder: Path) -> ModelFacts:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is no such file.
+    """Read a JSON object; an empty one where there is no such file.
 
     Raises:
         ValueError: It is no JSON object.
@@ -199,7 +199,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:
-    """Names, formats and shapes of the tensors of a safetensors file, which is not read any further.
+    """Read names, formats and shapes of the tensors of a safetensors file, which is not read any further.
 
     Raises:
         ValueError: It is no such file, or is cut off.

@@ -17,7 +17,7 @@ from rscc_hf.text import json_object
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """The report that `rscc evaluate --json` wrote.
+    """Read the report that `rscc evaluate --json` wrote.
 
     Raises:
         ValueError: It is no such report.
@@ -38,7 +38,7 @@ def add_evaluation(
     dataset_id: str | None = None,
     predictions: Path | None = None,
 ) -> Evaluation:
-    """Writes a report into `results.jsonl` of a checkpoint, in the place of an earlier one of the same kind.
+    """Write a report into `results.jsonl` of a checkpoint, in the place of an earlier one of the same kind.
 
     Args:
         folder: The checkpoint.
@@ -71,7 +71,7 @@ def add_evaluation(
 
 
 def read_evaluations(folder: Path) -> tuple[list[Evaluation], int]:
-    """The evaluations of a checkpoint's own weights, and how many there are of other ones.
+    """Read the evaluations of a checkpoint's own weights, and how many there are of other ones.
 
     Raises:
         ValueError: `results.jsonl` is damaged.
