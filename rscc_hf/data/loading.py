@@ -13,6 +13,7 @@ import numpy as np
 from datasets import (
     Dataset,
     Features,
+    Image,
     IterableDataset,
     Value,
     concatenate_datasets,
@@ -24,6 +25,7 @@ from PIL import Image as PILImage
 
 from rscc_hf.data.digest import files_digest, names_digest
 from rscc_hf.data.from_hub import hub_files, hub_split_names, load_from_hub
+from rscc_hf.data.images import open_stored, undecoded
 from rscc_hf.data.layout import Layout, read_layout
 from rscc_hf.data.palette import restrict_to_changes
 from rscc_hf.data.parquet import read_columns, read_schema, read_tables
@@ -273,9 +275,12 @@ def _restrict(dataset: Dataset | IterableDataset, columns: set[str], where: str)
     if missing:
         raise InputError(f'{where}: semantic_coverage "changed" needs the column {missing[0]}, which is not there')
     if isinstance(dataset, IterableDataset):
-        return dataset.map(_restrict_row, fn_kwargs={"where": where}, features=dataset.features)
+        stored = dataset
+        for name in (*_MAPS, "change_mask"):
+            stored = stored.cast_column(name, Image(decode=False))
+        return stored.map(_restrict_row, fn_kwargs={"where": where}, features=dataset.features)
     needed = dataset.select_columns(["pair_id", *_MAPS, "change_mask"])
-    restricted = needed.map(_restrict_row, fn_kwargs={"where": where}, features=needed.features)
+    restricted = undecoded(needed).map(_restrict_row, fn_kwargs={"where": where}, features=needed.features)
     # Only the maps are written anew: the images stay in the cache that they are in.
     together = concatenate_datasets(
         [dataset.remove_columns(list(_MAPS)), restricted.select_columns(list(_MAPS))], axis=1
@@ -284,18 +289,23 @@ def _restrict(dataset: Dataset | IterableDataset, columns: set[str], where: str)
 
 
 def _restrict_row(row: dict[str, Any], where: str) -> dict[str, Any]:
-    mask = row["change_mask"]
-    changed: dict[str, Any] = {}
-    for name in _MAPS:
-        if row[name] is None:
-            changed[name] = None
+    maps = {name: _opened(row, name, where) for name in _MAPS}
+    mask = _opened(row, "change_mask", where)
+    changed: dict[str, Any] = {**maps, "change_mask": mask}
+    for name, colours in maps.items():
+        if colours is None:
             continue
         if mask is None:
             raise InputError(f"{where}: pair {row['pair_id']} has {name} but no change_mask")
-        colours = np.asarray(row[name].convert("RGB"))
         try:
-            restricted = restrict_to_changes(colours, np.asarray(mask.convert("L")))
+            restricted = restrict_to_changes(np.asarray(colours.convert("RGB")), np.asarray(mask.convert("L")))
         except ValueError as err:
             raise InputError(f"{where}: pair {row['pair_id']}: {err}") from err
         changed[name] = PILImage.fromarray(restricted)
     return changed
+
+
+def _opened(row: dict[str, Any], name: str, where: str) -> PILImage.Image | None:
+    if row[name] is None:
+        return None
+    return open_stored(row[name], lambda reason: InputError(f"{where}: pair {row['pair_id']}: {name} {reason}"))

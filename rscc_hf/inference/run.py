@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rscc_hf.data.lists.items import PairList
-from rscc_hf.errors import InputError, PredictionsError
+from rscc_hf.errors import InputError, PredictionsError, input_errors
 from rscc_hf.files import check_replaceable_file, exclusive, refuse_input_as_output, write_text
 from rscc_hf.formats.predictions import PredictionLine, SkippedLine, begins_as
 from rscc_hf.inference.captioner import ChangeCaptioner
@@ -232,10 +232,11 @@ class _Run:
         """Return a pair as it is asked about, with the bytes of its images that are given by an address.
 
         Raises:
-            ValueError: These cannot be had.
+            InputError: These cannot be had.
         """
         pair = self.pairs.pairs[index]
-        return fetched(pair if self.with_maps else replace(pair, maps=None), self.allow_web)
+        with input_errors():
+            return fetched(pair if self.with_maps else replace(pair, maps=None), self.allow_web)
 
     def _readable(self, indices: list[int], skipped: list[SkippedLine]) -> dict[int, Pair]:
         """Return pairs by their index; those whose addresses cannot be read go to `skipped`, where that is asked."""

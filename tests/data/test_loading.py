@@ -144,7 +144,7 @@ def test_hub_that_does_not_answer_is_one_sentence(monkeypatch):
 
 
 def test_revision_is_for_the_hub(folder):
-    with pytest.raises(ValueError, match="revision is for data sets on the Hub"):
+    with pytest.raises(ValueError, match="leave revision out, which is for data sets on the Hub"):
         load_pairs(folder, "train", revision="main")
 
 
@@ -193,6 +193,17 @@ def test_coverage_writes_maps_alone_anew(folder):
     for file in written:
         with pa.memory_map(str(file)) as source:
             assert not any("image" in name for name in pa.ipc.open_stream(source).schema.names)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["semantic_before", "change_mask"])
+def test_coverage_fetches_nothing_from_the_web(tmp_path, monkeypatch, streaming, name):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("something was fetched"))
+    row = _row("a", 0)
+    row[name] = {"bytes": None, "path": "https://images.test/a.png"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=rf"pair a: {name} https://images.test/a.png is an address on the web"):
+        next(iter(load_pairs(tmp_path, "train", streaming=streaming, semantic_coverage="changed")))
 
 
 def test_coverage_needs_maps_and_masks(folder, tmp_path):

@@ -19,6 +19,7 @@ from rscc_hf import ChangeCaptioner, MModalCCProcessor
 from rscc_hf.commands.app import app
 from rscc_hf.data.lists.sources import read_dataset_pairs, read_pairs
 from rscc_hf.data.schema import FEATURES
+from rscc_hf.errors import InputError
 from rscc_hf.inference.run import caption_to_file
 from rscc_hf.pair import Pair
 from rscc_hf.processing import change_pair_web
@@ -148,7 +149,7 @@ def captioner(tiny_checkpoints):
 def test_the_captioner(captioner, running, files, addresses):
     expected = captioner(*files)
     for given in (addresses, [[address] for address in addresses]):
-        with pytest.raises(PairError, match=REFUSED):
+        with pytest.raises(InputError, match=REFUSED):
             captioner(*given)
     told = captioner(*addresses, on_error="skip")
     assert told.text is None and "allow_web=True" in told.error and "secret" not in told.error
@@ -206,7 +207,7 @@ def lines_of(path):
 def test_lists_and_runs(captioner, running, listed, files, tmp_path, write_image):
     pairs = read_pairs(listed)
     output = tmp_path / "out.jsonl"
-    with pytest.raises(PairError, match=REFUSED):
+    with pytest.raises(InputError, match=REFUSED):
         caption_to_file(captioner, pairs, output)
     assert caption_to_file(captioner, pairs, output, on_error="skip").written == 1
     (skipped,) = lines_of(tmp_path / "out.skipped.jsonl")
@@ -219,13 +220,13 @@ def test_lists_and_runs(captioner, running, listed, files, tmp_path, write_image
     assert there["pair_id"] == "a__b" and there["after"].endswith("/b.png?...")
     assert "secret" not in output.read_text(encoding="utf-8") + json.dumps(skipped)
     assert caption_to_file(captioner, pairs, output, allow_web=True).already == 2
-    with pytest.raises(PairError, match=REFUSED):  # nothing tells whether it is the same image still
+    with pytest.raises(InputError, match=REFUSED):  # nothing tells whether it is the same image still
         caption_to_file(captioner, pairs, output)
     running.answers["/a.png"] = send(write_image(tmp_path / "new.png", seed=7).read_bytes())
     with pytest.raises(ValueError, match="pair 'a__b' was captioned with another image before"):
         caption_to_file(captioner, pairs, output, allow_web=True)
     running.answers.clear()
-    with pytest.raises(PairError, match="cannot be fetched"):
+    with pytest.raises(InputError, match="cannot be fetched"):
         caption_to_file(captioner, pairs, output, allow_web=True)
     output.unlink()
     assert caption_to_file(captioner, pairs, output, allow_web=True, on_error="skip").skipped[0][0] == "a__b"
@@ -240,7 +241,7 @@ def test_data_sets(captioner, running, files, addresses, tmp_path):
     schema = Features({name: FEATURES[name] for name in row}).arrow_schema
     pq.write_table(pa.Table.from_pylist([row], schema=schema), folder / "test.parquet")
     pairs = read_dataset_pairs(folder, "test")
-    with pytest.raises(PairError, match=REFUSED):
+    with pytest.raises(InputError, match=REFUSED):
         caption_to_file(captioner, pairs, tmp_path / "out.jsonl")
     assert running.asked == []
     caption_to_file(captioner, pairs, tmp_path / "out.jsonl", allow_web=True)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -10,10 +9,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import PIL.Image
 import torch
-from datasets import Dataset, Image, IterableDataset
+from datasets import Dataset
 
+from rscc_hf.data.images import open_stored, source_of
 from rscc_hf.errors import InputError, input_errors
-from rscc_hf.processing.change_pair_web import read_address, shown_address
 from rscc_hf.processing.image_processing_pairs import PairImageProcessor
 
 logger = logging.getLogger(__name__)
@@ -22,8 +21,6 @@ IMAGES = ("image_before", "image_after")
 MAPS = ("semantic_before", "semantic_after")
 MASK = "change_mask"
 _CHUNK = 32
-# What begins the addresses that `datasets` makes of files on the Hub and in archives.
-_OF_DATASETS = {"hf", "zip", "tar", "gzip", "bz2", "lz4", "xz", "zstd"}
 
 
 class Pixels(NamedTuple):
@@ -45,16 +42,6 @@ class Pixels(NamedTuple):
         """Return what `make` makes of every tensor that is there."""
         maps, changes = (None if part is None else make(part) for part in (self.maps, self.changes))
         return Pixels(make(self.images), maps, make(self.present), changes)
-
-
-def undecoded(dataset: Any) -> Any:
-    """Return the data set with images left as files (`{"bytes": ..., "path": ...}`), so that errors can name them."""
-    if isinstance(dataset, IterableDataset):
-        return dataset.decode(False) if dataset.features else dataset
-    for name, feature in dataset.features.items():
-        if isinstance(feature, Image):
-            dataset = dataset.cast_column(name, Image(decode=False))
-    return dataset
 
 
 class PixelReader:
@@ -87,7 +74,7 @@ class PixelReader:
                 it names the pair and the file.
         """
         maps = [self._maps_of(row) for row in rows] if self.maps else None
-        pairs = [[_source(row[name]) for name in IMAGES] for row in rows]
+        pairs = [[source_of(row[name]) for name in IMAGES] for row in rows]
         with input_errors():
             read = self.processor.read_pairs(pairs, maps, [str(row["pair_id"]) for row in rows])
         if read.notes and not self._noted:
@@ -103,13 +90,8 @@ class PixelReader:
         value = row.get(MASK)
         if value is None:
             raise InputError(f"{self.where}: pair {row['pair_id']!r} has no {MASK}, which the recipe needs; give one.")
-        mask = _source(value)
-        if not isinstance(mask, PIL.Image.Image):
-            if mask.get("bytes") is None:
-                about = f"{self.where}: pair {row['pair_id']!r}: {MASK} {shown_address(str(mask.get('path')))}"
-                read_address(str(mask.get("path")), False, lambda reason: InputError(f"{about} {reason}"))
-            mask = Image().decode_example(mask)
-        mask = mask.convert("L")
+        about = f"{self.where}: pair {row['pair_id']!r}: {MASK}"
+        mask = open_stored(value, lambda reason: InputError(f"{about} {reason}")).convert("L")
         brightest = np.asarray(mask).max(initial=0)
         if 0 < brightest <= 127:
             raise InputError(
@@ -129,19 +111,7 @@ class PixelReader:
                 f"{self.where}: pair {row['pair_id']!r} has no {missing[0]}; give maps, set semantics_optional to "
                 "true (for pairs that lack both), or set modalities to rgb."
             )
-        return [_source(value) for value in maps]
-
-
-def _source(value: Any) -> Any:
-    """Return what the processor reads: an image file that only `datasets` can open (on the Hub) is opened here.
-
-    Other addresses are for the processor to refuse.
-    """
-    if isinstance(value, dict) and value.get("bytes") is None:
-        schemes = set(re.findall(r"([\w+.-]*)://", str(value.get("path"))))
-        if schemes and schemes <= _OF_DATASETS:
-            return Image().decode_example(value)
-    return value
+        return [source_of(value) for value in maps]
 
 
 class PixelSource(Protocol):

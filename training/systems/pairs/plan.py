@@ -18,13 +18,14 @@ from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 
+from rscc_hf.data.images import undecoded
 from rscc_hf.errors import RecipeError
 from rscc_hf.training.engine.batches import IndexedBatches
 from rscc_hf.training.engine.loop import TrainingResult
 from rscc_hf.training.engine.optimisation import build_optimizer, build_schedule, warmup_length
 from rscc_hf.training.engine.recipe import parse_recipe, steps_of_run
 from rscc_hf.training.engine.script import run_script
-from rscc_hf.training.systems.pairs.pixels import FromDisk, PixelSource, undecoded
+from rscc_hf.training.systems.pairs.pixels import FromDisk, PixelSource
 from rscc_hf.training.systems.pairs.recipe import PairRecipe
 from rscc_hf.training.systems.pairs.task import PairTask, learning
 

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 
 from rscc_hf.data.digest import data_digest
+from rscc_hf.data.images import undecoded
 from rscc_hf.data.loading import load_pairs, stream_digest
 from rscc_hf.data.schema import UNKNOWN_SOURCE
 from rscc_hf.errors import RecipeError
@@ -24,7 +25,7 @@ from rscc_hf.training.engine.identity import sources_identity, tokenizer_digest
 from rscc_hf.training.engine.stream import StreamBatches
 from rscc_hf.training.engine.task import Task
 from rscc_hf.training.systems.pairs import first_look
-from rscc_hf.training.systems.pairs.pixels import FromDisk, InMemory, PixelReader, PixelSource, undecoded
+from rscc_hf.training.systems.pairs.pixels import FromDisk, InMemory, PixelReader, PixelSource
 from rscc_hf.training.systems.pairs.recipe import PairRecipe
 from rscc_hf.training.systems.pairs.samples import CaptionFilter, FewerUnchanged, SampleMaker, StreamedSamples
 from rscc_hf.training.systems.pairs.validation import ValidationPairs, Validator, spread
