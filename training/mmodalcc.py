@@ -11,7 +11,7 @@
 from rscc_hf.training.systems.mmodalcc.plan import make_plan
 from rscc_hf.training.systems.mmodalcc.recipe import MModalCCRecipe
 from rscc_hf.training.systems.mmodalcc.task import train_mmodalcc
-from rscc_hf.training.systems.pairs.plan import run_or_plan
+from rscc_hf.training.systems.pairs.script import run_or_plan
 
 __all__ = ["MModalCCRecipe", "main", "train_mmodalcc"]
 

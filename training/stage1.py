@@ -9,7 +9,7 @@
 from rscc_hf.training.systems.ccexpert.plan import make_plan
 from rscc_hf.training.systems.ccexpert.recipe import Stage1Recipe
 from rscc_hf.training.systems.ccexpert.task import train_ccexpert
-from rscc_hf.training.systems.pairs.plan import run_or_plan
+from rscc_hf.training.systems.pairs.script import run_or_plan
 
 
 def main(arguments: list[str] | None = None) -> None:

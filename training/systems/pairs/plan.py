@@ -8,10 +8,9 @@ system knows (tokens, operations, activations) it adds.
 
 import argparse
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -21,15 +20,11 @@ from rich.table import Table
 from rscc_hf.data.images import undecoded
 from rscc_hf.errors import RecipeError
 from rscc_hf.training.engine.batches import IndexedBatches
-from rscc_hf.training.engine.loop import TrainingResult
 from rscc_hf.training.engine.optimisation import build_optimizer, build_schedule, warmup_length
-from rscc_hf.training.engine.recipe import parse_recipe, steps_of_run
-from rscc_hf.training.engine.script import run_script
+from rscc_hf.training.engine.recipe import steps_of_run
 from rscc_hf.training.systems.pairs.pixels import FromDisk, PixelSource
 from rscc_hf.training.systems.pairs.recipe import PairRecipe
 from rscc_hf.training.systems.pairs.task import PairTask, learning
-
-R = TypeVar("R", bound=PairRecipe)
 
 _GIB = 2**30
 _SOME_CAPTIONS = 1000
@@ -169,34 +164,6 @@ def take_plan_options(arguments: Sequence[str]) -> tuple[PlanOptions | None, lis
     if devices < 1 or not tflops > 0:
         raise RecipeError(f"--devices {devices} --tflops {tflops}: give numbers above 0.")
     return PlanOptions(devices, tflops), remaining
-
-
-def run_or_plan(
-    recipe_class: type[R],
-    script: str,
-    arguments: Sequence[str] | None,
-    train: Callable[[R], TrainingResult[Any]],
-    make_plan: Callable[[R, PlanOptions], Plan],
-) -> None:
-    """Run the command line of a script, with `--plan` or without; a mistake ends it with one sentence.
-
-    Args:
-        recipe_class: The recipe to read.
-        script: Its name, for messages.
-        arguments: Without the program's name; None: this process's.
-        train: Trains.
-        make_plan: Reckons instead.
-    """
-
-    def run() -> TrainingResult[Any] | None:
-        options, remaining = take_plan_options(sys.argv[1:] if arguments is None else arguments)
-        recipe = parse_recipe(recipe_class, remaining)
-        if options is None:
-            return train(recipe)
-        write_plan(make_plan(recipe, options), recipe, options)
-        return None
-
-    run_script(script, run)
 
 
 def reckon(
