@@ -17,6 +17,7 @@ from rscc_hf.errors import InputError, RecipeError, input_errors
 from rscc_hf.processing.change_pair_reader import PairPixels
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
 from rscc_hf.processing.token_rows_ccexpert import IGNORED
+from rscc_hf.training.aids.changed_pixels import changed_pixels
 from rscc_hf.training.engine.batches import Batch, IndexedSamples
 from rscc_hf.training.systems.pairs.pixels import Pixels, PixelSource
 from rscc_hf.training.systems.pairs.samples import (
@@ -28,9 +29,7 @@ from rscc_hf.training.systems.pairs.samples import (
     augment,
 )
 
-_GREY = 127
 _KEPT_CAPTIONS = 65536  # a data set has a few ten thousand different ones, asked for again in each epoch
-_MARGIN = 0.04  # of the side: what a change stands on and where its shadow falls
 CAPTION_POLICIES = ("flatten", "random_choice", "together")
 
 
@@ -148,27 +147,6 @@ class _Row(NamedTuple):
     prompt: tuple[int, ...]
     ids: tuple[int, ...]
     labels: tuple[int, ...]
-
-
-def changed_pixels(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Return the images where something changed, with a margin, and grey elsewhere.
-
-    On such images a language model learns to say what it sees where, before a module can compare the dates. It is to
-    images what `Coverage` is to semantic maps; no part of CCExpert's paper.
-
-    Args:
-        images: (n, 2, C, H, W) uint8.
-        masks: (n, 2, 1, H, W), the change masks, not 0 where something changed.
-
-    Returns:
-        New images.
-    """
-    margin = max(1, round(_MARGIN * masks.shape[-1]))
-    wide = masks.flatten(0, 1).float()
-    for down, right in ((margin, 0), (0, margin)):  # the largest of a square: of the rows' largest
-        kernel = (2 * down + 1, 2 * right + 1)
-        wide = torch.nn.functional.max_pool2d(wide, kernel, stride=1, padding=(down, right))
-    return torch.where(wide.unflatten(0, masks.shape[:2]) > 0, images, torch.full_like(images, _GREY))
 
 
 def packed(

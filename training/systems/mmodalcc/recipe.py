@@ -11,9 +11,9 @@ from transformers import ResNetConfig
 
 from rscc_hf.errors import RecipeError, input_errors
 from rscc_hf.modeling.configuration_mmodalcc import MModalCCConfig
+from rscc_hf.training.aids.coverage import Coverage
 from rscc_hf.training.engine.recipe import OPTIMIZER_HELP, option
 from rscc_hf.training.systems.pairs.recipe import PairRecipe
-from rscc_hf.training.systems.pairs.samples import Coverage
 
 
 @dataclass

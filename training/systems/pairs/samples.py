@@ -7,7 +7,7 @@ has a state of its own, so that nothing about samples needs to be saved for resu
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,30 +17,13 @@ from rscc_hf.data.augmentation import Augmentation
 from rscc_hf.errors import input_errors
 from rscc_hf.processing.change_pair_reader import PairPixels
 from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
+from rscc_hf.training.aids.coverage import Coverage
 from rscc_hf.training.engine.batches import Batch, IndexedSamples, Key
 from rscc_hf.training.engine.stream import Example
 from rscc_hf.training.systems.pairs.pixels import PixelReader, Pixels, PixelSource
 
 LABEL_MULTIPLE = 8
 """Labels are padded to a multiple of this: kernels of CPUs and compilers are made anew for every new shape."""
-
-
-class Coverage(NamedTuple):
-    """When maps show changed pixels only (as SECOND's do) although the data has whole ones.
-
-    Where something changed is easy to see on such maps. A model from nothing learns on them to say where, and then
-    finds it far sooner on whole maps, where it must compare the dates cell by cell.
-
-    Attributes:
-        epochs: In this many epochs at the start every map is such.
-        share: Afterwards this share of the samples.
-    """
-
-    epochs: int = 0
-    share: float = 0.0
-
-    def __bool__(self) -> bool:
-        return self.epochs > 0 or self.share > 0
 
 
 class SampleMaker(ABC):
