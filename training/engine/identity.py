@@ -9,8 +9,6 @@ from transformers import PreTrainedTokenizerBase
 
 from rscc_hf.checkpoint import source_fingerprint
 
-_CAPTION = "two houses appear"  # any would do
-
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the digest of a tokenizer's words, their numbers, and how it cuts texts into them."""
@@ -19,13 +17,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     for name in ("truncation", "padding"):  # of the last call
         settings.pop(name, None)
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return _digest([settings, sorted(tokenizer.get_vocab().items()), sorted(special.items())])
-
-
-def prompt_digest(processor: Any) -> str:
-    """Return the digest of a conversation as a CCExpert's processor writes it, and of what of it is learnt."""
-    rows = processor(captions=[_CAPTION], padding=False, return_tensors=None)
-    return _digest([[int(number) for number in rows[name][0]] for name in ("input_ids", "labels")])
+    return digest([settings, sorted(tokenizer.get_vocab().items()), sorted(special.items())])
 
 
 def sources_identity(sources: dict[str, tuple[str | None, str | None]]) -> dict[str, str]:
@@ -42,5 +34,6 @@ def sources_identity(sources: dict[str, tuple[str | None, str | None]]) -> dict[
     return found
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
+    """Return the digest of what JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -12,7 +12,7 @@ from rscc_hf.errors import RecipeError
 from rscc_hf.formats.records import AdapterBase
 from rscc_hf.training.aids.change_mask import change_mask_loss
 from rscc_hf.training.engine.batches import Batch
-from rscc_hf.training.engine.identity import prompt_digest
+from rscc_hf.training.engine.identity import digest
 from rscc_hf.training.engine.loop import OnEvaluation, OnStep, TrainingResult, train
 from rscc_hf.training.engine.task import Part
 from rscc_hf.training.systems.ccexpert import adapters
@@ -32,6 +32,8 @@ from rscc_hf.training.systems.pairs.task import PairTask, learning
 logger = logging.getLogger(__name__)
 
 __all__ = ["CCExpertRecipe", "CCExpertTask", "train_ccexpert"]
+
+_CAPTION = "two houses appear"  # any would do
 
 
 def train_ccexpert(
@@ -165,3 +167,9 @@ class CCExpertTask(PairTask):
     def generate_options(self) -> dict[str, Any]:
         """See `PairTask`."""
         return {**super().generate_options, "max_new_tokens": self.recipe.max_new_tokens}
+
+
+def prompt_digest(processor: Any) -> str:
+    """Return the digest of a conversation as a CCExpert's processor writes it, and of what of it is learnt."""
+    rows = processor(captions=[_CAPTION], padding=False, return_tensors=None)
+    return digest([[int(number) for number in rows[name][0]] for name in ("input_ids", "labels")])
