@@ -47,10 +47,10 @@ class LandCoverRecipe(CCExpertRecipe):
         """Check the values that no other constructor checks; see `LoopRecipe.validate`."""
         super().validate()
         if self.trained_parts != ["vision_tower"]:
-            raise RecipeError(f"trained_parts is {self.trained_parts}: land cover trains the vision_tower alone.")
+            raise RecipeError(f"trained_parts is {self.trained_parts}; land cover trains the vision_tower alone.")
         for name, wanted in (("eval_unit", "never"), ("integration", False), ("streaming", False)):
             if getattr(self, name) != wanted:
-                raise RecipeError(f"{name} is {getattr(self, name)}: training on land cover needs {wanted}.")
+                raise RecipeError(f"{name} is {getattr(self, name)}; set it to {wanted} to train on land cover.")
 
 
 class LandCoverModel(nn.Module):

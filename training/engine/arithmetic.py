@@ -40,7 +40,7 @@ def settle(recipe: R, state: PartialState, mixed_precision: str | None = None) -
         RecipeError: fp16 is asked for on a CPU.
     """
     if recipe.mixed_precision == "fp16" and state.device.type == "cpu":
-        raise RecipeError("mixed_precision fp16 does not work on a CPU: set it to auto, bf16 or no.")
+        raise RecipeError("mixed_precision fp16 does not work on a CPU; set it to auto, bf16 or no.")
     values: dict[str, Any] = {}
     if state.is_main_process:
         values, told, warning = _choose(recipe, state, mixed_precision)
@@ -100,9 +100,9 @@ def _warning(values: dict[str, Any], state: PartialState, continued: Path | None
     named = " and ".join(f"{key} {values[key]}" for key in slow)
     better = " and ".join(f"{key} to {_SINGLE[key]}" for key in slow)
     if continued is not None:
-        remedy = f"the run began so and goes on so: to change it, set {better} in another output_dir"
+        remedy = f"the run began so and goes on so, to change it set {better} in another output_dir"
         return f"{named}: {trial.verdict}; {remedy}."
-    return f"{named}: {trial.verdict}: set {better}, or to auto."
+    return f"{named}: {trial.verdict}; set {better}, or to auto."
 
 
 def _kept(recipe: LoopRecipe) -> tuple[Path | None, dict[str, object]]:

@@ -182,8 +182,7 @@ def start_backend(recipe: R, open_accelerator: Callable[[str], Accelerator]) -> 
         return FSDP2(accelerator, recipe), recipe
     if kind not in _PLAIN:
         raise RecipeError(
-            f"accelerate is set to {kind.value}: the loop runs on one process, by data parallelism (DDP), FSDP2 or "
-            "DeepSpeed."
+            f"accelerate is set to {kind.value}; run on one process, by data parallelism (DDP), FSDP2 or DeepSpeed."
         )
     return Plain(accelerator, recipe), recipe
 

@@ -29,14 +29,15 @@ def check(recipe: LoopRecipe) -> None:
     """
     if importlib.util.find_spec("deepspeed") is None:
         raise RecipeError(
-            "accelerate is set to DeepSpeed, which is not installed: `pip install rscc_hf[deepspeed]`, or use FSDP2."
+            "accelerate is set to DeepSpeed, which is not installed; run `pip install "
+            "rscc_hf[deepspeed]`, or use FSDP2."
         )
     if recipe.cpu:
-        raise RecipeError("cpu is true and accelerate is set to DeepSpeed: set cpu to false, or launch without it.")
+        raise RecipeError("cpu is true and accelerate is set to DeepSpeed; set cpu to false, or launch without it.")
     if recipe.optimizer == "muon":
-        raise RecipeError("optimizer muon needs whole matrices, which DeepSpeed cuts up: set it to adamw or adam.")
+        raise RecipeError("optimizer muon needs whole matrices, which DeepSpeed cuts up; set it to adamw or adam.")
     if recipe.mixed_precision == "fp16":
-        raise RecipeError("mixed_precision fp16 was never tried with DeepSpeed: set it to bf16 or no.")
+        raise RecipeError("mixed_precision fp16 was never tried with DeepSpeed; set it to bf16 or no.")
 
 
 def configure(accelerator: Accelerator, recipe: LoopRecipe) -> None:
@@ -48,21 +49,21 @@ def configure(accelerator: Accelerator, recipe: LoopRecipe) -> None:
     config = _config(accelerator)
     zero = config["zero_optimization"]
     if zero.get("stage") not in _STAGES:
-        raise RecipeError(f"DeepSpeed's zero_stage is {zero.get('stage')}: set it to 2 or 3.")
+        raise RecipeError(f"DeepSpeed's zero_stage is {zero.get('stage')}; set it to 2 or 3.")
     for key in ("offload_optimizer", "offload_param"):
         if ((zero.get(key) or {}).get("device") or "none") != "none":
-            raise RecipeError(f"DeepSpeed's {key}_device was never tried: set it to none.")
+            raise RecipeError(f"DeepSpeed's {key}_device was never tried; set it to none.")
     for key, ours in (("optimizer", "optimizer"), ("scheduler", "schedule")):
         if key in config:
-            raise RecipeError(f"DeepSpeed's configuration has {key!r}: remove it, the recipe's {ours} says it.")
+            raise RecipeError(f"DeepSpeed's configuration has {key!r}; remove it, the recipe's {ours} says it.")
     for key in ("fp16", "bf16"):
         if config.get(key, {}).get("enabled") is True:
-            raise RecipeError(f"DeepSpeed's configuration has {key!r}: remove it; mixed_precision is the recipe's.")
+            raise RecipeError(f"DeepSpeed's configuration has {key!r}; remove it, mixed_precision is the recipe's.")
     clipping = recipe.max_grad_norm or 0.0
     if config.get("gradient_clipping", "auto") not in ("auto", clipping):
         raise RecipeError(
             f"DeepSpeed's gradient_clipping is {config['gradient_clipping']} and the recipe's max_grad_norm "
-            f"{recipe.max_grad_norm}: remove the first."
+            f"{recipe.max_grad_norm}; remove the first."
         )
     config["gradient_clipping"] = clipping
     config["gradient_accumulation_steps"] = 1  # the loop says where a step ends
@@ -106,9 +107,9 @@ class DeepSpeed(SharedOut):
         """See `SharedOut`; refuse also clamped gradients and quantised weights."""
         super().check_task(task, parts)
         if any(part.clamp is not None for part in parts):
-            raise RecipeError("gradient_clamp needs whole gradients, which DeepSpeed cuts up: set it to null.")
+            raise RecipeError("gradient_clamp needs whole gradients, which DeepSpeed cuts up; set it to null.")
         if any(not parameter.is_floating_point() for parameter in task.model.parameters()):
-            raise RecipeError("quantization 4bit was never tried with DeepSpeed: set it to none.")
+            raise RecipeError("quantization 4bit was never tried with DeepSpeed; set it to none.")
 
     def accumulate(self, batch: Batch, targets: int, *, weight: float, last: bool) -> torch.Tensor:
         """See `Backend`; the engine's forward pass has its own autocast."""
@@ -122,7 +123,7 @@ class DeepSpeed(SharedOut):
         self.model.step()
         if not self.model.was_step_applied():
             raise TrainingError(
-                f"The gradients are not finite at step {step}: lower learning_rate, or clip the gradients by "
+                f"The gradients are not finite at step {step}; lower learning_rate, or clip the gradients by "
                 "max_grad_norm."
             )
         return True

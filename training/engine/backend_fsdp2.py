@@ -34,11 +34,11 @@ class FSDP2(SharedOut):
     def __init__(self, accelerator: Accelerator, recipe: LoopRecipe):
         super().__init__(accelerator, recipe)
         if not accelerator.is_fsdp2:
-            raise RecipeError("accelerate is set to FSDP version 1: set fsdp_version to 2.")
+            raise RecipeError("accelerate is set to FSDP version 1; set fsdp_version to 2.")
         if recipe.optimizer == "muon":
-            raise RecipeError("optimizer muon needs whole matrices, which FSDP cuts up: set it to adamw or adam.")
+            raise RecipeError("optimizer muon needs whole matrices, which FSDP cuts up; set it to adamw or adam.")
         if recipe.mixed_precision == "fp16":
-            raise RecipeError("mixed_precision fp16 was never tried with FSDP: set it to bf16 or no.")
+            raise RecipeError("mixed_precision fp16 was never tried with FSDP; set it to bf16 or no.")
         # Float32 is gathered and summed, autocast does the rest, as in one process. accelerate's own policy for bf16
         # would round the loss and add up micro-batches in bf16; sums in float32 beside it fail with adapters (torch
         # 2.13).

@@ -109,7 +109,7 @@ def write_checkpoint(
     except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch's writer, on a full disk
         shutil.rmtree(partial, ignore_errors=True)  # so that what was written until then fills no disk
         raise CheckpointError(
-            f"{final} cannot be written ({' '.join(str(error).split())}): make room or mend the folder's rights; "
+            f"{final} cannot be written ({' '.join(str(error).split())}); make room or mend the folder's rights; "
             "resume=auto then goes on from the newest checkpoint, where there is one."
         ) from error
     return final
@@ -232,11 +232,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
         sizes = {name: _size(described) for name, described in state["files"].items()}
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        hint = ""
+        hint = "name another one"
         if steps_in(checkpoint) or steps_in(checkpoint / "checkpoints"):
-            hint = " It holds checkpoints: name one of them, or give the run's folder as output_dir with resume=auto."
+            hint = "name one of those in it, or give the run's folder as output_dir with resume=auto"
         raise CheckpointError(
-            f"{checkpoint} is no complete checkpoint: {STATE} is missing or cut off.{hint}"
+            f"{checkpoint} is no complete checkpoint: {STATE} is missing or cut off; {hint}."
         ) from error
     for name in _STATE_KEYS:
         if name not in state:
@@ -245,7 +245,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
             )
     for name, size in sizes.items():
         if not name.startswith(f"{BEST}/") and not _has_size(checkpoint / name, size):
-            raise CheckpointError(f"{checkpoint} is no complete checkpoint: {name} is missing or cut off.")
+            raise CheckpointError(
+                f"{checkpoint} is no complete checkpoint: {name} is missing or cut off; name another one."
+            )
     return state
 
 
@@ -309,7 +311,8 @@ def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
         load_model(model, str(checkpoint / MODEL), strict=True)
     except (RuntimeError, SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{checkpoint / MODEL} does not fit the model of this recipe: {' '.join(str(error).split())}"
+            f"{checkpoint / MODEL} does not fit the model of this recipe ({' '.join(str(error).split())}); continue "
+            "with the recipe of its run, or name another checkpoint."
         ) from error
 
 
@@ -324,7 +327,7 @@ def load_optimizer_state(checkpoint: Path) -> dict[str, Any]:
         return {name: states[name] for name in ("optimizer", "schedule", "scaler")}
     except Exception as error:  # torch raises nearly anything for bytes that are no such file
         raise CheckpointError(
-            f"{checkpoint / OPTIMIZER} is damaged ({type(error).__name__}): delete {checkpoint}, and the run goes on "
+            f"{checkpoint / OPTIMIZER} is damaged ({type(error).__name__}); delete {checkpoint}, and the run goes on "
             "from the checkpoint before it."
         ) from error
 

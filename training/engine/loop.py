@@ -296,7 +296,7 @@ class _Loop:
         if score is None or not math.isfinite(score):
             raise TrainingError(
                 f"metric_for_best is {recipe.metric_for_best}, which validation gives as {score} at step "
-                f"{state.step}: name one of {', '.join(scores)}."
+                f"{state.step}; name one of {', '.join(scores)}."
             )
         improved = state.best is None or score > state.best
         state.evaluated_step = state.step
@@ -321,7 +321,7 @@ class _Loop:
             name = next((other for other in gather_object([name]) if other is not None), None)
         if name is not None:
             raise TrainingError(
-                f"The weights are not finite after step {self.state.step} (first {name}), and were not saved: lower "
+                f"The weights are not finite after step {self.state.step} (first {name}), and were not saved; lower "
                 "learning_rate, or clip the gradients by max_grad_norm."
             )
         self.finite_step = self.state.step
@@ -361,7 +361,7 @@ class _Loop:
         by_name = "state" in states["optimizer"] and any(isinstance(key, str) for key in states["optimizer"]["state"])
         if by_name != self.backend.by_name:
             raise checkpoints.CheckpointError(
-                f"{checkpoint} is of a run {'with' if by_name else 'without'} FSDP or DeepSpeed: continue it so, or "
+                f"{checkpoint} is of a run {'with' if by_name else 'without'} FSDP or DeepSpeed; continue it so, or "
                 "start another."
             )
         self.backend.load_states(states)

@@ -195,10 +195,10 @@ def build_schedule(optimizer: Optimizer, recipe: LoopRecipe, total_steps: int | 
     """
     if total_steps is None and (recipe.schedule != "constant" or recipe.warmup_ratio):
         key = f"schedule {recipe.schedule}" if recipe.schedule != "constant" else "warmup_ratio"
-        raise RecipeError(f"{key} needs the number of steps, which a stream does not tell: set max_steps.")
+        raise RecipeError(f"{key} needs the number of steps, which a stream does not tell; set max_steps.")
     warmup = warmup_length(recipe, total_steps)
     if total_steps is not None and warmup > total_steps:
-        raise RecipeError(f"warmup_steps is {warmup}, but the run has {total_steps} steps: lower it.")
+        raise RecipeError(f"warmup_steps is {warmup}, but the run has {total_steps} steps; lower it.")
     if recipe.schedule == "one_cycle":
         assert total_steps is not None
         if total_steps < 3:

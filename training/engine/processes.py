@@ -31,7 +31,7 @@ def open_backend(recipe: R) -> Iterator[tuple[Backend, R]]:
     """
     tracker = None if recipe.tracker == "none" else recipe.tracker
     if tracker is not None and tracker not in [str(name) for name in get_available_trackers()]:
-        raise RecipeError(f"tracker {tracker} is not installed: `pip install {tracker}`, or set tracker to none.")
+        raise RecipeError(f"tracker {tracker} is not installed; run `pip install {tracker}`, or set tracker to none.")
     ours = not AcceleratorState._shared_state  # a notebook may have an Accelerator of its own
     accelerator = None
 

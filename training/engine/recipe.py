@@ -56,7 +56,7 @@ def reading(what: str, remedy: str = "") -> Iterator[None]:
         if not is_unreadable(error):
             raise
         sentence = f"{what} cannot be read ({reason_of(error, whole=True)[:300]})"
-        raise RecipeError(f"{sentence}: {remedy}." if remedy else f"{sentence}.") from error
+        raise RecipeError(f"{sentence}; {remedy}." if remedy else f"{sentence}.") from error
 
 
 def option(default: Any, help: str) -> Any:
@@ -154,35 +154,35 @@ class LoopRecipe:
         self.require_at_least(0, "seed learning_rate weight_decay warmup_steps num_workers")
         self.require_share("label_smoothing warmup_ratio beta1 beta2")
         if self.max_epochs is None and self.max_steps is None:
-            raise RecipeError("Neither max_epochs nor max_steps is given: set one of them.")
+            raise RecipeError("Neither max_epochs nor max_steps is given; set one of them.")
         if self.warmup_steps and self.warmup_ratio:
-            raise RecipeError("warmup_steps and warmup_ratio are both given: set one of them to 0.")
+            raise RecipeError("warmup_steps and warmup_ratio are both given; set one of them to 0.")
         if not 0 < self.lr_decay <= 1:
-            raise RecipeError(f"lr_decay is {self.lr_decay}: give a factor in (0, 1]; 1 turns it off.")
+            raise RecipeError(f"lr_decay is {self.lr_decay}; give a factor in (0, 1]; 1 turns it off.")
         for name in ("epsilon", "max_grad_norm", "muon_learning_rate_ratio"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise RecipeError(f"{name} is {value}: give a positive number.")
+                raise RecipeError(f"{name} is {value}; give a positive number.")
         if self.overwrite and self.resume != "never":
-            raise RecipeError("overwrite deletes the old run and resume continues it: set resume to never.")
+            raise RecipeError("overwrite deletes the old run and resume continues it; set resume to never.")
         if not self.output_dir.strip():
-            raise RecipeError("output_dir is empty: name the folder of the run.")
+            raise RecipeError("output_dir is empty; name the folder of the run.")
         for item in fields(self):
             if is_infinite(getattr(self, item.name)):
-                raise RecipeError(f"{item.name} is {getattr(self, item.name)}: give a finite number.")
+                raise RecipeError(f"{item.name} is {getattr(self, item.name)}; give a finite number.")
 
     def require_at_least(self, least: float, names: str) -> None:
         """Raise a `RecipeError` for a field of `names` (split by spaces) below `least`; None passes."""
         for name in names.split():
             value = getattr(self, name)
             if value is not None and not value >= least:
-                raise RecipeError(f"{name} is {value}: give {least} or more.")
+                raise RecipeError(f"{name} is {value}; give {least} or more.")
 
     def require_share(self, names: str) -> None:
         """Raise a `RecipeError` for a field of `names` (split by spaces) outside of [0, 1)."""
         for name in names.split():
             if not 0 <= getattr(self, name) < 1:
-                raise RecipeError(f"{name} is {getattr(self, name)}: give a number in [0, 1).")
+                raise RecipeError(f"{name} is {getattr(self, name)}; give a number in [0, 1).")
 
     def is_due(self, what: str, unit: str, count: int) -> bool:
         """Return whether a run is to "eval" or "save" when `count` of these units ("epochs", "steps") have passed."""
@@ -200,7 +200,7 @@ class LoopRecipe:
             remedy = f"per_device_batch_size {fitting[-1]} would do" if fitting else "use fewer processes"
             raise RecipeError(
                 f"global_batch_size {self.global_batch_size} is no multiple of per_device_batch_size "
-                f"{self.per_device_batch_size} x {processes} process(es): {remedy}."
+                f"{self.per_device_batch_size} x {processes} process(es); {remedy}."
             )
         return self.global_batch_size // at_once
 
@@ -339,7 +339,7 @@ def _refuse_twice(arguments: Sequence[str], hints: dict[str, Any]) -> None:
     plain = [name.removeprefix("no_") if hints.get(name.removeprefix("no_")) is bool else name for name in names]
     for name, times in Counter(plain).items():
         if times > 1 and (name in hints or name == "config"):
-            raise RecipeError(f"--{name} is given {times} times: give it once.")
+            raise RecipeError(f"--{name} is given {times} times; give it once.")
 
 
 def _take_nulls(arguments: list[str], hints: dict[str, Any]) -> tuple[list[str], list[str]]:

@@ -53,7 +53,7 @@ def read_values(file: str | os.PathLike | Traversable, hints: dict[str, Any], ow
         place = this.resolve() if isinstance(this, Path) else this
         if place in seen:
             circle = " -> ".join(other.name for other in [*seen[seen.index(place) :], place])
-            raise RecipeError(f"{this}: its base is, in the end, itself ({circle}): take one `base` out.")
+            raise RecipeError(f"{this}: its base is, in the end, itself ({circle}); take one `base` out.")
         seen.append(place)
         values = {**own, **values}
         this = None if base is None else _base_of(this, base)
@@ -66,19 +66,19 @@ def read_own(file: Path | Traversable, hints: dict[str, Any], owner: str) -> tup
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(
-            f"{file}: the recipe is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8."
+            f"{file}: the recipe is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8."
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a name with a null in it
-        raise RecipeError(f"{file}: the recipe cannot be read ({error}): name a YAML file.") from error
+        raise RecipeError(f"{file}: the recipe cannot be read ({error}); name a YAML file.") from error
     try:
         content = load_yaml(text)
     except ValueError as error:
-        raise RecipeError(f"{file}: no valid YAML ({error}).") from error
+        raise RecipeError(f"{file}: no valid YAML ({error}); mend it.") from error
     content = {} if content is None else content
     if not isinstance(content, dict):
-        raise RecipeError(f"{file}: a recipe is a list of `key: value` lines.")
+        raise RecipeError(f"{file}: the recipe is no list of `key: value` lines; write it as one.")
     if BASE in content and not isinstance(content[BASE], str):
-        raise RecipeError(f"{file}: base is {content[BASE]!r}: give the name of a recipe, or the path of a file.")
+        raise RecipeError(f"{file}: base is {content[BASE]!r}; give the name of a recipe, or the path of a file.")
     base = content.pop(BASE, None)
     for key in content:
         if key not in hints:
@@ -102,5 +102,5 @@ def _base_of(file: Path | Traversable, base: str) -> Path | Traversable:
             raise RecipeError(f"{file}: base: {sentence}; a file is named by its path, up to its .yaml.") from error
     other = Path(str(file)).parent / os.path.expanduser(base)  # noqa: PTH111 (as in `read_values`)
     if not other.is_file():
-        raise RecipeError(f"{file}: base is {base!r}, and {other} is no file: name one as seen from this file.")
+        raise RecipeError(f"{file}: base is {base!r}, and {other} is no file; name one as seen from this file.")
     return other

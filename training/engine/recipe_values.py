@@ -78,7 +78,7 @@ def checked(values: dict[str, Any], hints: dict[str, Any], fail: Callable[[str],
         try:
             result[name] = converted(value, hints[name])
         except (TypeError, ValueError, OverflowError) as error:
-            raise fail(f"{name} is {value!r}: give {describe(hints[name])}.") from error
+            raise fail(f"{name} is {value!r}; give {describe(hints[name])}.") from error
     return result
 
 

@@ -43,7 +43,7 @@ def check_recipe(checkpoint: Path, recipe: LoopRecipe) -> None:
         return
     why = f", which schedule {recipe.schedule} reckons with" if key in ("max_steps", "max_epochs") else ""
     raise RecipeError(
-        f"{key} is {getattr(recipe, key, None)!r} in the recipe and was {old.get(key)!r} in {checkpoint}{why}: "
+        f"{key} is {getattr(recipe, key, None)!r} in the recipe and was {old.get(key)!r} in {checkpoint}{why}; "
         "continue with the same value, or start a new run in another output_dir."
     )
 
@@ -64,13 +64,13 @@ def check_identity(checkpoint: Path, saved: dict[str, Any], now: dict[str, str])
         if key in began and began[key] != digest:
             what = _WORDS.get(key, f"{key} is another than that")
             raise CheckpointError(
-                f"{what} of {checkpoint}'s run ({began[key][:12]} then, {digest[:12]} now): continue with the "
+                f"{what} of {checkpoint}'s run ({began[key][:12]} then, {digest[:12]} now); continue with the "
                 "same, or start a new run in another output_dir."
             )
     for key in began:
         if key not in now:
             raise CheckpointError(
-                f"{checkpoint}'s run began with {key} {began[key][:12]}, and what {key} is now cannot be told: "
+                f"{checkpoint}'s run began with {key} {began[key][:12]}, and what {key} is now cannot be told; "
                 "continue with the same, or start a new run in another output_dir."
             )
     unknown = [key for key in now if key not in began]
@@ -106,7 +106,7 @@ def check_position(checkpoint: Path, saved: dict[str, Any], recipe: LoopRecipe, 
     if passed is not None:
         raise RecipeError(
             f"{passed} is {getattr(recipe, passed)}, and {checkpoint} is past that (step {saved['step']}, epoch "
-            f"{begun}): raise it, continue an earlier checkpoint (resume), or start a new run in another output_dir."
+            f"{begun}); raise it, continue an earlier checkpoint (resume), or start a new run in another output_dir."
         )
     old = saved["recipe"]
     steps = steps_of_run(recipe.max_steps, recipe.max_epochs, steps_per_epoch)
@@ -115,6 +115,6 @@ def check_position(checkpoint: Path, saved: dict[str, Any], recipe: LoopRecipe, 
     if was != now:  # only where the schedule is constant may the number of steps differ at all
         raise RecipeError(
             f"warmup_ratio {recipe.warmup_ratio} makes {now} steps of warm-up of a run of {steps} steps, and made "
-            f"{was} in {checkpoint}: leave max_steps and max_epochs as they were, or start a new run in another "
+            f"{was} in {checkpoint}; leave max_steps and max_epochs as they were, or start a new run in another "
             "output_dir."
         )

@@ -103,9 +103,9 @@ def check_places(folder: Path, record: Record, recipe: LoopRecipe) -> None:
                     pass
             except OSError as error:
                 reason = error.strerror or error
-                raise RecipeError(f"{path} cannot be written ({reason}): {elsewhere}") from error
+                raise RecipeError(f"{path} cannot be written ({reason}); {elsewhere}") from error
         elif path.exists() or path.is_symlink():
-            raise RecipeError(f"{path} is no folder, and training writes one there: {elsewhere}")
+            raise RecipeError(f"{path} is no folder, and training writes one there; {elsewhere}")
     own = {folder: {RECIPE, RECORD, LogLine.NAME, *record.model}}
     if recipe.keeps_last:
         own[folder / LAST] = set(record.last)
@@ -113,7 +113,7 @@ def check_places(folder: Path, record: Record, recipe: LoopRecipe) -> None:
         there = {path.name for path in place.iterdir()} if place.is_dir() else set()
         for name in sorted(names | {name for name in there if _MODEL_FILE.fullmatch(name)}):
             if (place / name).is_dir():
-                raise RecipeError(f"{place / name} is a folder, and training writes a file there: {elsewhere}")
+                raise RecipeError(f"{place / name} is a folder, and training writes a file there; {elsewhere}")
 
 
 def refuse_foreign(folder: Path, record: Record, recipe: LoopRecipe) -> None:
@@ -127,12 +127,12 @@ def refuse_foreign(folder: Path, record: Record, recipe: LoopRecipe) -> None:
         for path in sorted(place.iterdir()) if place.is_dir() else []:
             if _WEIGHTS.fullmatch(path.name) and path.name not in names:
                 raise RecipeError(
-                    f"{place} holds {path.name}, which no training run wrote: choose another output_dir."
+                    f"{place} holds {path.name}, which no training run wrote; choose another output_dir."
                 )
     file = folder / RECIPE
     if file.exists() and not is_of_a_run(folder) and not says_the_same(file, recipe):
         raise RecipeError(
-            f"{file} is of no run in that folder, and training would write its own settings there, which are others: "
+            f"{file} is of no run in that folder, and training would write its own settings there, which are others; "
             "move it away, or choose another output_dir."
         )
 

@@ -89,7 +89,7 @@ class RunFolder:
     def _open(self) -> Path | None:
         self._refuse_inputs()
         if self.path.exists() and not self.path.is_dir():
-            raise RecipeError(f"output_dir {self.path} is a file: name a folder.")
+            raise RecipeError(f"output_dir {self.path} is a file; name a folder.")
         try:
             self._held.enter_context(exclusive(self.path, "output_dir"))
             self._made = not self.path.exists()
@@ -98,7 +98,7 @@ class RunFolder:
                 pass
         except OSError as error:
             reason = error.strerror or error
-            raise RecipeError(f"output_dir {self.path} cannot be written ({reason}): name another folder.") from error
+            raise RecipeError(f"output_dir {self.path} cannot be written ({reason}); name another folder.") from error
         self.record = run_files.read_record(self.path)
         run_files.check_places(self.path, self.record, self.recipe)
         if self.checkpoints.is_dir():
@@ -118,7 +118,7 @@ class RunFolder:
         for name, where in there.items():
             if where.resolve() == self.path.resolve():
                 raise RecipeError(
-                    f"output_dir {self.path} is {name}, which training would change: name another folder."
+                    f"output_dir {self.path} is {name}, which training would change; name another folder."
                 )
         for name in (LAST, self.checkpoints.name, TRACKER):
             refuse_input_as_output(self.path / name, there.values(), inside=True)
@@ -132,7 +132,7 @@ class RunFolder:
         if resume == "never":
             if held is not None and not self.recipe.overwrite:
                 raise RecipeError(
-                    f"{path} already holds a run (its {held}): continue it with resume=auto, choose another "
+                    f"{path} already holds a run (its {held}); continue it with resume=auto, choose another "
                     "output_dir, or delete it with overwrite=true."
                 )
             return None
@@ -141,7 +141,7 @@ class RunFolder:
             if newest is None and held is not None:
                 which = "its checkpoints are all incomplete or damaged" if steps else "it kept no checkpoint"
                 raise RecipeError(
-                    f"{path} already holds a run that cannot be continued ({which}): choose another output_dir, or "
+                    f"{path} already holds a run that cannot be continued ({which}); choose another output_dir, or "
                     "delete it with resume=never and overwrite=true."
                 )
             return newest
@@ -150,7 +150,7 @@ class RunFolder:
         own = self._is_beside_own(chosen)
         if not own and held is not None and (steps or self.record.start != str(chosen.resolve())):
             raise RecipeError(
-                f"{path} already holds a run (its {held}), and {chosen} is of another: continue the one there with "
+                f"{path} already holds a run (its {held}), and {chosen} is of another; continue the one there with "
                 "resume=auto, or choose another output_dir."
             )
         return chosen
@@ -213,7 +213,7 @@ class RunFolder:
                 run_files.remove_files(self.path, new)
             raise RecipeError(
                 f"tracker {self.recipe.tracker} cannot be started ({type(error).__name__}: "
-                f"{' '.join(str(error).split())}): mend that, or set tracker to none."
+                f"{' '.join(str(error).split())}); mend that, or set tracker to none."
             ) from error
 
     def _rewind(self, checkpoint: Path, state: dict[str, Any]) -> None:
@@ -322,7 +322,7 @@ class RunFolder:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)  # so that it fills no disk
             raise TrainingError(
-                f"The model cannot be written to {self.path} ({' '.join(str(error).split())}): make room or mend the "
+                f"The model cannot be written to {self.path} ({' '.join(str(error).split())}); make room or mend the "
                 f"folder's rights{self._how_to_go_on()}."
             ) from error
         partial.replace(self.path / complete)

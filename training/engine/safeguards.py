@@ -39,7 +39,7 @@ def require_finite_start(model: torch.nn.Module) -> None:
     """Raise a `RecipeError` where the weights to start from are no numbers."""
     name = first_not_finite(saved_tensors(model))
     if name is not None:
-        raise RecipeError(f"The weights to start from are not finite (first {name}): start from others.")
+        raise RecipeError(f"The weights to start from are not finite (first {name}); start from others.")
 
 
 def require_room(folder: Path, task: Task, with_checkpoint: bool, overwrite: bool) -> None:
@@ -65,7 +65,7 @@ def require_room(folder: Path, task: Task, with_checkpoint: bool, overwrite: boo
     if free < needed:
         what = "a model and a checkpoint" if with_checkpoint else "the model"
         raise RecipeError(
-            f"output_dir {folder} has {free / 1e9:.1f} GB left, and {what} of this run need {needed / 1e9:.1f}: make "
+            f"output_dir {folder} has {free / 1e9:.1f} GB left, and {what} of this run need {needed / 1e9:.1f}; make "
             "room, or name a folder on another disk."
         )
 
@@ -93,6 +93,6 @@ def out_of_memory(error: BaseException) -> TrainingError:
     """Return the error to raise then."""
     where = "device" if isinstance(error, torch.OutOfMemoryError) else "machine"
     return TrainingError(
-        f"The memory of the {where} is full ({' '.join(str(error).split())[:200]}): lower per_device_batch_size "
+        f"The memory of the {where} is full ({' '.join(str(error).split())[:200]}); lower per_device_batch_size "
         "(global_batch_size, and so the result, stays), or set gradient_checkpointing to true."
     )

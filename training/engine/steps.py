@@ -81,7 +81,7 @@ class Steps:
         loss_value = float(total)
         if not math.isfinite(loss_value):
             raise TrainingError(
-                f"The loss is {loss_value} at step {number}: lower learning_rate, or clip the gradients "
+                f"The loss is {loss_value} at step {number}; lower learning_rate, or clip the gradients "
                 "by max_grad_norm."
             )
         if self.backend.update(number):

@@ -76,7 +76,7 @@ class StreamBatches:
     ):
         if _is_shuffled(dataset):
             raise InputError(
-                "The stream is already shuffled by a buffer, which cannot be resumed: give it unshuffled, and set "
+                "The stream is already shuffled by a buffer, which cannot be resumed; give it unshuffled, and set "
                 "stream_shuffle_buffer in the recipe."
             )
         self.dataset = dataset.decode(False) if dataset.features else dataset
@@ -108,7 +108,7 @@ class StreamBatches:
         """
         if len(positions) != self.processes:
             raise InputError(
-                f"The checkpoint is of a stream read by {len(positions)} process(es): continue it with as many, not "
+                f"The checkpoint is of a stream read by {len(positions)} process(es); continue it with as many, not "
                 f"{self.processes}."
             )
         return positions[self.process]

@@ -79,7 +79,7 @@ class Task(ABC):
         Raises:
             RecipeError: This kind of training was never tried so.
         """
-        raise RecipeError(f"{type(self).__name__} runs on one process or by DDP: use no FSDP or DeepSpeed.")
+        raise RecipeError(f"{type(self).__name__} runs on one process or by DDP; use no FSDP or DeepSpeed.")
 
     def saved_bytes(self) -> int:
         """Return the bytes of the weights that `save` writes; those of the whole model, unless a task writes less."""

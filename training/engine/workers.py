@@ -34,7 +34,7 @@ def prepared(make: Callable[[Any], Batch], keys: Sequence[Any], num_workers: int
         batches = iter(DataLoader(_Made(make, keys), batch_size=None, num_workers=num_workers, collate_fn=_whole))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise TrainingError(
-            f"The data cannot be handed to worker processes ({' '.join(str(error).split())}): set num_workers to 0."
+            f"The data cannot be handed to worker processes ({' '.join(str(error).split())}); set num_workers to 0."
         ) from error
     while True:
         try:
@@ -43,7 +43,7 @@ def prepared(make: Callable[[Any], Batch], keys: Sequence[Any], num_workers: int
             if not str(error).startswith("DataLoader worker"):
                 raise
             raise TrainingError(
-                "A worker process was killed, often for want of memory: lower num_workers or "
+                "A worker process was killed, often for want of memory; lower num_workers or "
                 f"per_device_batch_size ({' '.join(str(error).split())})."
             ) from error
         if batch is None:

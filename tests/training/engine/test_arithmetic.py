@@ -81,18 +81,18 @@ def test_explicit_values_stay_and_need_no_trial(tmp_path, monkeypatch, caplog):
     [
         (
             {"mixed_precision": "bf16"},
-            "mixed_precision bf16: bfloat16 is emulated here and takes 15.0 times as long as float32 (TRIAL): set "
+            "mixed_precision bf16: bfloat16 is emulated here and takes 15.0 times as long as float32 (TRIAL); set "
             "mixed_precision to no, or to auto.",
         ),
         (
             {"muon_dtype": "bfloat16"},
-            "muon_dtype bfloat16: bfloat16 is emulated here and takes 15.0 times as long as float32 (TRIAL): set "
+            "muon_dtype bfloat16: bfloat16 is emulated here and takes 15.0 times as long as float32 (TRIAL); set "
             "muon_dtype to float32, or to auto.",
         ),
         (
             {"mixed_precision": "bf16", "muon_dtype": "bfloat16"},
             "mixed_precision bf16 and muon_dtype bfloat16: bfloat16 is emulated here and takes 15.0 times as long as "
-            "float32 (TRIAL): set mixed_precision to no and muon_dtype to float32, or to auto.",
+            "float32 (TRIAL); set mixed_precision to no and muon_dtype to float32, or to auto.",
         ),
     ],
 )
@@ -134,7 +134,7 @@ def test_a_run_keeps_what_it_began_with_on_any_machine(tmp_path, caplog, fake_tr
         [sentence] = warned
         assert sentence.startswith("mixed_precision bf16 and muon_dtype bfloat16: bfloat16 is emulated here and takes")
         assert sentence.endswith(
-            "the run began so and goes on so: to change it, set mixed_precision to no and muon_dtype to float32 in "
+            "the run began so and goes on so, to change it set mixed_precision to no and muon_dtype to float32 in "
             "another output_dir."
         )
     else:
@@ -223,7 +223,7 @@ def test_a_real_trial_leaves_the_run_as_it_would_have_been(tmp_path):
 
 
 def test_fp16_on_a_cpu_is_refused(tmp_path):
-    with pytest.raises(RecipeError, match="mixed_precision fp16 does not work on a CPU: set it to auto, bf16 or no"):
+    with pytest.raises(RecipeError, match="mixed_precision fp16 does not work on a CPU; set it to auto, bf16 or no"):
         train(toy_recipe(tmp_path, mixed_precision="fp16"), ToyTask)
     train(toy_recipe(tmp_path, max_epochs=1), ToyTask)  # nothing of accelerate's is left behind
 

@@ -129,9 +129,9 @@ def fsdp2(recipe, version=2):
 @pytest.mark.parametrize(
     ("changes", "version", "message"),
     [
-        ({}, 1, "accelerate is set to FSDP version 1: set fsdp_version to 2"),
-        ({"optimizer": "muon"}, 2, "optimizer muon needs whole matrices, which FSDP cuts up: set it to adamw or adam"),
-        ({"mixed_precision": "fp16"}, 2, "mixed_precision fp16 was never tried with FSDP: set it to bf16 or no"),
+        ({}, 1, "accelerate is set to FSDP version 1; set fsdp_version to 2"),
+        ({"optimizer": "muon"}, 2, "optimizer muon needs whole matrices, which FSDP cuts up; set it to adamw or adam"),
+        ({"mixed_precision": "fp16"}, 2, "mixed_precision fp16 was never tried with FSDP; set it to bf16 or no"),
     ],
 )
 def test_what_fsdp2_refuses(tmp_path, changes, version, message):
@@ -142,5 +142,5 @@ def test_what_fsdp2_refuses(tmp_path, changes, version, message):
 def test_a_task_that_only_saves_a_whole_model_is_refused_before_it_is_shared_out(tmp_path):
     recipe = toy_recipe(tmp_path)
     task = ToyTask(recipe, None)
-    with pytest.raises(RecipeError, match="ToyTask runs on one process or by DDP: use no FSDP or DeepSpeed"):
+    with pytest.raises(RecipeError, match="ToyTask runs on one process or by DDP; use no FSDP or DeepSpeed"):
         fsdp2(recipe).prepare(task, torch.optim.AdamW(task.model.parameters()), task.parts())

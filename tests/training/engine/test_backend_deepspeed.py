@@ -18,16 +18,16 @@ def installed(monkeypatch):
 def test_is_an_extra(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setattr(backend_deepspeed.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"which is not installed: `pip install rscc_hf\[deepspeed\]`"):
+    with pytest.raises(RecipeError, match=r"which is not installed; run `pip install rscc_hf\[deepspeed\]`"):
         train(toy_recipe(tmp_path), ToyTask)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cpu": True}, "cpu is true and accelerate is set to DeepSpeed: set cpu to false"),
-        ({"optimizer": "muon"}, "optimizer muon needs whole matrices, which DeepSpeed cuts up: set it to adamw"),
-        ({"mixed_precision": "fp16"}, "mixed_precision fp16 was never tried with DeepSpeed: set it to bf16 or no"),
+        ({"cpu": True}, "cpu is true and accelerate is set to DeepSpeed; set cpu to false"),
+        ({"optimizer": "muon"}, "optimizer muon needs whole matrices, which DeepSpeed cuts up; set it to adamw"),
+        ({"mixed_precision": "fp16"}, "mixed_precision fp16 was never tried with DeepSpeed; set it to bf16 or no"),
     ],
 )
 def test_recipes(tmp_path, installed, changes, message):
@@ -45,15 +45,15 @@ def accelerator_with(**config):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"zero_optimization": {"stage": 1}}, "zero_stage is 1: set it to 2 or 3"),
+        ({"zero_optimization": {"stage": 1}}, "zero_stage is 1; set it to 2 or 3"),
         (
             {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
-            "offload_optimizer_device was never tried: set it to none",
+            "offload_optimizer_device was never tried; set it to none",
         ),
-        ({"optimizer": {"type": "Adam"}}, "configuration has 'optimizer': remove it"),
-        ({"scheduler": {"type": "WarmupLR"}}, "configuration has 'scheduler': remove it"),
-        ({"bf16": {"enabled": True}}, "configuration has 'bf16': remove it; mixed_precision is the recipe's"),
-        ({"gradient_clipping": 2.0}, "gradient_clipping is 2.0 and the recipe's max_grad_norm 1.0: remove the first"),
+        ({"optimizer": {"type": "Adam"}}, "configuration has 'optimizer'; remove it"),
+        ({"scheduler": {"type": "WarmupLR"}}, "configuration has 'scheduler'; remove it"),
+        ({"bf16": {"enabled": True}}, "configuration has 'bf16'; remove it, mixed_precision is the recipe's"),
+        ({"gradient_clipping": 2.0}, "gradient_clipping is 2.0 and the recipe's max_grad_norm 1.0; remove the first"),
     ],
 )
 def test_configurations(tmp_path, config, message):

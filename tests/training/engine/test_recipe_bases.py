@@ -140,13 +140,13 @@ def test_a_base_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             r"; a file is named by its path",
         ),
         ({"top": "base: qqq"}, r"is no recipe of this package \(training/recipes lists them all\)"),
-        ({"top": "base: null"}, r"top\.yaml: base is None: give the name of a recipe, or the path of a file"),
-        ({"top": "base: [a, b]"}, r"top\.yaml: base is \['a', 'b'\]: give the name"),
+        ({"top": "base: null"}, r"top\.yaml: base is None; give the name of a recipe, or the path of a file"),
+        ({"top": "base: [a, b]"}, r"top\.yaml: base is \['a', 'b'\]; give the name"),
         ({"top": "base: a.yaml", "a": "learning_rte: 1"}, r"a\.yaml: 'learning_rte' is no key of LoopRecipe; did you"),
         ({"top": "base: a.yaml\nsed: 1", "a": "seed: 1"}, r"top\.yaml: 'sed' is no key of LoopRecipe; did you mean"),
-        ({"top": "base: a.yaml\nseed: 1", "a": "seed: many"}, r"a\.yaml: seed is 'many': give a whole number"),
+        ({"top": "base: a.yaml\nseed: 1", "a": "seed: many"}, r"a\.yaml: seed is 'many'; give a whole number"),
         ({"top": "base: mmodalcc_second_cc"}, r"mmodalcc_second_cc\.yaml: .* is no key of LoopRecipe"),
-        ({"top": 'base: "a\\0b.yaml"'}, r"is no file: name one"),
+        ({"top": 'base: "a\\0b.yaml"'}, r"is no file; name one"),
     ],
 )
 def test_mistakes_with_a_base_are_one_sentence(tmp_path: Path, texts: dict[str, str], message: str) -> None:

@@ -61,19 +61,19 @@ def test_flags_that_are_true_or_false(value, expected):
     [
         ("learning_rte: 1", r"recipe\.yaml: 'learning_rte' is no key of SmallRecipe; did you mean learning_rate"),
         ("qqq: 1", r"recipe\.yaml: 'qqq' is no key of SmallRecipe \(--help lists them all\)"),
-        ("max_steps: many", r"recipe\.yaml: max_steps is 'many': give a whole number or null"),
-        ("max_steps: 1.5", r"max_steps is 1\.5: give a whole number or null"),
-        ("max_steps: true", r"max_steps is True: give a whole number or null"),
-        ("progress_bar: 'false'", r"progress_bar is 'false': give true or false"),
-        ("schedule: cosinus", r"schedule is 'cosinus': give one of constant, linear, cosine, one_cycle"),
-        ("tracker: [a]", r"tracker is \['a'\]: give text"),
-        ("- max_steps", r"recipe\.yaml: a recipe is a list of `key: value` lines"),
+        ("max_steps: many", r"recipe\.yaml: max_steps is 'many'; give a whole number or null"),
+        ("max_steps: 1.5", r"max_steps is 1\.5; give a whole number or null"),
+        ("max_steps: true", r"max_steps is True; give a whole number or null"),
+        ("progress_bar: 'false'", r"progress_bar is 'false'; give true or false"),
+        ("schedule: cosinus", r"schedule is 'cosinus'; give one of constant, linear, cosine, one_cycle"),
+        ("tracker: [a]", r"tracker is \['a'\]; give text"),
+        ("- max_steps", r"recipe\.yaml: the recipe is no list of `key: value` lines; write it as one"),
         ("a: b: c", r"recipe\.yaml: no valid YAML"),
-        ("global_batch_size: 0", r"global_batch_size is 0: give 1 or more"),
+        ("global_batch_size: 0", r"global_batch_size is 0; give 1 or more"),
         ("max_steps: null", r"Neither max_epochs nor max_steps is given"),
         ("warmup_steps: 1\nwarmup_ratio: 0.1", r"warmup_steps and warmup_ratio are both given"),
-        ("label_smoothing: 1.0", r"label_smoothing is 1\.0: give a number in \[0, 1\)"),
-        ("learning_rate: .nan", r"learning_rate is nan: give 0 or more"),
+        ("label_smoothing: 1.0", r"label_smoothing is 1\.0; give a number in \[0, 1\)"),
+        ("learning_rate: .nan", r"learning_rate is nan; give 0 or more"),
     ],
 )
 def test_mistakes_in_a_file_are_one_sentence(tmp_path, text, message):
@@ -101,10 +101,10 @@ def test_mistakes_on_the_command_line_are_one_sentence(flags, message):
     ("text", "message"),
     [
         ("learning_rate: 1e-4\nmax_steps: 5\nlearning_rate: 1e-6\n", "learning_rate stands in line 1 and in line 3"),
-        ("'seed': 1\nseed: 1\n", "seed stands in line 1 and in line 2: keep one"),
+        ("'seed': 1\nseed: 1\n", "seed stands in line 1 and in line 2; keep one"),
         ("{seed: 1, max_steps: 2, seed: 3}", "seed stands in line 1 and in line 1"),
         ("a: {b: 1, b: 2}", "b stands in line 1 and in line 1"),
-        ("seed: 010", r"seed is 010, which YAML reads as 8: write it as a decimal number"),
+        ("seed: 010", r"seed is 010, which YAML reads as 8; write it as a decimal number"),
         ("max_steps: 1:30", r"max_steps is 1:30, which YAML reads as 90"),
         ("seed:\t1\n\tmax_steps: 1", "no valid YAML"),
         ("output_dir: 2024-13-45", r"no valid YAML \(month must be in"),
@@ -113,7 +113,7 @@ def test_mistakes_on_the_command_line_are_one_sentence(flags, message):
         ("seed: &a [*a]", "nested too deeply"),
         ("? [1]\n: 2", "no valid YAML"),
         ("seed: !!python/object/apply:os.getcwd []", "no valid YAML"),
-        ("learning_rate: .inf", "learning_rate is inf: give a finite number"),
+        ("learning_rate: .inf", "learning_rate is inf; give a finite number"),
         ("output_dir: ''", "output_dir is empty"),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_recipe_that_is_not_utf_8_is_one_sentence(tmp_path):
     ],
 )
 def test_a_flag_given_twice_is_refused(flags):
-    with pytest.raises(RecipeError, match="is given 2 times: give it once"):
+    with pytest.raises(RecipeError, match="is given 2 times; give it once"):
         parse_recipe(SmallRecipe, flags)
 
 
@@ -156,10 +156,10 @@ def test_values_of_a_program_are_checked_as_those_of_a_file(tmp_path):
     assert (recipe.output_dir, recipe.learning_rate, recipe.max_steps) == (str(tmp_path), 5e-6, 3)
     assert isinstance(recipe.max_steps, int) and isinstance(recipe.weight_decay, float)
     for changes, message in (
-        ({"max_steps": 1.5}, r"max_steps is 1\.5: give a whole number or null"),
-        ({"seed": None}, "seed is None: give a whole number"),
-        ({"overwrite": "false"}, "overwrite is 'false': give true or false"),
-        ({"schedule": "cosinus"}, "schedule is 'cosinus': give one of"),
+        ({"max_steps": 1.5}, r"max_steps is 1\.5; give a whole number or null"),
+        ({"seed": None}, "seed is None; give a whole number"),
+        ({"overwrite": "false"}, "overwrite is 'false'; give true or false"),
+        ({"schedule": "cosinus"}, "schedule is 'cosinus'; give one of"),
     ):
         with pytest.raises(RecipeError, match=message):
             SmallRecipe(**changes)
@@ -228,18 +228,18 @@ def test_accumulation_follows_from_the_batch_sizes():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"semantic_dropout": 0.3}, "semantic_dropout leaves maps out: set semantics_optional"),
+        ({"semantic_dropout": 0.3}, "semantic_dropout leaves maps out; set semantics_optional"),
         ({"streaming": True}, "captions flatten would put a pair's captions side by side"),
         ({"streaming": True, "captions": "random_choice", "cache": "memory"}, "stream cannot be kept in memory"),
-        ({"unchanged_share": 0.0}, r"unchanged_share is 0\.0: give a share above 0"),
+        ({"unchanged_share": 0.0}, r"unchanged_share is 0\.0; give a share above 0"),
         (
             {"streaming": True, "captions": "random_choice", "unchanged_share": 0.5},
-            "A stream's pairs come as they are: set unchanged_share to 1",
+            "A stream's pairs come as they are; set unchanged_share to 1",
         ),
         ({"stream_shuffle_buffer": 5}, "stream_shuffle_buffer is for streams"),
-        ({"mirror_vertical": 1.5}, r"mirror_vertical is 1\.5: give a number between 0 and 1"),
+        ({"mirror_vertical": 1.5}, r"mirror_vertical is 1\.5; give a number between 0 and 1"),
         ({"modalities": "rgb", "backbone_weights_semantic": "x"}, "backbone_weights_semantic is given"),
-        ({"gradient_clamp": 0.0}, r"gradient_clamp is 0\.0: give a positive number or null"),
+        ({"gradient_clamp": 0.0}, r"gradient_clamp is 0\.0; give a positive number or null"),
         ({"encoder_learning_rate": -1.0}, r"encoder_learning_rate is -1\.0"),
     ],
 )

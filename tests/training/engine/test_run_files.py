@@ -116,8 +116,8 @@ def test_places_of_the_wrong_kind_are_refused_before_the_first_step(tmp_path):
     pytest.importorskip("tensorboard")
     files = ("checkpoints", "last", "tracker", run_files.PARTIAL_MODEL, run_files.COMPLETE_MODEL)
     folders = ("model.safetensors", "config.json", "recipe.yaml", "training_log.jsonl", "last/config.json")
-    cases = [(name, f"{name} is no folder, and training writes one there: move it") for name in files]
-    cases += [(name, f"{name} is a folder, and training writes a file there: move it") for name in folders]
+    cases = [(name, f"{name} is no folder, and training writes one there; move it") for name in files]
+    cases += [(name, f"{name} is a folder, and training writes a file there; move it") for name in folders]
     cases += [("last/model.safetensors", r"last holds model\.safetensors, which no training run wrote")]
     steps = []
     for name, message in cases:

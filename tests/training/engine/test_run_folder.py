@@ -145,14 +145,14 @@ def test_folders_that_cannot_be_a_runs_are_refused_and_left_alone(tmp_path):
     (tmp_path / "model" / "model.safetensors").write_text("x")
     other = str(tmp_path / "other" / "checkpoints" / "step-00000006")
     cases = [
-        ("done", {"resume": "never"}, r"done already holds a run \(its model\): continue .* overwrite=true"),
+        ("done", {"resume": "never"}, r"done already holds a run \(its model\); continue .* overwrite=true"),
         ("done", {}, r"done already holds a run that cannot be continued \(it kept no checkpoint\)"),
         ("done", {"resume": other}, r"done already holds a run \(its model\), and .*step-00000006 is of another"),
         ("spoilt", {}, r"spoilt already holds a run that cannot be continued \(its checkpoints are all incomplete"),
         ("spoilt", {"resume": "never"}, r"already holds a run \(its checkpoint step-00000006\)"),
         ("new", {"resume": str(optimizer.parent)}, r"step-00000006 is damaged: optimizer\.pt is not what was written"),
-        ("new", {"resume": str(tmp_path / "other")}, "is no complete checkpoint: .* It holds checkpoints: name one"),
-        ("file", {}, "output_dir .*file is a file: name a folder"),
+        ("new", {"resume": str(tmp_path / "other")}, "is no complete checkpoint: .* cut off; name one of those in it"),
+        ("file", {}, "output_dir .*file is a file; name a folder"),
         ("file/below", {}, "output_dir .*file/below cannot be written"),
         ("model", {}, r"model holds model\.safetensors, which no training run wrote"),
         ("model", {"resume": "never", "overwrite": True}, r"model holds model\.safetensors, which no training run"),

@@ -297,7 +297,7 @@ def test_max_grad_norm_and_clamp_reach_the_gradients(tmp_path):
 
 
 def test_errors_before_anything_is_trained(tmp_path):
-    with pytest.raises(RecipeError, match=r"global_batch_size 28 is no multiple of .* 8 x 1 .*: .* 7 would do"):
+    with pytest.raises(RecipeError, match=r"global_batch_size 28 is no multiple of .* 8 x 1 .*; .* 7 would do"):
         train(toy_recipe(tmp_path, global_batch_size=28, per_device_batch_size=8), ToyTask)
     with pytest.raises(RecipeError, match="tracker wandbb is not installed"):
         train(toy_recipe(tmp_path, tracker="wandbb"), ToyTask)
@@ -309,7 +309,7 @@ def test_errors_before_anything_is_trained(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(TrainingError, match=r"The loss is (nan|inf) at step 2: lower learning_rate"):
+    with pytest.raises(TrainingError, match=r"The loss is (nan|inf) at step 2; lower learning_rate"):
         train(toy_recipe(tmp_path, learning_rate=1e308), ToyTask)
 
 

@@ -71,7 +71,7 @@ def test_errors_go_to_other_processes_as_they_are_or_in_words(error, kind):
 
 
 def test_a_worker_that_dies_is_one_sentence():
-    with pytest.raises(TrainingError, match=r"A worker process was killed, .*: lower num_workers") as caught:
+    with pytest.raises(TrainingError, match=r"A worker process was killed, .*; lower num_workers") as caught:
         list(prepared(die, [0], 1))
     assert "\n" not in str(caught.value)
 

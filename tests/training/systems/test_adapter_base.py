@@ -124,7 +124,7 @@ def test_the_base_is_found_where_it_went(run, starts, tmp_path):
     assert torch.equal(logits(load_adapters(moved / "run")[0]), expected)  # side by side as before
     assert torch.equal(logits(load_adapters(moved / "run" / "last")[0]), expected)
     (moved / "base").rename(tmp_path / "base")
-    with pytest.raises(ValueError, match=r"belong to .*base, where no model is: say where it lies now \(--base\)"):
+    with pytest.raises(ValueError, match=r"belong to .*base, where no model is; say where it lies now \(--base\)"):
         load_adapters(moved / "run")
     assert torch.equal(logits(load_adapters(moved / "run", str(tmp_path / "base"))[0]), expected)
     AutoModel.from_pretrained(tmp_path / "base").save_pretrained(tmp_path / "sharded", max_shard_size="30KB")
@@ -140,7 +140,7 @@ def test_a_base_with_other_weights_is_refused(run):
     tensors = load_file(weights)
     tensors["lm_head.weight"][3, 3] += 1e-3
     save_file(tensors, weights, {"format": "pt"})
-    sentence = r"were trained on .*base, and the weights in .*base are others: say where those lie"
+    sentence = r"were trained on .*base, and the weights in .*base are others; say where those lie"
     with pytest.raises(ValueError, match=sentence):
         load_adapters(folder)
     with pytest.raises(ValueError, match=sentence):
@@ -158,7 +158,7 @@ def test_the_settings_are_those_of_the_training(run):
 def test_a_folder_of_adapters_is_no_whole_model(run, tmp_path):
     folder, _ = run
     for load in (AutoModel, ChangeCaptioner):
-        with pytest.raises(ValueError, match=r"^.*run holds adapters .* and no whole model: write one with `python"):
+        with pytest.raises(ValueError, match=r"^.*run holds adapters .* and no whole model; write one with `python"):
             load.from_pretrained(folder)
     merge_adapters(folder, tmp_path / "merged")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -230,7 +230,7 @@ DAMAGES = [
     ("processor_config.json", setting("num_image_tokens", 9), "num_image_tokens is 9 in one and 4 in the other"),
     (AdapterBase.NAME, cut, "adapter_base.json is damaged"),
     (AdapterBase.NAME, setting("weights", 3), "adapter_base.json is damaged"),
-    (AdapterBase.NAME, Path.unlink, r"adapter_base.json is missing, which says .*: name that model \(--base\)"),
+    (AdapterBase.NAME, Path.unlink, r"adapter_base.json is missing, which says .*; name that model \(--base\)"),
 ]
 
 

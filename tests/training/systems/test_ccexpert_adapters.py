@@ -120,19 +120,19 @@ def test_a_run_goes_on_with_the_very_prompt_and_the_very_weights_below_its_adapt
 def test_mistakes_are_one_sentence(pairs, start, trained, tmp_path):
     with pytest.raises(RecipeError, match="the language model has no such layers"):
         train_ccexpert(stage_recipe(pairs, start, tmp_path, lora_rank=2, lora_target_modules=["qq_proj"]))
-    with pytest.raises(RecipeError, match="quantization 4bit trains adapters: set lora_rank"):
+    with pytest.raises(RecipeError, match="quantization 4bit trains adapters; set lora_rank"):
         stage_recipe(pairs, start, tmp_path, quantization="4bit")
-    with pytest.raises(RecipeError, match=r"holds adapters: write a whole model with `python training/adapters\.py"):
+    with pytest.raises(RecipeError, match=r"holds adapters; write a whole model with `python training/adapters\.py"):
         train_ccexpert(stage_recipe(pairs, str(trained[1]), tmp_path))
     with pytest.raises(SystemExit, match=r"adapters\.py: .* holds no adapters"):
         main([start, str(tmp_path / "out")])
-    with pytest.raises(ValueError, match="holds the adapters: name another folder"):
+    with pytest.raises(ValueError, match="holds the adapters; name another folder"):
         merge_adapters(trained[1], trained[1])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_four_bits_need_bitsandbytes(pairs, start, tmp_path):
-    with pytest.raises(RecipeError, match="quantization 4bit needs bitsandbytes: `pip install bitsandbytes`"):
+    with pytest.raises(RecipeError, match="quantization 4bit needs bitsandbytes; run `pip install bitsandbytes`"):
         train_ccexpert(stage_recipe(pairs, start, tmp_path, quantization="4bit", lora_rank=2))
 
 

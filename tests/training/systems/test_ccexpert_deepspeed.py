@@ -67,7 +67,7 @@ def test_two_processes_equal_one_that_accumulates(pairs, start, tmp_path, zero):
     in_two(pairs, start, tmp_path / "changed", 5 - zero, **changes)
     assert distance(weights(tmp_path / "same"), weights(tmp_path / "two")) == 0
     assert distance(one, weights(tmp_path / "changed")) < 2e-5
-    with pytest.raises(checkpoints.CheckpointError, match="is of a run with FSDP or DeepSpeed: continue it so"):
+    with pytest.raises(checkpoints.CheckpointError, match="is of a run with FSDP or DeepSpeed; continue it so"):
         train_ccexpert(stage_recipe(pairs, start, tmp_path / "two", **{**changes, "max_steps": 6, "cpu": False}))
 
 

@@ -87,7 +87,7 @@ def test_two_processes_equal_one_that_accumulates(pairs, start, tmp_path, sharde
     given = {**changes, "data": pairs, "start": start, "output_dir": str(tmp_path / "two"), "sharded": sharded}
     if sharded:
         launch(WORKER, json.dumps({**given, "max_steps": 3}))
-        with pytest.raises(checkpoints.CheckpointError, match="is of a run with FSDP or DeepSpeed: continue it so"):
+        with pytest.raises(checkpoints.CheckpointError, match="is of a run with FSDP or DeepSpeed; continue it so"):
             train_double(stage_recipe(pairs, start, tmp_path / "two", **changes))
     launch(WORKER, json.dumps(given))
     assert distance(one, weights(tmp_path / "two")) < 1e-10
@@ -270,13 +270,13 @@ def test_mistakes_are_one_sentence(pairs, start, tmp_path):
         train_ccexpert(stage_recipe(pairs, start, tmp_path, per_device_batch_size=3))
     with pytest.raises(RecipeError, match="init_from is not given"):
         train_ccexpert(stage_recipe(pairs, None, tmp_path))
-    with pytest.raises(RecipeError, match="there is no such folder; has the stage before been run"):
+    with pytest.raises(RecipeError, match="there is no such folder; run the stage before, or name another"):
         train_ccexpert(stage_recipe(pairs, "./outputs/absent", tmp_path))
     with pytest.raises(RecipeError, match="num_integration_layers is 3 in the recipe and 1 in"):
         train_ccexpert(stage_recipe(pairs, start, tmp_path, num_integration_layers=3))
     with pytest.raises(RecipeError, match=r"size is 7b and init_from .* has a language model of hidden_size 32"):
         train_ccexpert(stage_recipe(pairs, start, tmp_path, size="7b"))
-    with pytest.raises(RecipeError, match="trained_parts has 'encoder': there are vision_tower, integration"):
+    with pytest.raises(RecipeError, match="trained_parts has 'encoder'; there are vision_tower, integration"):
         stage_recipe(pairs, start, tmp_path, trained_parts=["encoder"])
     with pytest.raises(ValueError, match=r"pair 'pair-\d+' has no change_mask, which the recipe needs; give one"):
         train_ccexpert(stage_recipe(pairs, start, tmp_path, change_mask_loss=1.0))

@@ -64,7 +64,7 @@ DAMAGES = [
     ("ours", setting(vision=7), {}, "cannot be read"),
     ("ours", setting(integration_ffn_dim=3), {}, "has missing or foreign weights, first integration"),
     ("ours", setting(image_token_id=3), {}, "the id of <image> is 383 in one and 3 in the other"),
-    ("ours", setting(model_type="mmodalcc"), {}, "is a mmodalcc: name a ccexpert"),
+    ("ours", setting(model_type="mmodalcc"), {}, "is a mmodalcc; name a ccexpert"),
     ("ours", setting(model_type="of_tomorrow"), {}, "cannot be read"),
     ("ours", setting(quantization_config={"quant_method": "bitsandbytes"}), {}, "was saved quantised"),
     ("llava", deleted("tokenizer.json", "tokenizer_config.json"), MODULE, "cannot be read"),
@@ -85,7 +85,7 @@ def test_a_damaged_start_is_one_sentence(number, starts, tmp_path):
 
 MISTAKES = [
     ("ours", {"init_revision": "v1"}, "init_revision v1 is of a checkpoint on the Hub and .* is a folder"),
-    ("ours/config.json", {}, r"config\.json is a file: name the folder"),
+    ("ours/config.json", {}, r"config\.json is a file; name the folder"),
     ("ours", {"prompt": "what changed?"}, "prompt is 'what changed"),
     ("ours", {"num_integration_layers": 3}, "num_integration_layers is 3 in the recipe and 1 in"),
     ("ours", {"max_length": 9}, "max_length is 9 and the prompt"),
@@ -96,7 +96,7 @@ MISTAKES = [
     (
         "llava",
         {"vision_levels": [1, 2], "integration": False, "trained_parts": ["integration"]},
-        "nothing would learn",
+        "has no module; name a part that is there",
     ),
     ("llava", {**MODULE, "attn_implementation": "flash_attention_2"}, "needs a GPU and `pip install flash-attn`"),
 ]
@@ -114,7 +114,7 @@ def test_neither_folder_nor_checkpoint(where, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(
-        RecipeError, match=f"init_from {where}: there is no such folder.*has the stage before been run"
+        RecipeError, match=f"init_from {where}: there is no such folder.*; run the stage before, or name another"
     ):
         begin(where)
 
@@ -122,7 +122,7 @@ def test_neither_folder_nor_checkpoint(where, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"lora_alpha": 8.0}, "lora_alpha is 8.0 and there are no adapters: set lora_rank, or leave lora_alpha out"),
+        ({"lora_alpha": 8.0}, "lora_alpha is 8.0 and there are no adapters; set lora_rank, or leave lora_alpha out"),
         ({"lora_dropout": 0.1}, "lora_dropout is 0.1 and there are no adapters"),
         ({"lora_target_modules": ["q_proj"]}, "there are no adapters"),
         ({"lora_rank": 2, "lora_alpha": 0.0}, "lora_alpha is 0, a scale with which adapters learn nothing"),

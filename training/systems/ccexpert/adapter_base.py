@@ -65,7 +65,7 @@ def find_base(base: AdapterBase, adapters: Path, given: str | None) -> tuple[str
         path = str(Path(given).expanduser())
         if not Path(path).is_dir() and (Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1):
             raise InputError(
-                f"there is no folder {path} to take for what the adapters in {adapters} were trained on: name one "
+                f"there is no folder {path} to take for what the adapters in {adapters} were trained on; name one "
                 "that is there."
             )
         commit = resolve_commit(path, base.commit if given == base.path else None)
@@ -80,13 +80,13 @@ def find_base(base: AdapterBase, adapters: Path, given: str | None) -> tuple[str
         places = [(path, None) for path in folders if (Path(path) / "config.json").is_file()]
         if not places:
             raise InputError(
-                f"the adapters in {adapters} belong to {name}, where no model is: say where it lies now (--base)."
+                f"the adapters in {adapters} belong to {name}, where no model is; say where it lies now (--base)."
             )
     for path, commit in places:
         if read_config(path, commit).model_type == base.kind and weights_digest(path, commit) == base.weights:
             return path, commit
     raise InputError(
-        f"the adapters in {adapters} were trained on {name}, and the weights in {places[0][0]} are others: say where "
+        f"the adapters in {adapters} were trained on {name}, and the weights in {places[0][0]} are others; say where "
         "those lie (--base)."
     )
 

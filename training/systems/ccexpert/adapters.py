@@ -57,7 +57,7 @@ def quantization(kind: str, compute_dtype: str) -> BitsAndBytesConfig | None:
     if kind == "none":
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise RecipeError("quantization 4bit needs bitsandbytes: `pip install bitsandbytes`, or set it to none.")
+        raise RecipeError("quantization 4bit needs bitsandbytes; run `pip install bitsandbytes`, or set it to none.")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -160,7 +160,7 @@ def merge_adapters(
     """
     folder, output = Path(folder).expanduser(), Path(output).expanduser()
     if output.resolve() == folder.resolve():
-        raise InputError(f"{output} holds the adapters: name another folder for the merged model.")
+        raise InputError(f"{output} holds the adapters; name another folder for the merged model.")
     record = AdapterBase.read(folder)
     named = [record.path] if record is not None and record.commit is None else []
     refuse_input_as_output(output, [folder, *named, *([] if base is None else [Path(base).expanduser()])])
@@ -186,7 +186,7 @@ def _load(
     elif base is None:
         raise InputError(
             f"{folder / AdapterBase.NAME} is missing, which says what the adapters were trained on "
-            f"({settings.base_model_name_or_path}?): name that model (--base)."
+            f"({settings.base_model_name_or_path}?); name that model (--base)."
         )
     else:
         logger.warning(
@@ -215,9 +215,9 @@ def _load(
 def _check_files(folder: Path) -> PeftConfig:
     """Check that a folder holds adapters that can be loaded, and nothing against them; give their settings."""
     if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder} holds no adapters ({CONFIG} is missing): name a run with lora_rank.")
+        raise InputError(f"{folder} holds no adapters ({CONFIG} is missing); name a run with lora_rank.")
     if (folder / "model.safetensors").is_file() or (folder / "model.safetensors.index.json").is_file():
-        raise InputError(f"{folder} holds a whole model and adapters ({CONFIG}), one left by an older run: remove it.")
+        raise InputError(f"{folder} holds a whole model and adapters ({CONFIG}), one left by an older run; remove it.")
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"{folder} holds no {WEIGHTS}: the adapters are incomplete; train them again.")
     with reading(f"adapters {folder}"):
@@ -227,7 +227,7 @@ def _check_files(folder: Path) -> PeftConfig:
         known = {field.name for field in dataclasses.fields(settings)}
         for name, value in json.loads((folder / CONFIG).read_text(encoding="utf-8")).items():
             if value and name not in known:  # peft would go on without it, with a warning
-                raise InputError(f"its {CONFIG} has {name}, which peft {peft.__version__} does not know: upgrade peft")
+                raise InputError(f"its {CONFIG} has {name}, which peft {peft.__version__} does not know; upgrade peft")
     return settings
 
 

@@ -159,28 +159,28 @@ class CCExpertRecipe(PairRecipe):
                               ("vision", "integration", "projector", "language")))  # fmt: skip
         self.require_share("lora_dropout")
         if not 0 <= self.changed_pixels_share <= 1:
-            raise RecipeError(f"changed_pixels_share is {self.changed_pixels_share}: give a share from 0 to 1.")
+            raise RecipeError(f"changed_pixels_share is {self.changed_pixels_share}; give a share from 0 to 1.")
         for name in self.trained_parts:
             if name not in PARTS:
-                raise RecipeError(f"trained_parts has {name!r}: there are {', '.join(PARTS)}.")
+                raise RecipeError(f"trained_parts has {name!r}; there are {', '.join(PARTS)}.")
         if not self.learning_parts:
-            raise RecipeError(f"trained_parts is {self.trained_parts}: with lora_rank name another of {PARTS}.")
+            raise RecipeError(f"trained_parts is {self.trained_parts}; with lora_rank name another of {PARTS}.")
         if self.label_smoothing:
-            raise RecipeError("CCExpert's loss has no label smoothing: set label_smoothing to 0.")
+            raise RecipeError("CCExpert's loss has no label smoothing; set label_smoothing to 0.")
         if self.streaming and self.captions == "flatten":
             raise RecipeError(
-                "captions flatten would put a pair's captions side by side in a stream: set captions to random_choice."
+                "captions flatten would put a pair's captions side by side in a stream; set captions to random_choice."
             )
         if self.captions_per_pair is not None and self.captions == "random_choice":
-            raise RecipeError("captions_per_pair is for captions flatten and together: set it to null.")
+            raise RecipeError("captions_per_pair is for captions flatten and together; set it to null.")
         if self.captions == "together":
             self._validate_together()
         if self.change_mask_loss and self.integration is False:
-            raise RecipeError("change_mask_loss needs the module's change features: set it to 0, or integration true.")
+            raise RecipeError("change_mask_loss needs the module's change features; set it to 0, or integration true.")
         if self.quantization == "4bit" and self.lora_rank is None:
-            raise RecipeError("quantization 4bit trains adapters: set lora_rank, or quantization to none.")
+            raise RecipeError("quantization 4bit trains adapters; set lora_rank, or quantization to none.")
         if self.lora_rank is not None and "language_model" not in self.trained_parts:
-            raise RecipeError("lora_rank adapts the language model: name it in trained_parts, or set lora_rank null.")
+            raise RecipeError("lora_rank adapts the language model; name it in trained_parts, or set lora_rank null.")
         self._validate_adapters()
 
     def _validate_adapters(self) -> None:
@@ -191,24 +191,24 @@ class CCExpertRecipe(PairRecipe):
                 default = item.default if item.default_factory is MISSING else item.default_factory()
                 if item.name.startswith("lora_") and given != default:
                     raise RecipeError(
-                        f"{item.name} is {given} and there are no adapters: set lora_rank, or leave {item.name} out."
+                        f"{item.name} is {given} and there are no adapters; set lora_rank, or leave {item.name} out."
                     )
             return
         if not self.lora_target_modules:
-            raise RecipeError("lora_target_modules is empty: name layers of the language model.")
+            raise RecipeError("lora_target_modules is empty; name layers of the language model.")
         if self.lora_alpha == 0:
-            raise RecipeError("lora_alpha is 0, a scale with which adapters learn nothing: give a number above 0.")
+            raise RecipeError("lora_alpha is 0, a scale with which adapters learn nothing; give a number above 0.")
 
     def _validate_together(self) -> None:
         """Check what captions that share a prompt cannot go with."""
         if self.captions_per_pair is None:
-            raise RecipeError("captions is together: say by captions_per_pair how many of each pair.")
+            raise RecipeError("captions is together; say by captions_per_pair how many of each pair.")
         if self.attn_implementation == "flash_attention_2":
-            raise RecipeError("captions together need a mask that flash_attention_2 does not know: choose sdpa.")
+            raise RecipeError("captions together need a mask that flash_attention_2 does not know; choose sdpa.")
         if self.label_policy == "release":
-            raise RecipeError("With captions together the prompt is there once: set label_policy to assistant.")
+            raise RecipeError("With captions together the prompt is there once; set label_policy to assistant.")
         if self.streaming:
-            raise RecipeError("captions together are for data that does not stream: set streaming to false.")
+            raise RecipeError("captions together are for data that does not stream; set streaming to false.")
 
 
 @dataclass

@@ -63,7 +63,7 @@ class PromptedBatchMaker(SampleMaker):
         self.prompt_length = len(processor(text=[None], return_tensors=None)["input_ids"][0])
         if max_length is not None and max_length <= self.prompt_length:
             raise RecipeError(
-                f"max_length is {max_length} and the prompt with its images makes {self.prompt_length} tokens: "
+                f"max_length is {max_length} and the prompt with its images makes {self.prompt_length} tokens; "
                 "raise it."
             )
 
@@ -85,7 +85,7 @@ class PromptedBatchMaker(SampleMaker):
         """
         counts = {len(texts) for texts in captions}
         if len(counts) != 1:
-            raise InputError(f"The samples have {sorted(counts)} captions: give as many for each.")
+            raise InputError(f"The samples have {sorted(counts)} captions; give as many for each.")
         images, changes = pixels.images, pixels.changes
         maps = None
         if changes is not None:  # (n, 1, 1, H, W) -> (n, 2, 1, H, W): augmentation moves the maps of two dates
@@ -253,6 +253,6 @@ def prompted_samples(
         return ChosenSamples(pixels, captions, maker)
     if policy == "together":
         if captions_per_pair is None:
-            raise RecipeError("captions is together: say by captions_per_pair how many of each pair.")
+            raise RecipeError("captions is together; say by captions_per_pair how many of each pair.")
         return ChosenSamples(pixels, captions, maker, captions_per_pair)
-    raise RecipeError(f"captions is {policy!r}: there are {', '.join(CAPTION_POLICIES)}.")
+    raise RecipeError(f"captions is {policy!r}; there are {', '.join(CAPTION_POLICIES)}.")

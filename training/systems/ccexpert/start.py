@@ -56,27 +56,27 @@ def start_path(recipe: CCExpertRecipe) -> str:
     """
     where = recipe.init_from
     if where is None:
-        raise StartMissing("init_from is not given: name a CCExpert, a LLaVA-OneVision or a LLaVA-1.5 to start from.")
+        raise StartMissing("init_from is not given; name a CCExpert, a LLaVA-OneVision or a LLaVA-1.5 to start from.")
     folder = Path(where).expanduser()
     if folder.is_file():
-        raise RecipeError(f"init_from {where} is a file: name the folder that it lies in.")
+        raise RecipeError(f"init_from {where} is a file; name the folder that it lies in.")
     if not folder.is_dir():
         if folder.is_absolute() or where.startswith((".", "~")) or where.count("/") > 1:
-            raise StartMissing(f"init_from {where}: there is no such folder; has the stage before been run?")
+            raise StartMissing(f"init_from {where}: there is no such folder; run the stage before, or name another.")
         return where
     if recipe.init_revision is not None:
         raise RecipeError(
-            f"init_revision {recipe.init_revision} is of a checkpoint on the Hub and init_from {where} is a folder: "
+            f"init_revision {recipe.init_revision} is of a checkpoint on the Hub and init_from {where} is a folder; "
             "set init_revision to null."
         )
     if recipe.init_weights == "last" and (folder / LAST / "config.json").is_file():
         folder = folder / LAST
     if (folder / "adapter_config.json").is_file():
         raise RecipeError(
-            f"init_from {folder} holds adapters: write a whole model with `python training/adapters.py {folder} OUT`."
+            f"init_from {folder} holds adapters; write a whole model with `python training/adapters.py {folder} OUT`."
         )
     if not (folder / "config.json").is_file():
-        raise StartMissing(f"init_from {folder} holds no checkpoint (config.json is missing): name a finished run.")
+        raise StartMissing(f"init_from {folder} holds no checkpoint (config.json is missing); name a finished run.")
     return str(folder)
 
 
@@ -97,21 +97,23 @@ def find_start(recipe: CCExpertRecipe) -> Start:
         for name, value in recipe.module_settings.items():
             if getattr(config, name) != value:
                 raise RecipeError(
-                    f"{name} is {value} in the recipe and {getattr(config, name)} in {path}: set it to null, or start "
+                    f"{name} is {value} in the recipe and {getattr(config, name)} in {path}; set it to null, or start "
                     "from a LLaVA."
                 )
     idle = [name for name in MODULE_SETTINGS if not config.integration and getattr(recipe, name) is not None]
     if idle:
-        raise RecipeError(f"{idle[0]} is of the module, which {path} is trained without: set it to null.")
+        raise RecipeError(f"{idle[0]} is of the module, which {path} is trained without; set it to null.")
     if not config.integration and not set(recipe.learning_parts) - {"integration"}:
-        raise RecipeError(f"trained_parts is {recipe.trained_parts} and {path} has no module: nothing would learn.")
+        raise RecipeError(
+            f"trained_parts is {recipe.trained_parts} and {path} has no module; name a part that is there."
+        )
     if recipe.size is not None:
         wanted, found = qwen2_config(recipe.size), config.text
         for name in ("hidden_size", "num_hidden_layers", "intermediate_size"):
             if getattr(found, name, None) != getattr(wanted, name):
                 raise RecipeError(
                     f"size is {recipe.size} and init_from {path} has a language model of {name} "
-                    f"{getattr(found, name, None)}, not {getattr(wanted, name)}: set size to null or to its own."
+                    f"{getattr(found, name, None)}, not {getattr(wanted, name)}; set size to null or to its own."
                 )
     return Start(path, commit, source.model_type, config)
 
@@ -149,13 +151,13 @@ def start_processor(start: Start, recipe: CCExpertRecipe) -> CCExpertProcessor:
     if start.kind == "ccexpert":
         if start.commit is None and not (Path(start.path) / "processor_config.json").is_file():
             raise RecipeError(
-                f"init_from {start.path} holds no processor (processor_config.json is missing): save it there, too."
+                f"init_from {start.path} holds no processor (processor_config.json is missing); save it there, too."
             )
         with reading(f"checkpoint {start.path}"):
             processor = CCExpertProcessor.from_pretrained(start.path, revision=start.commit or "main")
         if recipe.prompt is not None and recipe.prompt.count(IMAGE_TOKEN) != 2:
             raise RecipeError(
-                f"prompt is {recipe.prompt!r}: it must have exactly two {IMAGE_TOKEN}, before and after."
+                f"prompt is {recipe.prompt!r}; it must have exactly two {IMAGE_TOKEN}, before and after."
             )
         for name, value in settings.items():
             setattr(processor, name, value)
@@ -188,7 +190,7 @@ def check_processor(processor: CCExpertProcessor, start: Start) -> None:
         if len(processor.tokenizer) > config.text.vocab_size:
             raise RecipeError(
                 f"the tokenizer in {start.path} has {len(processor.tokenizer)} words and the model there "
-                f"{config.text.vocab_size}: put the model's own processor there."
+                f"{config.text.vocab_size}; put the model's own processor there."
             )
     for name, found, wanted in facts:
         if found != wanted:
@@ -225,7 +227,7 @@ def load_model(
     config = copy.deepcopy(start.config)
     if attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
         raise RecipeError(
-            "attn_implementation flash_attention_2 needs a GPU and `pip install flash-attn`: do so, or choose sdpa."
+            "attn_implementation flash_attention_2 needs a GPU and `pip install flash-attn`; do so, or choose sdpa."
         )
     model: Any = CCExpertForConditionalGeneration
     if start.kind == "ccexpert":
@@ -243,7 +245,7 @@ def load_model(
             [*info["missing_keys"], *info["unexpected_keys"], *(key[0] for key in info["mismatched_keys"])]
         )
         if absent:
-            raise RecipeError(f"init_from {path} has missing or foreign weights, first {absent[0]}: give a whole one.")
+            raise RecipeError(f"init_from {path} has missing or foreign weights, first {absent[0]}; give a whole one.")
         return loaded
     config.text.vocab_size = read_config(path, start.commit).text_config.vocab_size
     load = model.from_llava_onevision if start.kind == "llava_onevision" else model.from_llava
@@ -277,8 +279,8 @@ def resolve_commit(path: str, revision: str | None) -> str | None:
     except RecipeError as error:
         reason = " ".join(str(error.__cause__).split())[:200].rstrip(".")
         raise StartMissing(
-            f"init_from {path}: there is no such folder, and on the Hub it cannot be found now ({reason}); has the "
-            "stage before been run?"
+            f"init_from {path}: there is no such folder, and on the Hub it cannot be found now ({reason}); run the "
+            "stage before, or name another."
         ) from error
     assert found is not None  # it raises otherwise
     return Path(found).parent.name  # the cache keeps the files of a commit in a folder of its name
@@ -293,7 +295,7 @@ def read_config(path: str, commit: str | None) -> Any:
     with reading(f"checkpoint {path}"):
         source: Any = AutoConfig.from_pretrained(path, revision=commit)
     if source.model_type not in ("ccexpert", *_LLAVA):
-        raise RecipeError(f"init_from {path} is a {source.model_type}: name a ccexpert, llava_onevision or llava.")
+        raise RecipeError(f"init_from {path} is a {source.model_type}; name a ccexpert, llava_onevision or llava.")
     if getattr(source, "quantization_config", None) is not None:
-        raise RecipeError(f"init_from {path} was saved quantised: name the model that it was made of.")
+        raise RecipeError(f"init_from {path} was saved quantised; name the model that it was made of.")
     return source

@@ -83,7 +83,7 @@ class CCExpertTask(PairTask):
         """
         recipe = self.recipe
         if recipe.captions == "together" and self.processor.label_policy == "release":
-            raise RecipeError("label_policy of init_from is release: set it to assistant for captions together.")
+            raise RecipeError("label_policy of init_from is release; set it to assistant for captions together.")
         self.maker = PromptedBatchMaker(
             self.processor, recipe.seed, recipe.augmentation, recipe.max_length, recipe.changed_pixels_share
         )

@@ -24,7 +24,7 @@ def make_plan(recipe: MModalCCRecipe, options: PlanOptions | None = None) -> Pla
     options = options or PlanOptions()
     recipe.accumulation_steps(options.devices)  # refuses before anything is read
     if recipe.train_data is None and recipe.tokenizer is None:
-        raise RecipeError("train_data is not given, and its words give the model its size: name it, or a tokenizer.")
+        raise RecipeError("train_data is not given, and its words give the model its size; name it, or a tokenizer.")
     task = _PlannedTask(recipe)
     captions = task.some_captions()
     rows = task.tokenizer(captions, add_special_tokens=False)["input_ids"] if captions else [[]]

@@ -123,23 +123,23 @@ class MModalCCRecipe(PairRecipe):
         for name in ("encoder_learning_rate", "enhancement_learning_rate", "decoder_learning_rate"):
             self.require_at_least(0, name)
         if self.gradient_clamp is not None and not self.gradient_clamp > 0:
-            raise RecipeError(f"gradient_clamp is {self.gradient_clamp}: give a positive number or null.")
+            raise RecipeError(f"gradient_clamp is {self.gradient_clamp}; give a positive number or null.")
         if not 0 <= self.semantic_dropout <= 1:
-            raise RecipeError(f"semantic_dropout is {self.semantic_dropout}: give a number between 0 and 1.")
+            raise RecipeError(f"semantic_dropout is {self.semantic_dropout}; give a number between 0 and 1.")
         if not 0 <= self.changed_coverage_share <= 1:
-            raise RecipeError(f"changed_coverage_share is {self.changed_coverage_share}: give a number from 0 to 1.")
+            raise RecipeError(f"changed_coverage_share is {self.changed_coverage_share}; give a number from 0 to 1.")
         if self.coverage and (self.semantic_coverage != "full" or self.modalities == "rgb"):
             raise RecipeError(
-                "changed_coverage_epochs and _share need whole maps: set semantic_coverage to full and modalities to "
+                "changed_coverage_epochs and _share need whole maps; set semantic_coverage to full and modalities to "
                 "rgb_semantic, or both of them to 0."
             )
         if self.semantic_dropout and not self.semantics_optional:
-            raise RecipeError("semantic_dropout leaves maps out: set semantics_optional to true, or the dropout to 0.")
+            raise RecipeError("semantic_dropout leaves maps out; set semantics_optional to true, or the dropout to 0.")
         if self.backbone_weights_semantic is not None and self.modalities == "rgb":
-            raise RecipeError("backbone_weights_semantic is given, but modalities is rgb: set it to null.")
+            raise RecipeError("backbone_weights_semantic is given, but modalities is rgb; set it to null.")
         if self.streaming and self.captions == "flatten":
             raise RecipeError(
-                "captions flatten would put a pair's captions side by side in a stream: set captions to random_choice."
+                "captions flatten would put a pair's captions side by side in a stream; set captions to random_choice."
             )
 
     def model_config(self, vocab_size: int, pad: int, start: int, end: int) -> MModalCCConfig:

@@ -139,7 +139,7 @@ class MModalCCTask(PairTask):
         missing = [name for name in MAPS if name not in (dataset.column_names or MAPS)]
         if maps and missing and not recipe.semantics_optional:
             raise RecipeError(
-                f"{where} has no column {missing[0]}: set modalities to rgb, or semantics_optional to true."
+                f"{where} has no column {missing[0]}; set modalities to rgb, or semantics_optional to true."
             )
         masks = training and bool(recipe.coverage)
         return PixelReader(self.processor.image_processor, maps, recipe.semantics_optional, where, masks)
@@ -164,7 +164,7 @@ class MModalCCTask(PairTask):
             tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
         for name in ("pad_token", "bos_token", "eos_token"):
             if getattr(tokenizer, name) is None:
-                raise RecipeError(f"tokenizer {recipe.tokenizer} has no {name}: `rscc data vocabulary` makes one.")
+                raise RecipeError(f"tokenizer {recipe.tokenizer} has no {name}; `rscc data vocabulary` makes one.")
         return tokenizer
 
     def _vocabulary_captions(self) -> Iterable[str]:
@@ -179,7 +179,7 @@ class MModalCCTask(PairTask):
         recipe = self.recipe
         if recipe.normalize_images and recipe.num_channels != 3:
             raise RecipeError(
-                f"normalize_images uses ImageNet's three channels and num_channels is {recipe.num_channels}: set "
+                f"normalize_images uses ImageNet's three channels and num_channels is {recipe.num_channels}; set "
                 "normalize_images to false."
             )
         processor: Any = MModalCCImageProcessor  # its settings are keywords that no signature lists

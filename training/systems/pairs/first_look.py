@@ -51,12 +51,12 @@ def check_references(
     of_all = f"of {len(pair_ids)} validation pairs"
     if captionless.count:
         raise InputError(
-            f"{where}: {captionless.count} {of_all} have no captions ({captionless}): leave them out, or set "
+            f"{where}: {captionless.count} {of_all} have no captions ({captionless}); leave them out, or set "
             "eval_unit to never."
         )
     if unmarked.count:
         raise InputError(
-            f"{where}: changed is null for {unmarked.count} {of_all} ({unmarked}): write true or false, as the "
+            f"{where}: changed is null for {unmarked.count} {of_all} ({unmarked}); write true or false, as the "
             "accuracy on changed and unchanged pairs needs it, or set eval_unit to never."
         )
     try:
@@ -78,7 +78,7 @@ def check_changed(pair_ids: Sequence[str], changed: Sequence[bool | None], where
     if unmarked.count:
         raise InputError(
             f"{where}: changed is null for {unmarked.count} of {len(pair_ids)} training pairs ({unmarked}), and "
-            "unchanged_share needs it: write true or false, or set unchanged_share to 1."
+            "unchanged_share needs it; write true or false, or set unchanged_share to 1."
         )
 
 

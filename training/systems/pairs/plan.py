@@ -157,12 +157,14 @@ def take_plan_options(arguments: Sequence[str]) -> tuple[PlanOptions | None, lis
         raise RecipeError(f"{error}.") from error
     if not given.plan:
         if given.devices is not None or given.tflops is not None:
-            raise RecipeError("--devices and --tflops are for --plan: a run's processes are the launcher's.")
+            raise RecipeError(
+                "--devices and --tflops are for --plan; leave them out, a run's processes are the launcher's."
+            )
         return None, remaining
     devices = int(os.environ.get("WORLD_SIZE", 1)) if given.devices is None else given.devices
     tflops = PlanOptions.tflops if given.tflops is None else given.tflops
     if devices < 1 or not tflops > 0:
-        raise RecipeError(f"--devices {devices} --tflops {tflops}: give numbers above 0.")
+        raise RecipeError(f"--devices {devices} --tflops {tflops}; give numbers above 0.")
     return PlanOptions(devices, tflops), remaining
 
 

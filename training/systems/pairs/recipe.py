@@ -57,16 +57,16 @@ class PairRecipe(LoopRecipe):
         self.require_at_least(0, "stream_shuffle_buffer")
         for name in ("mirror_horizontal", "mirror_vertical", "rotate", "colour_jitter", "jitter_independent"):
             if not 0 <= getattr(self, name) <= 1:
-                raise RecipeError(f"{name} is {getattr(self, name)}: give a number between 0 and 1.")
+                raise RecipeError(f"{name} is {getattr(self, name)}; give a number between 0 and 1.")
         try:
             checked_range(self.value_range)
         except ValueError as error:
             raise RecipeError(str(error)) from error
         if not 0 < self.unchanged_share <= 1:
-            raise RecipeError(f"unchanged_share is {self.unchanged_share}: give a share above 0, at most 1.")
+            raise RecipeError(f"unchanged_share is {self.unchanged_share}; give a share above 0, at most 1.")
         if self.streaming and self.unchanged_share < 1:
-            raise RecipeError("A stream's pairs come as they are: set unchanged_share to 1, or streaming to false.")
+            raise RecipeError("A stream's pairs come as they are; set unchanged_share to 1, or streaming to false.")
         if self.streaming and self.cache != "none":
-            raise RecipeError("A stream cannot be kept in memory: set cache to none, or streaming to false.")
+            raise RecipeError("A stream cannot be kept in memory; set cache to none, or streaming to false.")
         if self.stream_shuffle_buffer and not self.streaming:
-            raise RecipeError("stream_shuffle_buffer is for streams: set streaming to true, or the buffer to 0.")
+            raise RecipeError("stream_shuffle_buffer is for streams; set streaming to true, or the buffer to 0.")

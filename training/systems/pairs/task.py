@@ -74,7 +74,7 @@ class PairTask(Task):
             one_file = Path(str(where)).expanduser().is_file()  # which is whatever split is asked for
             if where == recipe.train_data and (one_file or recipe.validation_split == recipe.train_split):
                 logger.warning(
-                    "The validation pairs are the training pairs (%s): set validation_data or validation_split.", where
+                    "The validation pairs are the training pairs (%s); set validation_data or validation_split.", where
                 )
             validation = validation.select(spread(len(validation), recipe.max_validation_pairs))
             first_look.check_references(
@@ -211,7 +211,7 @@ class PairTask(Task):
 
     def _load(self, where: str | None, split: str, streaming: bool, key: str) -> Any:
         if where is None:
-            raise RecipeError(f"{key} is not given: name a folder or Hub id of pairs.")
+            raise RecipeError(f"{key} is not given; name a folder or Hub id of pairs.")
         revision = self.data_revision_of(where)
         return load_pairs(where, split, streaming=streaming, revision=revision, **self.load_options)
 

@@ -32,11 +32,11 @@ class ValidationPairs:
 
     def __post_init__(self) -> None:
         if not self.pair_ids:
-            raise InputError("The validation split is empty: name another one, or set eval_unit to never.")
+            raise InputError("The validation split is empty; name another one, or set eval_unit to never.")
         seen: set[str] = set()
         for pair_id in self.pair_ids:
             if pair_id in seen:
-                raise InputError(f"The validation split has pair {pair_id!r} twice: every pair_id must be unique.")
+                raise InputError(f"The validation split has pair {pair_id!r} twice; give every pair its own name.")
             seen.add(pair_id)
 
 
@@ -71,7 +71,8 @@ class Validator:
             try:  # now instead of after an epoch
                 find_java()
             except MeteorError as error:
-                raise RecipeError(f"metric_for_best is s_m. {error} Or set metric_for_best to bleu_4.") from error
+                sentence = str(error).rstrip(".")
+                raise RecipeError(f"metric_for_best is s_m: {sentence}, or set metric_for_best to bleu_4.") from error
         self.meteor = Meteor() if meteor else None
 
     def __call__(self, backend: Backend) -> dict[str, float]:
