@@ -60,10 +60,10 @@ def refuse_adapters(path_or_id: Any, options: Mapping[str, Any]) -> None:
     whole = any(cached_file(path, name, **where, **quiet) is not None for name in _WHOLE)
     if whole:
         raise ValueError(
-            f"{path} holds a whole model and adapters (adapter_config.json), one left by an older run: remove it."
+            f"{path} holds a whole model and adapters (adapter_config.json), one left by an older run; remove it."
         )
     raise ValueError(
-        f"{path} holds adapters (adapter_config.json) and no whole model: write one with `python training/adapters.py "
+        f"{path} holds adapters (adapter_config.json) and no whole model; write one with `python training/adapters.py "
         f"{path} OUT`, or load them with `load_adapters`."
     )
 

@@ -198,7 +198,7 @@ class CCExpertConfig(PreTrainedConfig):
             raise ValueError(f"vision_levels={levels} must be one or more ascending, different indices.")
         if levels[0] < 0:
             raise ValueError(
-                f"vision_levels={levels} must be absolute: write level {levels[0]} of a tower of {layers} layers as "
+                f"vision_levels={levels} must be absolute; write level {levels[0]} of a tower of {layers} layers as "
                 f"{levels[0] + layers + 1}."
             )
         if levels[-1] > layers:

@@ -68,7 +68,7 @@ def load_llava(cls: Any, path_or_id: str | os.PathLike, kind: str, options: Mapp
     others = {name: value for name, value in options.items() if name not in _OURS}
     given = [name for name, value in fields.items() if value is not None]
     if given and others.get("config") is not None:
-        raise ValueError(f"config is given and {', '.join(given)} beside it: set {' and '.join(given)} in config.")
+        raise ValueError(f"config is given and {', '.join(given)} beside it; set {' and '.join(given)} in config.")
     source = AutoConfig.from_pretrained(path, **{name: others[name] for name in _HUB if name in others})
     if source.model_type != kind:
         raise ValueError(f"{path} has model_type={source.model_type!r}; give a {_KINDS[kind]} checkpoint ({kind!r}).")

@@ -262,9 +262,9 @@ class MModalCCForConditionalGeneration(MModalCCPreTrainedModel, GenerationMixin)
         if decoder_input_ids is None:
             if labels is None:
                 raise ValueError(
-                    "decoder_input_ids and labels are both missing; give one of them. (transformers' Trainer keeps "
-                    "the labels to itself with label_smoothing_factor or compute_loss_func: leave both out, or make "
-                    "decoder_input_ids of the labels with prepare_decoder_input_ids_from_labels.)"
+                    "decoder_input_ids and labels are both missing (transformers' Trainer keeps the labels to itself "
+                    "with label_smoothing_factor or compute_loss_func); give one of them, or make decoder_input_ids "
+                    "of the labels with prepare_decoder_input_ids_from_labels."
                 )
             decoder_input_ids = shift_right(labels, start, pad)
         if encoder_outputs is None:

@@ -469,7 +469,7 @@ class MModalCCEncoder(nn.Module):
             present = None
         if present is not None and not self.config.semantics_optional:
             raise ValueError(
-                "semantic_values are missing for at least one pair: give maps for every pair, "
+                "semantic_values are missing for at least one pair; give maps for every pair, "
                 "or use a model with semantics_optional=True."
             )
         if semantic_values is None:

@@ -64,13 +64,13 @@ def open_image(file: Any, error: Error) -> Image.Image:
     except UnidentifiedImageError as err:
         if _head(file)[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             raise error(
-                "is a TIFF with another number of bands or of bits than Pillow reads: give it as a numpy array"
+                "is a TIFF with another number of bands or of bits than Pillow reads; give it as a numpy array"
             ) from err
-        raise error(f"is not an image in a format that is read here ({', '.join(FORMATS)})") from err
+        raise error(f"is not an image in a format that is read here; give one of {', '.join(FORMATS)}") from err
     except Image.DecompressionBombError as err:
-        raise error(f"is larger than Pillow's own limit ({first_line(err)})") from err
+        raise error(f"is larger than Pillow's own limit ({first_line(err)}); give a smaller image") from err
     except READ_ERRORS as err:
-        raise error(f"cannot be read ({first_line(err)})") from err
+        raise error(f"cannot be read ({first_line(err)}); give a whole file") from err
 
 
 def open_page(file: Any, error: Error) -> tuple[Image.Image, str | None]:
@@ -95,14 +95,14 @@ def open_page(file: Any, error: Error) -> tuple[Image.Image, str | None]:
         with image:
             chosen, note = _choose_page(image)
     except READ_ERRORS as err:
-        raise error(f"is truncated or damaged ({first_line(err)})") from err
+        raise error(f"is truncated or damaged ({first_line(err)}); give a whole file") from err
     image = open_image(file, error)  # anew, for Pillow cannot load a page of some kinds after having seen others
     try:
         if chosen:
             image.seek(chosen)
     except READ_ERRORS as err:
         image.close()
-        raise error(f"is truncated or damaged ({first_line(err)})") from err
+        raise error(f"is truncated or damaged ({first_line(err)}); give a whole file") from err
     return image, note
 
 
@@ -154,11 +154,11 @@ def pixels_of(image: Image.Image, num_channels: int, error: Error) -> Pixels:
         apart = 16 in tuple(tags.get(_BITS, ())) and tags.get(_PLANES, 1) == 2
         if apart and not image.mode.startswith("I") and any(codec != "libtiff" for codec, _ in tiles):
             raise error(
-                "is a 16-bit TIFF with a plane for each colour, which Pillow misreads: save it with its colours "
+                "is a 16-bit TIFF with a plane for each colour, which Pillow misreads; save it with its colours "
                 "interleaved (INTERLEAVE=PIXEL), or give it as a numpy array"
             )
         if tags.get(_PHOTOMETRIC) == 0 and image.mode in ("I;16", "I;16B", "I", "F"):
-            raise error("is a TIFF whose zero is white in more than 8 bits: save it with zero as black")
+            raise error("is a TIFF whose zero is white in more than 8 bits; save it with zero as black")
     try:
         high_bytes_only = ";16" in raw and image.mode not in ("I", "I;16", "I;16L", "I;16B", "I;16N")
         twin = _low_bytes(image) if high_bytes_only else None
@@ -173,11 +173,11 @@ def pixels_of(image: Image.Image, num_channels: int, error: Error) -> Pixels:
             low = _as_array(twin, num_channels) if whole and twin is not None else array
             return Pixels(array * 256 + low, "uint16", whole=whole)
     except Image.DecompressionBombError as err:
-        raise error(f"is larger than Pillow's own limit ({first_line(err)})") from err
+        raise error(f"is larger than Pillow's own limit ({first_line(err)}); give a smaller image") from err
     except READ_ERRORS as err:
-        raise error(f"is truncated or damaged ({first_line(err)})") from err
+        raise error(f"is truncated or damaged ({first_line(err)}); give a whole file") from err
     if image.mode == "LAB":
-        raise error("is in the LAB colour space: convert it to RGB")
+        raise error("is in the LAB colour space; convert it to RGB")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if depth is not None:
         return _pixels_of_jpeg2000(array, *depth, error)
@@ -307,7 +307,7 @@ def _pixels_of_jpeg2000(array: np.ndarray, bits: int, signed: bool, error: Error
     """
     if bits > 8 * array.dtype.itemsize:
         raise error(
-            f"is a JPEG 2000 file of {bits} bits{' and several bands' if array.ndim > 2 else ''}, which Pillow cuts: "
+            f"is a JPEG 2000 file of {bits} bits{' and several bands' if array.ndim > 2 else ''}, which Pillow cuts; "
             "save it as a TIFF or PNG, or give it as a numpy array"
         )
     if array.dtype != np.uint16:

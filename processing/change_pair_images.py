@@ -51,8 +51,8 @@ class PairError(ValueError):
 
     @classmethod
     def of(cls, pair: str | int, words: str, file: str | None = None) -> "PairError":
-        """Make the error that says `words` of a pair."""
-        return cls(f"Pair {repr(pair) if isinstance(pair, str) else pair}: {words}", pair, file)
+        """Make the error that says `words`, a sentence without its full stop, of a pair."""
+        return cls(f"Pair {repr(pair) if isinstance(pair, str) else pair}: {words}.", pair, file)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # so that it crosses the border of a data loader's worker with its attributes
@@ -189,8 +189,8 @@ class ImageSource:
             found = path.stat()
         except FileNotFoundError:
             was_address = isinstance(self.value, Path) and path.parts[:1] in (("https:",), ("http:",))
-            hint = " (a Path takes a slash out of an address: give it as a string)" if was_address else ""
-            raise self.error(f"does not exist{hint}") from None
+            hint = " (a Path takes a slash out of an address; give it as a string)" if was_address else ""
+            raise self.error(f"does not exist{hint}; give the path of a file that does") from None
         except (OSError, ValueError) as err:
             reason = getattr(err, "strerror", None) or first_line(err)
             raise self.error(f"is no path that can be opened ({reason}); give the path of an image file") from err

@@ -47,7 +47,7 @@ class PairReader:
     def __init__(self, settings: dict[str, Any], allow_web: bool = False):
         size = settings["size"]
         if size is None or not (size.height and size.width):
-            raise ValueError('size must be {"height": ..., "width": ...}; give both')
+            raise ValueError('size must be {"height": ..., "width": ...}; give both.')
         self.size: tuple[int, int] | None = (size.height, size.width) if settings["do_resize"] else None
         self.keep_float = not settings["do_rescale"]
         self.settings = settings
@@ -68,7 +68,7 @@ class PairReader:
             if semantic_values is not None and pixel_values.shape[-2:] != semantic_values.shape[-2:]:
                 raise ValueError(
                     f"semantic_maps are {tuple(semantic_values.shape)} for images {tuple(pixel_values.shape)}; give "
-                    "maps of their size"
+                    "maps of their size."
                 )
             return PairPixels(pixel_values, semantic_values, torch.full((count,), maps_given), self.notes)
 
@@ -123,12 +123,12 @@ class PairReader:
 
     def _check_counts(self, pairs: int, maps: int | None, pair_ids: Sequence[str] | None) -> None:
         if pairs == 0:
-            raise ValueError("images is empty; give at least one pair [before, after]")
+            raise ValueError("images is empty; give at least one pair [before, after].")
         if maps is not None and maps != pairs:
-            raise ValueError(f"semantic_maps has {maps} pairs for {pairs} pairs of images; use None where maps lack")
+            raise ValueError(f"semantic_maps has {maps} pairs for {pairs} pairs of images; use None where maps lack.")
         if pair_ids is not None and (isinstance(pair_ids, str) or len(pair_ids) != pairs):
             given = "one string" if isinstance(pair_ids, str) else f"{len(pair_ids)} ids"
-            raise ValueError(f"pair_ids has {given} for {pairs} pairs; give a list with one for each")
+            raise ValueError(f"pair_ids has {given} for {pairs} pairs; give a list with one for each.")
 
     def _read_pair(
         self, pair: Any, name: str | int, semantic: bool, original: tuple[int, int] | None
@@ -225,11 +225,11 @@ def _as_pairs(batch: Any, name: str, expected: int | None = None) -> list[Any]:
             return list(batch)
         if batch.ndim == 4 and batch.shape[0] == 2:
             return [batch]
-        raise ValueError(f"{name} has shape {tuple(batch.shape)}; give (batch, 2, C, H, W) or (2, C, H, W)")
+        raise ValueError(f"{name} has shape {tuple(batch.shape)}; give (batch, 2, C, H, W) or (2, C, H, W).")
     if _is_collection(batch):
         batch = list(batch)
     if not isinstance(batch, list | tuple):
-        raise ValueError(f"{name} is a {type(batch).__name__}; give a list of pairs [[before, after], ...]")
+        raise ValueError(f"{name} is a {type(batch).__name__}; give a list of pairs [[before, after], ...].")
     batch = [_as_pair(item) for item in batch]
     if all(item is None or _is_sequence(item) for item in batch):
         single = len(batch) == 2 and expected == 1 and _both_missing(batch)
@@ -237,7 +237,7 @@ def _as_pairs(batch: Any, name: str, expected: int | None = None) -> list[Any]:
     if len(batch) == 2 and not any(_is_sequence(item) for item in batch):
         return [batch]
     raise ValueError(
-        f"{name} is no batch; it must be a list of pairs [[before, after], ...] or one pair [before, after]"
+        f"{name} is no batch; it must be a list of pairs [[before, after], ...] or one pair [before, after]."
     )
 
 

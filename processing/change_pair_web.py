@@ -84,18 +84,18 @@ def refusal(name: str, allow_web: bool) -> str | None:
         ValueError: `allow_web` is no bool.
     """
     if not isinstance(allow_web, bool):
-        raise ValueError(f"allow_web is {allow_web!r}: give True or False.")
+        raise ValueError(f"allow_web is {allow_web!r}; give True or False.")
     scheme = _scheme(name)
     if scheme in (None, "data"):
         return None
     if scheme == "http":
-        return f"is an http address, which is not fetched, for only https is: give that, or {_DOWNLOAD}"
+        return f"is an http address, which is not fetched, for only https is; give that, or {_DOWNLOAD}"
     if scheme != "https":
-        return f"is an address ({name.partition('://')[0]}://), which is not fetched: give the path of a file"
+        return f"is an address ({name.partition('://')[0]}://), which is not fetched; give the path of a file"
     if allow_web:
         return None
     return (
-        "is an address on the web, which is not fetched unless it is asked for: give allow_web=True (on the command "
+        "is an address on the web, which is not fetched unless it is asked for; give allow_web=True (on the command "
         f"line --allow-web), or {_DOWNLOAD}"
     )
 
@@ -189,14 +189,14 @@ def fetch(
                     return _body(answer, most_bytes, about)
                 address = _next(address, answer, about)
             about = _redirected(address, error)
-        raise error(f"is redirected more than {MOST_REDIRECTS} times: {_DOWNLOAD}")
+        raise error(f"is redirected more than {MOST_REDIRECTS} times; {_DOWNLOAD}")
     except ssl.SSLCertVerificationError as err:
-        raise about(f"has a certificate that is not trusted ({err.verify_message}): {_DOWNLOAD}") from err
+        raise about(f"has a certificate that is not trusted ({err.verify_message}); {_DOWNLOAD}") from err
     except (OSError, http.client.HTTPException) as err:
         if clock.is_over():
-            raise about(f"takes longer than {seconds:g} seconds: {_DOWNLOAD}") from err
+            raise about(f"takes longer than {seconds:g} seconds; {_DOWNLOAD}") from err
         reason = (str(err).splitlines() or [""])[0].rstrip(".") or type(err).__name__
-        raise about(f"cannot be fetched ({reason}): check the address and the connection") from err
+        raise about(f"cannot be fetched ({reason}); check the address and the connection") from err
 
 
 class _Clock:
@@ -285,36 +285,36 @@ def _scheme(name: str) -> str | None:
 def _decoded(name: str, error: Error) -> bytes:
     header, _, content = name.partition(",")
     if not header.lower().endswith(";base64"):
-        raise error("cannot be read (it is not in base64): give a data URL in base64, or the bytes")
+        raise error("cannot be read (it is not in base64); give a data URL in base64, or the bytes")
     try:
         return base64.b64decode(content, validate=True)
     except ValueError as err:
-        raise error(f"cannot be read ({err}): give a data URL in base64, or the bytes") from err
+        raise error(f"cannot be read ({err}); give a data URL in base64, or the bytes") from err
 
 
 def _parts(address: str, port: int, error: Error) -> tuple[str, str]:
     """Return the host of an address and what it is asked for, where both are as they should be."""
     if re.search(r"[\x00-\x20\x7f\\]", address):
-        raise error("has a space, a backslash or a control character: write it with %, as %20")
+        raise error("has a space, a backslash or a control character; write it with %, as %20")
     try:
         parts = urlsplit(address)
         asked = parts.port
     except ValueError as err:
-        raise error(f"is no address that can be read ({err}): {_DOWNLOAD}") from err
+        raise error(f"is no address that can be read ({err}); {_DOWNLOAD}") from err
     if parts.scheme.lower() != "https":
-        raise error(f"is not of https ({parts.scheme}), and only https is fetched: {_DOWNLOAD}")
+        raise error(f"is not of https ({parts.scheme}), and only https is fetched; {_DOWNLOAD}")
     if "@" in parts.netloc:
-        raise error(f"holds a user's name or password, which are sent to nobody: {_DOWNLOAD}")
+        raise error(f"holds a user's name or password, which are sent to nobody; {_DOWNLOAD}")
     if asked not in (None, port):
-        raise error(f"names port {asked}, and only port {port} is asked: {_DOWNLOAD}")
+        raise error(f"names port {asked}, and only port {port} is asked; {_DOWNLOAD}")
     host = (parts.hostname or "").removesuffix(".")
     is_ip = _is_ip(host)
     if parts.netloc.startswith("[") != (is_ip and ":" in host) or not (
         is_ip or re.fullmatch(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", host)
     ):
-        raise error("has no name of a host that can be asked: give one of letters, digits, dots and dashes (xn--)")
+        raise error("has no name of a host that can be asked; give one of letters, digits, dots and dashes (xn--)")
     if not is_ip and re.fullmatch(r"\d+|0x[0-9a-f]*", host.rpartition(".")[2]):
-        raise error("has an IP address in an odd form: write it as four numbers with dots")
+        raise error("has an IP address in an odd form; write it as four numbers with dots")
     target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~") + (
         "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~?[]{}|^") if parts.query else ""
     )
@@ -335,12 +335,12 @@ def _checked(
     """Return the IP addresses of a host, of which each may be asked."""
     if {"https", "all"} & set(urllib.request.getproxies()) and not urllib.request.proxy_bypass(host):
         raise error(
-            "would go through the proxy that this machine names for https, behind which no address can be checked: "
+            "would go through the proxy that this machine names for https, behind which no address can be checked; "
             f"name its host in NO_PROXY where it can be reached without, or {_DOWNLOAD}"
         )
     places = [host] if _is_ip(host) else clock.within(lambda: resolver(host))
     if not places or not all(allowed(place) for place in places):
-        raise error(f"leads to an address that is not public, from which nothing is fetched: {_DOWNLOAD}")
+        raise error(f"leads to an address that is not public, from which nothing is fetched; {_DOWNLOAD}")
     return places[:_MOST_PLACES]
 
 
@@ -372,11 +372,11 @@ def _asked(connection: ssl.SSLSocket, host: str, port: int, target: str, clock: 
 def _next(address: str, answer: http.client.HTTPResponse, error: Error) -> str:
     place = answer.getheader("Location")
     if not place:
-        raise error(f"is redirected to nowhere (status {answer.status}): {_DOWNLOAD}")
+        raise error(f"is redirected to nowhere (status {answer.status}); {_DOWNLOAD}")
     try:
         return urljoin(address, place)
     except ValueError as err:
-        raise error(f"is redirected to what is no address ({err}): {_DOWNLOAD}") from err
+        raise error(f"is redirected to what is no address ({err}); {_DOWNLOAD}") from err
 
 
 def _redirected(address: str, error: Error) -> Error:
@@ -388,11 +388,11 @@ def _body(answer: http.client.HTTPResponse, most_bytes: int, error: Error) -> by
     if answer.status != HTTPStatus.OK:
         told = answer.status
         words = f" {HTTPStatus(told).phrase}" if told in set(HTTPStatus) else ""  # the server's could be anything
-        raise error(f"cannot be fetched (status {told}{words}): check the address")
+        raise error(f"cannot be fetched (status {told}{words}); check the address")
     for header, plain in (("Content-Encoding", ("", "identity")), ("Transfer-Encoding", ("", "chunked"))):
         if (answer.getheader(header) or "").strip().lower() not in plain:
-            raise error(f"is sent compressed ({header}), which is not read: {_DOWNLOAD}")
-    too_large = f"is larger than {most_bytes} bytes, the limit for an image from the web: {_DOWNLOAD}"
+            raise error(f"is sent compressed ({header}), which is not read; {_DOWNLOAD}")
+    too_large = f"is larger than {most_bytes} bytes, the limit for an image from the web; {_DOWNLOAD}"
     stated = answer.length
     if stated is not None and stated > most_bytes:
         raise error(too_large)
@@ -402,5 +402,5 @@ def _body(answer: http.client.HTTPResponse, most_bytes: int, error: Error) -> by
         if len(read) > most_bytes:
             raise error(too_large)
     if stated is not None and len(read) < stated:
-        raise error(f"ends after {len(read)} of {stated} bytes: try again, or {_DOWNLOAD}")
+        raise error(f"ends after {len(read)} of {stated} bytes; try again, or {_DOWNLOAD}")
     return bytes(read)

@@ -77,7 +77,7 @@ class CaptionWriter:
             arguments["semantic_maps"] = [maps]
         if pair.question is not None:
             if not self.takes_questions:
-                raise ValueError(f"pair {pair.id} has a text, but this model takes no questions: leave it out.")
+                raise ValueError(f"pair {pair.id} has a text, but this model takes no questions; leave it out.")
             if not isinstance(pair.question, str):
                 raise ValueError(f"pair {pair.id}: text must be a string, not a {type(pair.question).__name__}.")
             arguments["text"] = [pair.question]
@@ -100,7 +100,7 @@ class CaptionWriter:
                 raise ValueError(f"pair {pair.id}: it has no semantic maps, and this model needs them; give both.")
             return None
         if self.semantic_maps == "none":
-            raise ValueError(f"pair {pair.id} has semantic maps, which this model does not take: leave them out.")
+            raise ValueError(f"pair {pair.id} has semantic maps, which this model does not take; leave them out.")
         before, after = pair.maps
         if before is None or after is None:
             missing = "semantic_before" if before is None else "semantic_after"

@@ -173,7 +173,7 @@ class PairImageProcessor(PilBackend):
         known = _SETTINGS | (kinds.__annotations__.keys() - ImagesKwargs.__annotations__.keys())
         if unknown := sorted(given.keys() - known - {"return_tensors"}):
             raise TypeError(
-                f"{', '.join(unknown)}: no setting of this processor; there are {', '.join(sorted(known))}"
+                f"{', '.join(unknown)}: no setting of this processor; there are {', '.join(sorted(known))}."
             )
         given = reading_settings(given, call=True)
         validate_typed_dict(kinds, given)

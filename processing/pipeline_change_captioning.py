@@ -56,9 +56,9 @@ class ChangeCaptioningPipeline(Pipeline):
 
     def __init__(self, model: Any, *, processor: Any = None, **kwargs: Any):
         if processor is None or not hasattr(processor, "image_processor"):
-            raise ValueError(f"{TASK} needs the processor of the checkpoint: give processor=AutoProcessor's.")
+            raise ValueError(f"{TASK} needs the processor of the checkpoint; give processor=AutoProcessor's.")
         if not getattr(model, "can_generate", lambda: False)():
-            raise ValueError(f"{type(model).__name__} cannot write captions: give a change captioning model.")
+            raise ValueError(f"{type(model).__name__} cannot write captions; give a change captioning model.")
         self.writer = CaptionWriter(model, processor)
         super().__init__(model, processor=processor, **kwargs)
 
@@ -80,11 +80,11 @@ class ChangeCaptioningPipeline(Pipeline):
             )
         twice = sorted(set(kwargs) & set(generate_kwargs or ()))
         if twice:
-            raise ValueError(f"{', '.join(twice)} is given both by itself and in generate_kwargs: give it once.")
+            raise ValueError(f"{', '.join(twice)} is given both by itself and in generate_kwargs; give it once.")
         if text is not None and not self.writer.takes_questions:
-            raise ValueError(f"{type(self.model).__name__} takes no questions: leave text out.")
+            raise ValueError(f"{type(self.model).__name__} takes no questions; leave text out.")
         if text is not None and not isinstance(text, str):
-            raise ValueError("text must be one string here: give each pair its own in its dictionary, under 'text'.")
+            raise ValueError("text must be one string here; give each pair its own in its dictionary, under 'text'.")
         before = {"text": text, "allow_web": allow_web, "timeout": timeout, "processor_kwargs": processor_kwargs}
         during = {**(generate_kwargs or {}), **kwargs}
         after = {"return_tensors": return_tensors}
@@ -195,7 +195,7 @@ def _stream(images: Any) -> Any:
         return _Rows(images)
     if not isinstance(images, Iterable):
         raise ValueError(
-            f"{type(images).__name__} is no pair: give (before, after), a dictionary with before and after, a list "
+            f"{type(images).__name__} is no pair; give (before, after), a dictionary with before and after, a list "
             "of such, or a data set or generator."
         )
     return _Stream(images)
@@ -245,13 +245,13 @@ def _without_labels(images: Any) -> Any:
     kind = type(images).__name__
     if hasattr(images, "columns"):
         raise ValueError(
-            f"images is a {kind}: give a list of pairs, such as list(zip(table['before'], table['after'])), or of "
+            f"images is a {kind}; give a list of pairs, such as list(zip(table['before'], table['after'])), or of "
             "dictionaries."
         )
     if not hasattr(images, "iloc"):
         return images
     if _KEYS & set(images.index):
-        raise ValueError(f"images is a {kind} that is a row of a table: give it as a dictionary (to_dict()).")
+        raise ValueError(f"images is a {kind} that is a row of a table; give it as a dictionary (to_dict()).")
     return list(images)
 
 
@@ -277,7 +277,7 @@ def _spread(given: Any, count: int, name: str) -> list[Any]:
     values = list(given) if isinstance(given, Iterable) and not single else None
     if values is None or len(values) != count:
         shown = f"{len(values)} values" if values is not None else f"a {type(given).__name__}"
-        raise ValueError(f"{name} has {shown} for {count} pairs: give one for each, None where there is none.")
+        raise ValueError(f"{name} has {shown} for {count} pairs; give one for each, None where there is none.")
     return values
 
 
@@ -307,7 +307,7 @@ def _pair(pair: Any, index: int, maps: Any = None, text: str | None = None) -> P
     ):
         twice = [key for key in keys if key in row]
         if len(twice) > 1:
-            raise ValueError(f"pair {name!r} has both {' and '.join(twice)}: give one of them.")
+            raise ValueError(f"pair {name!r} has both {' and '.join(twice)}; give one of them.")
     if "images" in row:
         images = row["images"]
     else:
@@ -318,13 +318,13 @@ def _pair(pair: Any, index: int, maps: Any = None, text: str | None = None) -> P
             raise ValueError(f"pair {name!r} has {', '.join(unknown)}; known are {', '.join(sorted(_KEYS))}.")
         missing = [date for date, image in zip(_DATES, images, strict=True) if image is None]
         if missing:
-            raise ValueError(f"pair {name!r} has no {' and no '.join(missing)}: a pair needs both dates.")
+            raise ValueError(f"pair {name!r} has no {' and no '.join(missing)}; give both dates.")
     theirs = row.get("semantic_maps")
     if theirs is None and any(key in row for key in _MAPS):
         theirs = [row.get(key) for key in _MAPS]
     for what, inside, apart in (("semantic maps", theirs, maps), ("text", row.get("text"), text)):
         if inside is not None and apart is not None:
-            raise ValueError(f"pair {name!r} has its {what} in its dictionary and beside it: give them once.")
+            raise ValueError(f"pair {name!r} has its {what} in its dictionary and beside it; give them once.")
     return _made(name, images, maps if theirs is None else theirs, text if row.get("text") is None else row["text"])
 
 
@@ -345,7 +345,11 @@ def _two(images: Any, what: str, name: str | int) -> list[Any]:
         images, Sequence | np.ndarray | torch.Tensor
     )
     if one:
-        raise ValueError(f"pair {name!r}: one {type(images).__name__} is given where two {what} are expected.")
+        raise ValueError(
+            f"pair {name!r}: one {type(images).__name__} is given where two {what} are expected; give both."
+        )
     if len(images) != 2 or getattr(images, "ndim", 4) != 4:
-        raise ValueError(f"pair {name!r}: {len(images)} {what} are given where two are expected, before and after.")
+        raise ValueError(
+            f"pair {name!r}: {len(images)} {what} are given where two are expected; give before and after."
+        )
     return list(images)

@@ -73,9 +73,9 @@ class MModalCCProcessor(ProcessorMixin):
             ValueError: Nothing was given, or the numbers of pairs, maps, captions and ids differ.
         """
         if images is None and text is None:
-            raise ValueError("give images, text, or both")
+            raise ValueError("give images, text, or both.")
         if images is None and semantic_maps is not None:
-            raise ValueError("semantic_maps are given without images; give both")
+            raise ValueError("semantic_maps are given without images; give both.")
         data: dict[str, Any] = {}
         if images is not None:
             data.update(
@@ -101,9 +101,9 @@ class MModalCCProcessor(ProcessorMixin):
     def _labels(self, captions: list[str], max_length: int | None) -> list[list[int]]:
         """Return word ids and `<end>`, padded with -100 to the longest; (batch, T)."""
         if not captions or not all(isinstance(caption, str) for caption in captions):
-            raise ValueError("text must be a caption or a list with one caption for each pair; give strings")
+            raise ValueError("text must be a caption or a list with one caption for each pair; give strings.")
         if max_length is not None and max_length < 1:
-            raise ValueError(f"max_length is {max_length}; it must be at least 1, the place of <end>")
+            raise ValueError(f"max_length is {max_length}; it must be at least 1, the place of <end>.")
         rows = []
         for words in self.tokenizer(captions, add_special_tokens=False)["input_ids"]:
             kept = list(words) if max_length is None else list(words)[: max_length - 1]

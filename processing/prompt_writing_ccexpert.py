@@ -68,18 +68,18 @@ class PromptWriting:
         conversations = []
         for row, (asked, name) in enumerate(zip(questions, names, strict=True)):
             if asked is not None and not isinstance(asked, str):
-                raise _error(name, f"its text is a {type(asked).__name__}: give a string")
+                raise _error(name, f"its text is a {type(asked).__name__}; give a string")
             if asked is not None and header and header in asked:
                 raise _error(
                     name,
-                    "its text is a whole conversation, which goes neither with captions nor with plain questions: "
+                    "its text is a whole conversation, which goes neither with captions nor with plain questions; "
                     "give the conversations to apply_chat_template",
                 )
             asked = self._prompt_of(asked, name)
             messages = [{"role": "user", "content": _parts(asked)}]
             if answers is not None:
                 if not isinstance(answers[row], str):
-                    raise _error(name, f"its caption is a {type(answers[row]).__name__}: give a string")
+                    raise _error(name, f"its caption is a {type(answers[row]).__name__}; give a string")
                 self._refuse_marks(answers[row], "caption", name)
                 messages.append({"role": "assistant", "content": [{"type": "text", "text": answers[row].strip()}]})
             conversations.append(messages)
@@ -105,7 +105,7 @@ class PromptWriting:
         marks = {IMAGE_TOKEN, TURN_START, TURN_END, self.tokenizer.bos_token, self.tokenizer.eos_token} - {None, ""}
         found = sorted(mark for mark in marks if mark in words and has_token(self.tokenizer, mark))
         if found:
-            raise _error(name, f"its {what} contains {found[0]}, which has a meaning of its own: remove it")
+            raise _error(name, f"its {what} contains {found[0]}, which has a meaning of its own; remove it")
 
     def _complete(self, conversation: Any) -> tuple[list[list[dict[str, Any]]], bool]:
         """Copy the conversations, with the system message in front and their content in parts."""
@@ -143,7 +143,7 @@ class PromptWriting:
         """Expand the placeholders, tokenise and cut."""
         for text, name in zip(texts, names, strict=True):
             if not isinstance(text, str):
-                raise _error(name, f"its text is a {type(text).__name__}: give a string")
+                raise _error(name, f"its text is a {type(text).__name__}; give a string")
             if text.count(IMAGE_TOKEN) != 2:
                 raise _placeholder_error(name, text.count(IMAGE_TOKEN))
         if spans is not None and not getattr(self.tokenizer, "is_fast", False):
@@ -176,7 +176,7 @@ class PromptWriting:
                     )
                 if header and text.endswith(header):
                     raise _error(
-                        name, f"max_length {limit} would cut its question, which makes {len(ids)} tokens: raise it"
+                        name, f"max_length {limit} would cut its question, which makes {len(ids)} tokens; raise it"
                     )
             assistant: list[int] = []
             labels: list[int] = []
@@ -194,7 +194,7 @@ class PromptWriting:
 
 
 def _error(name: str | int, reason: str) -> PairError:
-    return PairError.of(name, f"{reason}.")
+    return PairError.of(name, reason)
 
 
 def _placeholder_error(name: str | int, count: int) -> PairError:

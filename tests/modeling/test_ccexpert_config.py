@@ -83,7 +83,7 @@ def test_what_is_never_run_is_not_built_and_the_callers_tower_stays_as_it_was(ma
 @pytest.mark.parametrize(
     ("levels", "message"),
     [
-        ([-2], "must be absolute: write level -2 of a tower of 5 layers as 4"),
+        ([-2], "must be absolute; write level -2 of a tower of 5 layers as 4"),
         ([2, 6], "asks for level 6, but the vision tower has 5 layers"),
         ([], "one or more ascending"),
         ([3, 2], "one or more ascending"),

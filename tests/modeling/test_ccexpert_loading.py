@@ -268,7 +268,7 @@ def test_fields_beside_a_config_are_refused(tmp_path: Path) -> None:
     model = load_onevision(tmp_path, num_integration_layers=1)
     again = CCExpertForConditionalGeneration.from_llava_onevision(tmp_path, config=model.config, vision_levels=None)
     assert len(again.integration.expert.layers) == 1
-    with pytest.raises(ValueError, match="config is given and num_integration_layers beside it: set"):
+    with pytest.raises(ValueError, match="config is given and num_integration_layers beside it; set"):
         CCExpertForConditionalGeneration.from_llava_onevision(tmp_path, config=model.config, num_integration_layers=4)
 
 

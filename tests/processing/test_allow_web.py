@@ -76,7 +76,7 @@ def test_processors(processors, running, files, addresses, name):
         assert torch.equal(read["pixel_values"], expected) and read["notes"] == []
         assert len(running.asked) == 2
         running.asked.clear()
-    with pytest.raises(ValueError, match="allow_web is 'true': give True or False"):
+    with pytest.raises(ValueError, match="allow_web is 'true'; give True or False"):
         processor(images=[addresses], allow_web="true")
 
 
@@ -153,7 +153,7 @@ def test_the_captioner(captioner, running, files, addresses):
             captioner(*given)
     told = captioner(*addresses, on_error="skip")
     assert told.text is None and "allow_web=True" in told.error and "secret" not in told.error
-    with pytest.raises(ValueError, match="allow_web is 'on': give True or False"):
+    with pytest.raises(ValueError, match="allow_web is 'on'; give True or False"):
         captioner(*addresses, allow_web="on")
     assert running.asked == []
     assert captioner(*addresses, allow_web=True) == expected

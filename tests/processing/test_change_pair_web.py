@@ -47,7 +47,7 @@ def refused(site, path, words, **settings):
     with pytest.raises(ValueError, match=words) as caught:
         ask(site, path, **settings)
     told = str(caught.value)
-    assert "\n" not in told and ": " in told  # what is wrong; what to do
+    assert "\n" not in told and "; " in told  # what is wrong; what to do
     return told
 
 
@@ -107,13 +107,13 @@ def test_what_is_refused_without_any_connection(host, words):
 @pytest.mark.parametrize(
     ("address", "allow_web", "words"),
     [
-        ("https://example.org/a.png", False, r"not fetched unless it is asked for: give allow_web=True .*--allow-web"),
+        ("https://example.org/a.png", False, r"not fetched unless it is asked for; give allow_web=True .*--allow-web"),
         ("HTTPS://example.org/a.png", False, "allow_web=True"),
         ("https://127.0.0.1/a.png", False, "allow_web=True"),
         ("http://example.org/a.png", False, "is an http address, which is not fetched, for only https is"),
         ("http://example.org/a.png", True, "is an http address"),
         *((f"{scheme}://host/a.png", True, rf"is an address \({scheme}://\)") for scheme in ("ftp", "file", "s3")),
-        ("https://example.org/a.png", "yes", "allow_web is 'yes': give True or False"),
+        ("https://example.org/a.png", "yes", "allow_web is 'yes'; give True or False"),
         ("https://example.org/a.png", 1, "allow_web is 1"),
         ("data:image/png,abc", False, "not in base64"),
         ("data:image/png;base64,?", False, "cannot be read"),

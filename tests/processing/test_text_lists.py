@@ -76,9 +76,9 @@ def test_the_pipeline_reads_columns_and_arrays_by_their_places(pipe, tmp_path):
         assert pipe(form, **few) == expected[0]
     assert pipe(pd.Series([], dtype=object)) == []
     table = pd.DataFrame(pairs, columns=["before", "after"])
-    with pytest.raises(ValueError, match=r"images is a DataFrame: give a list of pairs, such as list\(zip"):
+    with pytest.raises(ValueError, match=r"images is a DataFrame; give a list of pairs, such as list\(zip"):
         pipe(table)
-    with pytest.raises(ValueError, match="images is a Series that is a row of a table: give it as a dictionary"):
+    with pytest.raises(ValueError, match="images is a Series that is a row of a table; give it as a dictionary"):
         pipe(table[["after", "before"]].iloc[0])
     with pytest.raises(ValueError, match="text has a DataFrame for 2 pairs"):
         pipe(pairs[:2], text=table)
@@ -94,7 +94,7 @@ def test_the_pipeline_reads_columns_and_arrays_by_their_places(pipe, tmp_path):
     ],
 )
 def test_an_image_that_is_given_twice_is_refused(pipe, row, words):
-    with pytest.raises(ValueError, match=f"pair 'p1' has both {words}: give one of them"):
+    with pytest.raises(ValueError, match=f"pair 'p1' has both {words}; give one of them"):
         pipe({"pair_id": "p1", **row})
 
 
