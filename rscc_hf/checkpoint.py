@@ -243,7 +243,7 @@ def _loading_error(name: str, error: Exception) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, GatedRepoError):
-            return f"{name} is gated: ask for access on its page on the Hub, then log in (hf auth login)."
+            return f"{name} is gated; ask for access on its page on the Hub, then log in (hf auth login)."
         cause = cause.__cause__ or cause.__context__
     reason = reason_of(error, whole=True)
     if "trust_remote_code" in reason:

@@ -43,7 +43,7 @@ def run_a_pair(folder: Path) -> str | None:
         )
     if done.returncode < 0:
         raise InputError(
-            f"the new checkpoint was stopped by signal {-done.returncode} while it ran a pair; is there memory for it?"
+            f"the new checkpoint was stopped by signal {-done.returncode} while it ran a pair; see to memory for it."
         )
     lines = [line.strip() for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines()]
     last = next((line for line in reversed(lines) if line), "no reason was given")

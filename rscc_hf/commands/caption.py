@@ -238,8 +238,8 @@ def _range(given: str) -> list[float]:
         numbers = None
     if numbers is None:
         raise typer.BadParameter(
-            f"{given!r} is not LOW,HIGH: two numbers, as 0,10000, the value that is black before the larger one that "
-            "is white.",
+            f"{given!r} is not LOW,HIGH; give two numbers, as 0,10000, the value that is black before the larger one "
+            "that is white.",
             param_hint="--value-range",
         )
     return list(numbers)

@@ -38,7 +38,7 @@ def card(
 ) -> None:
     """Write the card of a model (README.md) from what was measured and recorded in its folder."""
     if results is not None and (dataset is None or split is None):
-        raise typer.BadParameter("it needs --dataset and --split: what was scored.", param_hint="--results")
+        raise typer.BadParameter("it needs --dataset and --split; say what was scored.", param_hint="--results")
     from rscc_hf.hub.cards.facts import read_model_facts
     from rscc_hf.hub.cards.model import write_model_card
     from rscc_hf.hub.cards.rendering import earlier_metadata

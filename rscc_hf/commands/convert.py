@@ -126,7 +126,7 @@ def llava_onevision(
             progress=lambda done, total: on_progress(done, total, note="weights compared"),
         )
     if not no_integration:
-        tell(f"The Difference-aware Integration Module is new, of seed {seed}: train before you caption.")
+        tell(f"The Difference-aware Integration Module is new, of seed {seed}; train before you caption.")
     _tell_ccexpert(result)
 
 

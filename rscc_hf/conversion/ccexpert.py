@@ -263,7 +263,9 @@ def _integration(release: Mapping[str, Any], vision: SiglipVisionConfig) -> dict
     depth = settings.pop("per_expert_depth", 2)
     width = settings.pop("embedding_dim", vision.hidden_size)
     if width != vision.hidden_size:
-        raise InputError(f"cc_expert_args has embedding_dim={width}; the vision tower's is {vision.hidden_size}.")
+        raise InputError(
+            f"cc_expert_args has embedding_dim={width}, the vision tower {vision.hidden_size}; give its own config."
+        )
     ffn = settings.pop("mlp_dim", None)
     if settings:
         raise InputError(f"cc_expert_args has the unknown field {sorted(settings)[0]}; remove it if it is unused.")

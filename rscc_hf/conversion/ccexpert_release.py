@@ -267,7 +267,7 @@ def verify_folder(new: Path, config: CCExpertConfig, digests: Mapping[str, str],
         with file.reader() as read:
             for name in file.tensors:
                 if digest(read(name)) != digests[name]:
-                    raise InputError(f"{name} was not written as it was read; is the disk sound? Convert it again.")
+                    raise InputError(f"{name} was not written as it was read; see to the disk, and convert it again.")
                 steps.step()
 
 

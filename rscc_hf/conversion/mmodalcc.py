@@ -150,4 +150,4 @@ def _check_sine_table(table: torch.Tensor) -> None:
     plausible = table.dim() == 3 and table.shape[1] == 1 and table.shape[2] % 2 == 0
     expected = sinusoidal_positions(0, table.shape[0], table.shape[2]) if plausible else None
     if expected is None or not torch.allclose(table[:, 0].float(), expected, atol=1e-3, rtol=0):
-        raise InputError(f"{_SINE_TABLE} is not the sine table of base 10000; this checkpoint has other positions.")
+        raise InputError(f"{_SINE_TABLE} is not the sine table of base 10000; give a release's.")

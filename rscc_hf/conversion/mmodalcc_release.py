@@ -84,6 +84,7 @@ _SIGMOID = re.compile(r"decoder\.transformer\.layers\.\d+\.gate[23]?\.1")
 # the only convolutions with stride 2: the stem, and the first block of every later stage where torchvision has it
 _STRIDED = re.compile(r"(0|([5-9])\.0\.({conv}|downsample\.0))")
 _MOST = 200  # stages, blocks or layers: a bomb has more
+_REMEDY = "give the .pth.tar of a released MModalCC"
 
 
 @dataclass(frozen=True)
@@ -152,14 +153,20 @@ def _tokenizer(word_map: Path) -> PreTrainedTokenizerFast:
         words = read_word_map(word_map)
     except (ValueError, RecursionError) as error:
         # what json refuses for its depth or the length of a number is no JSONDecodeError
-        told = str(error) if str(word_map) in str(error) else f"{word_map} cannot be read as JSON: {error}"
+        told = (
+            str(error)
+            if str(word_map) in str(error)
+            else f"{word_map} cannot be read as JSON ({error}); fetch it again."
+        )
         raise InputError(told) from error
     try:
         tokenizer = word_tokenizer_from_word_map(words)
     except ValueError as error:
-        raise InputError(f"{word_map} is not the word map of a release: {error}.") from error
+        raise InputError(f"{word_map} is not the word map of a release: {error}") from error
     if tokenizer.pad_token_id != 0:
-        raise InputError(f"{word_map} gives {PAD} the id {tokenizer.pad_token_id}; in a release it is 0.")
+        raise InputError(
+            f"{word_map} gives {PAD} the id {tokenizer.pad_token_id}, where in a release it is 0; give a release's."
+        )
     return tokenizer
 
 
@@ -184,9 +191,9 @@ def _modules(file: ReleasedFile) -> dict[str, Placeholder]:
     """Return all modules of the four parts by their official name."""
     content = file.content
     if type(content) is not dict:
-        raise InputError(f"it holds a {type(content).__name__}; a released MModalCC holds a dict of modules.")
+        raise InputError(f"it holds a {type(content).__name__} and no dict of modules; {_REMEDY}.")
     if missing := [part for part in PARTS if part not in content]:
-        raise InputError(f"it lacks {', '.join(missing)}; give the .pth.tar of a released MModalCC.")
+        raise InputError(f"it lacks {', '.join(missing)}; {_REMEDY}.")
     return {name: found for part in PARTS for name, found in modules_of(content[part], part).items()}
 
 
@@ -195,7 +202,7 @@ def _weights(file: ReleasedFile) -> dict[str, torch.Tensor]:
     refs = {name: ref for part in PARTS for name, ref in state_dict_of(file.content[part], part).items()}
     for name, ref in refs.items():
         if not (ref.storage.dtype.is_floating_point or name.endswith(".num_batches_tracked")):
-            raise InputError(f"{name} holds {ref.storage.dtype}; weights hold floats.")
+            raise InputError(f"{name} holds {ref.storage.dtype} where weights hold floats; {_REMEDY}.")
     return {name: file.tensor(ref, name) for name, ref in refs.items()}
 
 
@@ -207,7 +214,7 @@ def _check_fields(modules: Mapping[str, Placeholder]) -> None:
         kind = module.class_name
         expected = kinds.get(name) or (_RELU.fullmatch(name) and "ReLU") or (_SIGMOID.fullmatch(name) and "Sigmoid")
         if expected and kind != expected:
-            raise InputError(f"{name} is a {kind} where a released MModalCC has a {expected}.")
+            raise InputError(f"{name} is a {kind} where a released MModalCC has a {expected}; give one.")
         fixed = dict(_FIXED.get(kind, {}))
         if kind == "Conv2d":
             kernel = module.fields.get("kernel_size")
@@ -216,7 +223,8 @@ def _check_fields(modules: Mapping[str, Placeholder]) -> None:
         for field, value in fixed.items():
             if field in module.fields and module.fields[field] not in (value, (value, value)):
                 raise InputError(
-                    f"{name} has {field}={_shown(module.fields[field])}, a released MModalCC {_shown(value)}."
+                    f"{name} has {field}={_shown(module.fields[field])}, a released MModalCC "
+                    f"{_shown(value)}; give one."
                 )
 
 
@@ -239,7 +247,7 @@ def _config(
     backbones = {part: _backbone(part, modules, shape) for part in ("encoder_image", "encoder_image2")}
     depths = {len(backbone["depths"]) for backbone in backbones.values()}
     if len(depths) != 1:
-        raise InputError("encoder_image and encoder_image2 have different numbers of stages.")
+        raise InputError(f"encoder_image and encoder_image2 have different numbers of stages; {_REMEDY}.")
     attention = [f"encoder_feat.transformer.{stage}.attention2" for stage in range(stages)]
     decoder_attention = [
         f"decoder.transformer.layers.{layer}.{kind}"
@@ -248,11 +256,15 @@ def _config(
     ]
     grid = shape["encoder_feat.w_embedding.weight", 2][0]
     if shape["encoder_feat.h_embedding.weight", 2][0] != grid:
-        raise InputError("encoder_feat.w_embedding and h_embedding have different numbers of cells; grids are square.")
+        raise InputError(
+            f"encoder_feat.w_embedding and h_embedding differ in their cells, and grids are square; {_REMEDY}."
+        )
     for part in backbones:
         pool = modules.get(f"{part}.adaptive_pool")
         if pool is not None and pool.fields.get("output_size") not in (grid, (grid, grid)):
-            raise InputError(f"{part}.adaptive_pool has another output_size than the {grid} cells of the positions.")
+            raise InputError(
+                f"{part}.adaptive_pool has another output_size than the {grid} cells of the positions; {_REMEDY}."
+            )
     words, width = shape["decoder.vocab_embedding.weight", 2]
     if words != len(tokenizer):
         raise InputError(
@@ -288,7 +300,7 @@ def _config(
     try:
         return MModalCCConfig(**values)
     except (StrictDataclassError, ArithmeticError, TypeError, ValueError) as error:
-        raise InputError(f"its sizes make no MModalCC ({' '.join(str(error).split())}).") from error
+        raise InputError(f"its sizes make no MModalCC ({' '.join(str(error).split())}); {_REMEDY}.") from error
 
 
 def _backbone(part: str, modules: Mapping[str, Placeholder], shape: _Shapes) -> dict[str, Any]:
@@ -296,7 +308,7 @@ def _backbone(part: str, modules: Mapping[str, Placeholder], shape: _Shapes) -> 
     net = f"{part}.net"
     stages = _count(modules, net) - 4
     if stages < 1:
-        raise InputError(f"{net} has no stages; a released MModalCC has the children 0 to 6 of a ResNet.")
+        raise InputError(f"{net} has no stages where a release has the children 0 to 6 of a ResNet; {_REMEDY}.")
     depths = [_count(modules, f"{net}.{4 + stage}") for stage in range(stages)]
     bottleneck = f"{net}.4.0.conv3" in modules
     last = "conv3" if bottleneck else "conv2"
@@ -319,20 +331,22 @@ class _Shapes:
     def __getitem__(self, wanted: tuple[str, int]) -> tuple[int, ...]:
         name, dimensions = wanted
         if name not in self._state:
-            raise InputError(f"{name} is missing; give the .pth.tar of a released MModalCC.")
+            raise InputError(f"{name} is missing; {_REMEDY}.")
         shape = tuple(self._state[name].shape)
         if len(shape) != dimensions or 0 in shape:
-            raise InputError(f"{name} has shape {shape}; {dimensions} dimensions are needed, none of them empty.")
+            raise InputError(
+                f"{name} has shape {shape} and not {dimensions} dimensions, none of them empty; {_REMEDY}."
+            )
         return shape
 
 
 def _count(modules: Mapping[str, Placeholder], parent: str) -> int:
     """Tell how many numbered children a list of modules has: 0, 1, 2 ... and no others."""
     if parent not in modules:
-        raise InputError(f"{parent} is missing; give the .pth.tar of a released MModalCC.")
+        raise InputError(f"{parent} is missing; {_REMEDY}.")
     children = modules[parent].fields.get("_modules", {})
     if not 1 <= len(children) <= _MOST or list(children) != [str(number) for number in range(len(children))]:
-        raise InputError(f"{parent} must have the children 0, 1, 2, ..., at most {_MOST}.")
+        raise InputError(f"{parent} must have the children 0, 1, 2, ..., at most {_MOST}; {_REMEDY}.")
     return len(children)
 
 
@@ -342,11 +356,11 @@ def _same(modules: Mapping[str, Placeholder], names: Iterable[str], field: str) 
     for name in names:
         value = modules[name].fields.get(field) if name in modules else None
         if type(value) not in (int, float):
-            raise InputError(f"{name} has no number {field}; give the .pth.tar of a released MModalCC.")
+            raise InputError(f"{name} has no number {field}; {_REMEDY}.")
         values.setdefault(value, name)
     if len(values) != 1:
         told = ", ".join(f"{name} has {field}={value}" for value, name in values.items())
-        raise InputError(f"{told or f'there is no module with {field}'}: one value for all is what can be converted.")
+        raise InputError(f"{told or f'there is no module with {field}'}; give a release that has one value for all.")
     return next(iter(values))
 
 

@@ -50,7 +50,7 @@ def read_zip(file: IO[bytes], size: int, allowed: Mapping[tuple[str, str], Name]
     pickles = [name for name in entries if name.endswith("data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
         inner = next((name for name in entries if re.search(r"\.(tar|zip|pth|pt|bin)$", name)), None)
-        hint = f" (it holds {printable(inner)}: extract that first)" if inner else ""
+        hint = f" (it holds {printable(inner)}; extract that first)" if inner else ""
         raise UnsafePickleError(f"it is a zip with {len(pickles)} entries data.pkl where torch.save writes one{hint}")
     prefix = pickles[0].removesuffix("data.pkl")
     if f"{prefix}constants.pkl" in entries:

@@ -40,7 +40,7 @@ def mirror_pair(
     """
     moves = {"horizontal": Move.MIRROR_HORIZONTAL, "vertical": Move.MIRROR_VERTICAL}
     if axis not in moves:
-        raise InputError(f'axis is {axis!r}: give "horizontal" or "vertical".')
+        raise InputError(f'axis is {axis!r}; give "horizontal" or "vertical".')
     moved = _words(caption, moves[axis])
     dimension = -1 if axis == "horizontal" else -2
     return _apply(images, flip=(dimension,)), _apply_optional(semantics, flip=(dimension,)), moved
@@ -112,7 +112,7 @@ class Augmentation:
         for field in fields(self):
             value = getattr(self, field.name)
             if not 0 <= value <= 1:
-                raise InputError(f"{field.name} is {value}: it must be between 0 and 1")
+                raise InputError(f"{field.name} is {value}; give a number between 0 and 1.")
 
     def __call__(
         self, images: Pixels, semantics: Pixels | None, caption: Words, generator: Generator
@@ -175,7 +175,7 @@ def _try_words(caption: Words, move: Move) -> tuple[Words] | None:
 def _words(caption: str | None, move: Move) -> str | None:
     moved = _try_words(caption, move)
     if moved is None:
-        raise InputError(f"{caption!r} cannot be said of an image after {move.value}: leave the pair as it is")
+        raise InputError(f"{caption!r} cannot be said of an image after {move.value}; leave the pair as it is.")
     return moved[0]
 
 
@@ -225,6 +225,7 @@ def _check(images: Pixels, semantics: Pixels | None) -> None:
         if pixels is None:
             continue
         if pixels.ndim != 4 or pixels.shape[0] != 2 or pixels.dtype not in (np.uint8, torch.uint8):
-            raise InputError(f"{name} is {pixels.dtype} {tuple(pixels.shape)}: uint8 (2, C, H, W) is expected")
+            raise InputError(f"{name} is {pixels.dtype} {tuple(pixels.shape)}; give uint8 (2, C, H, W).")
         if tuple(pixels.shape[-2:]) != tuple(images.shape[-2:]):
-            raise InputError(f"{name} has size {tuple(pixels.shape[-2:])}, images {tuple(images.shape[-2:])}")
+            sizes = f"{tuple(pixels.shape[-2:])}, images {tuple(images.shape[-2:])}"
+            raise InputError(f"{name} has size {sizes}; give both one size.")

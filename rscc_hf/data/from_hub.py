@@ -66,9 +66,9 @@ def load_from_hub(
         except _HUB_ERRORS:
             names = []
         if names and not wanted <= {*names, "all"}:
-            raise InputError(no_split(name, split, names)) from err
+            raise InputError(f"{no_split(name, split, names)}.") from err
         if names and streaming and split not in names:
-            raise InputError(f"{name}: {split} cannot be streamed: name one of {', '.join(names)}") from err
+            raise InputError(f"{name}: {split} cannot be streamed; name one of {', '.join(names)}.") from err
         raise InputError(_not_found(name, err.__cause__ or err)) from err
     if isinstance(dataset, Dataset):
         return checked(dataset, where)
@@ -76,7 +76,7 @@ def load_from_hub(
     features = check_schema(schema, where)
     if pa.types.is_integer(schema.field("changed").type):
         raise InputError(
-            f"{where}: changed holds numbers, which cannot be looked through in a stream: write true or false"
+            f"{where}: changed holds numbers, which cannot be looked through in a stream; write true or false."
         )
     return dataset if dataset.features == features else dataset.cast(features)
 
@@ -89,7 +89,7 @@ def _hub_builder(name: str, revision: str | None) -> DatasetBuilder:
             found = re.search(r"available configs: \[(.*?)\]", str(err))
             told = f" ({found[1]})" if found else ""
             raise InputError(
-                f"{name} has more than one configuration{told}: fetch it (`hf download`) and give the folder of one"
+                f"{name} has more than one configuration{told}; fetch it (`hf download`) and give the folder of one."
             ) from err
         raise InputError(_not_found(name, err)) from err
 
@@ -125,8 +125,11 @@ def _stream_schema(stream: IterableDataset, where: str) -> pa.Schema:
         return stream.features.arrow_schema
     for row in stream.take(1):  # a stream that does not know its columns before the first row
         return pa.Table.from_pylist([row]).schema
-    raise InputError(f"{where} has no rows")
+    raise InputError(f"{where} has no rows; name another split.")
 
 
 def _not_found(name: str | Path, err: BaseException) -> str:
-    return f"{name} is neither a folder on this machine nor a data set that the Hub gives us ({reason_of(err)})"
+    return (
+        f"{name} is neither a folder on this machine nor a data set that the Hub gives us ({reason_of(err)}); give "
+        "one of both."
+    )

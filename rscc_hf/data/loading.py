@@ -78,9 +78,10 @@ def load_pairs(
             `semantic_coverage` is "changed". One sentence that names the file, the column or the pair.
     """
     if semantic_coverage not in SEMANTIC_COVERAGES:
-        raise InputError(f'semantic_coverage is {semantic_coverage!r}: give "full" or "changed".')
+        raise InputError(f'semantic_coverage is {semantic_coverage!r}; give "full" or "changed".')
     if not split:
-        raise InputError(f"{path_or_id}: name a split, one of {', '.join(split_names(path_or_id, revision=revision))}")
+        there = ", ".join(split_names(path_or_id, revision=revision))
+        raise InputError(f"{path_or_id}: no split is given; name one of {there}.")
     where = f"{path_or_id} ({split})"
     local = _local(path_or_id, revision)
     if local is None:
@@ -139,13 +140,13 @@ def captions_of(dataset: Dataset | IterableDataset) -> Iterator[str]:
     """
     names = dataset.column_names
     if names is not None and "captions" not in names:
-        raise InputError(f"the data set has no column captions; there are {', '.join(names)}")
+        raise InputError(f"the data set has no column captions; there are {', '.join(names)}.")
     for number, row in enumerate(dataset.select_columns(["captions"])):
         captions = row["captions"]
         if captions is None:
             continue
         if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
-            raise InputError(f"captions of row {number} are {captions!r:.80}: give a list of strings")
+            raise InputError(f"captions of row {number} are {captions!r:.80}; give a list of strings.")
         yield from captions
 
 
@@ -168,12 +169,12 @@ def _local(path_or_id: str | Path, revision: str | None) -> Path | None:
     if path.exists():
         if revision is not None:
             raise InputError(
-                f"{path_or_id} is on this machine: leave revision out, which is for data sets on the Hub."
+                f"{path_or_id} is on this machine; leave revision out, which is for data sets on the Hub."
             )
         return path
     looks_local = isinstance(path_or_id, Path) or not _HUB_ID.fullmatch(path_or_id) or path_or_id.startswith(".")
     if looks_local:
-        raise InputError(f"{path_or_id} does not exist: give a folder of pairs or the id of a data set on the Hub")
+        raise InputError(f"{path_or_id} does not exist; give a folder of pairs or the id of a data set on the Hub.")
     return None
 
 
@@ -181,7 +182,7 @@ def _files(path: Path, split: str, outputs: Sequence[Path] = ()) -> list[Path] |
     """Return the parquet files of a split in order; None: `save_to_disk` wrote it."""
     if path.is_file():
         if not is_parquet(path.name):
-            raise InputError(f"{path} is no parquet file: give a folder of pairs or a parquet file")
+            raise InputError(f"{path} is no parquet file; give a folder of pairs or a parquet file.")
         name = name_of(path)
         if name.split in KNOWN_SPLITS and name.split != split:
             _note(f"{path} is called {name.split} and is read as {split}, as was asked for.")
@@ -202,19 +203,19 @@ def _no_split_here(layout: Layout, split: str) -> str:
     path = layout.root
     more = "".join(f" ({note.rstrip('.')})" for note in layout.notes)
     if split in layout.declared:
-        more = f" (README.md says it is {layout.declared[split]}: give that file or folder itself){more}"
+        more = f" (README.md says it is {layout.declared[split]}; give that file or folder itself){more}"
     if layout.names:
-        return no_split(path, split, layout.names) + more
+        return f"{no_split(path, split, layout.names)}{more}."
     return (
-        f"{path} holds no pairs: parquet files named after their split (data/{split}-*.parquet), or a folder written "
-        f"by save_to_disk, are expected{more}"
+        f"{path} holds no pairs; give parquet files named after their split (data/{split}-*.parquet), or a folder "
+        f"written by save_to_disk{more}."
     )
 
 
 def _load_parquet(files: Sequence[Path], streaming: bool, where: str) -> Dataset | IterableDataset:
     features = _features_of(files, where)
     if check_rows(read_columns(files, LOOKED_AT), where) == 0:
-        raise InputError(f"{where} has no pairs.")
+        raise InputError(f"{where} has no pairs; name another split.")
     paths = [glob.escape(str(file.absolute())) for file in files]
     try:
         builder: Any = load_dataset_builder("parquet", data_files={"pairs": paths}, features=features)
@@ -224,7 +225,8 @@ def _load_parquet(files: Sequence[Path], streaming: bool, where: str) -> Dataset
         builder.download_and_prepare()
         return builder.as_dataset("pairs")
     except (DatasetsError, OSError, ValueError, RuntimeError) as err:
-        raise InputError(f"{where}: the parquet files cannot be read: {reason_of(err.__cause__ or err)}") from err
+        reason = reason_of(err.__cause__ or err)
+        raise InputError(f"{where}: the parquet files cannot be read ({reason}); write them again.") from err
 
 
 def _features_of(files: Sequence[Path], where: str) -> Features:
@@ -273,7 +275,9 @@ def _note(text: str) -> None:
 def _restrict(dataset: Dataset | IterableDataset, columns: set[str], where: str) -> Dataset | IterableDataset:
     missing = [name for name in (*_MAPS, "change_mask") if name not in columns]
     if missing:
-        raise InputError(f'{where}: semantic_coverage "changed" needs the column {missing[0]}, which is not there')
+        raise InputError(
+            f'{where}: semantic_coverage "changed" needs the column {missing[0]}; add it, or choose "full".'
+        )
     if isinstance(dataset, IterableDataset):
         stored = dataset
         for name in (*_MAPS, "change_mask"):
@@ -296,7 +300,9 @@ def _restrict_row(row: dict[str, Any], where: str) -> dict[str, Any]:
         if colours is None:
             continue
         if mask is None:
-            raise InputError(f"{where}: pair {row['pair_id']} has {name} but no change_mask")
+            raise InputError(
+                f'{where}: pair {row["pair_id"]} has {name} but no change_mask; add it, or choose "full" maps.'
+            )
         try:
             restricted = restrict_to_changes(np.asarray(colours.convert("RGB")), np.asarray(mask.convert("L")))
         except ValueError as err:

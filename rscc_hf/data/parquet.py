@@ -165,7 +165,7 @@ def _content(value: Any, feature: Any, name: str) -> Any:
         is_file and not isinstance(value, bytes | str | Path | Mapping)
     ):  # Arrow would take a text for a list of letters
         wanted = needed(name) if name in FEATURES else f"{type(feature).__name__} is needed"
-        raise TypeError(f"the column {name} is of type {type(value).__name__}; {wanted}")
+        raise TypeError(f"the column {name} is of type {type(value).__name__}, where {wanted}")
     if not is_file:
         return value
     if isinstance(value, bytes):

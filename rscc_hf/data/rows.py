@@ -120,7 +120,7 @@ def checked(dataset: Dataset, where: str) -> Dataset:
     features = check_schema(dataset.features.arrow_schema, where)
     columns: Any = dataset.select_columns(list(LOOKED_AT)).with_format("arrow")
     if check_rows(columns.iter(batch_size=10_000), where) == 0:
-        raise InputError(f"{where} has no pairs.")
+        raise InputError(f"{where} has no pairs; name another split.")
     for name, feature in features.items():
         if dataset.features[name] != feature:
             dataset = dataset.cast_column(name, feature)

@@ -33,13 +33,13 @@ UNKNOWN_SOURCE = "unknown"
 """What a pair's source is called where it is null or blank."""
 
 _NEEDED = {
-    "pair_id": "strings are needed: write the names of the pairs as text",
-    "captions": "a list of strings in each row is needed: put the captions of a pair into a list, also a single one",
-    "changed": "true or false is needed: write booleans (as text, even False would count as true)",
-    "source": "strings are needed: write the name of the data set that a pair is from, or leave it null",
+    "pair_id": "strings are needed; write the names of the pairs as text",
+    "captions": "a list of strings in each row is needed; put the captions of a pair into a list, also a single one",
+    "changed": "true or false is needed; write booleans (as text, even False would count as true)",
+    "source": "strings are needed; write the name of the data set that a pair is from, or leave it null",
 }
 _IMAGE_NEEDED = (
-    "images are needed: write a struct of bytes and path, the bytes of an image file, or its path (the feature Image "
+    "images are needed; write a struct of bytes and path, the bytes of an image file, or its path (the feature Image "
     "of `datasets` does)"
 )
 
@@ -109,15 +109,18 @@ def check_schema(schema: pa.Schema, where: str) -> Features:
         if name not in features:
             continue
         if isinstance(features[name], ClassLabel):
-            raise InputError(f"{where}: the column {name} holds numbers of classes (ClassLabel); {needed(name)}.")
+            raise InputError(
+                f"{where}: the column {name} holds numbers of classes (ClassLabel), where {needed(name)}."
+            )
         if not _may_be_cast(name, schema.field(name).type):
-            raise InputError(f"{where}: the column {name} is of type {schema.field(name).type}; {needed(name)}.")
+            kind = schema.field(name).type
+            raise InputError(f"{where}: the column {name} is of type {kind}, where {needed(name)}.")
         features[name] = target
     return features
 
 
 def needed(name: str) -> str:
-    """Return what a column of the schema has to hold, and how it is written."""
+    """Return what a column of the schema has to hold, and how it is written: what goes on after "where"."""
     return _NEEDED.get(name, _IMAGE_NEEDED)
 
 

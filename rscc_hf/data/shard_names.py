@@ -152,4 +152,4 @@ def declared_splits(card: Path, config: str | None = None) -> dict[str, list[str
 
 def no_split(where: str | Path, split: str, names: Sequence[str]) -> str:
     """Say which splits there are, where one is asked for that is not."""
-    return f"{where} has no split {split!r}: there are {', '.join(names) or 'none'}"
+    return f"{where} has no split {split!r}; there are {', '.join(names) or 'none'}"

@@ -69,7 +69,7 @@ def build_word_tokenizer(captions: Iterable[str], min_frequency: int = 1) -> Pre
         ValueError: There are no words, or `min_frequency` is below 1 or leaves none.
     """
     if min_frequency < 1:
-        raise InputError(f"min_frequency is {min_frequency}: give at least 1.")
+        raise InputError(f"min_frequency is {min_frequency}; give at least 1.")
     counts = Counter(word for caption in _strings(captions) for word in words_of(caption))
     if not counts:
         raise InputError("there are no captions to build a vocabulary from; name splits that have some.")
@@ -77,7 +77,7 @@ def build_word_tokenizer(captions: Iterable[str], min_frequency: int = 1) -> Pre
     if not kept:
         most = max(counts.values())
         raise InputError(
-            f"no word occurs {min_frequency} times or more (the most frequent: {most}): lower min_frequency"
+            f"no word occurs {min_frequency} times or more (the most frequent: {most}); lower min_frequency."
         )
     kept.sort(key=lambda word: (-counts[word], word))
     return word_tokenizer_from_word_map({word: number for number, word in enumerate((*SPECIALS, *kept))})
@@ -94,9 +94,9 @@ def word_tokenizer_from_word_map(word_map: Mapping[str, int]) -> PreTrainedToken
     """
     missing = [token for token in SPECIALS if token not in word_map]
     if missing:
-        raise InputError(f"the word map lacks {', '.join(missing)}")
+        raise InputError(f"the word map lacks {', '.join(missing)}; give one with them.")
     if sorted(word_map.values()) != list(range(len(word_map))):
-        raise InputError(f"the ids of the word map must be 0..{len(word_map) - 1}, each once")
+        raise InputError(f"the ids of the word map must be 0..{len(word_map) - 1}, each once; number its words so.")
     tokenizer = Tokenizer(models.WordLevel(dict(word_map), unk_token=UNKNOWN))
     tokenizer.normalizer = _word_normalizer()
     tokenizer.pre_tokenizer = _word_splitter()
@@ -112,11 +112,11 @@ def read_word_map(path: str | Path) -> dict[str, int]:
     try:
         word_map = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as err:
-        raise InputError(f"{path} does not exist: give the word map of the checkpoint (WORDMAP_*.json)") from err
+        raise InputError(f"{path} does not exist; give the word map of the checkpoint (WORDMAP_*.json).") from err
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as err:
         raise InputError(f"{path} cannot be read as JSON ({err}); write it again.") from err
     if not isinstance(word_map, dict) or not all(type(number) is int for number in word_map.values()):
-        raise InputError(f"{path} is no word map: give a JSON object from words to integer ids.")
+        raise InputError(f"{path} is no word map; give a JSON object from words to integer ids.")
     return word_map
 
 
@@ -168,7 +168,7 @@ def build_unigram_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrai
         characters = len(set("".join(lines)))
         raise InputError(
             f"no unigram of {vocab_size} pieces can be trained on {len(lines)} captions with {characters} different "
-            f"characters: change vocab_size ({reason_of(err)})"
+            f"characters ({reason_of(err)}); change vocab_size."
         ) from err
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     pieces = [(trained.id_to_piece(number), trained.get_score(number)) for number in range(trained.get_piece_size())]
@@ -198,7 +198,7 @@ def build_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedToke
     if not lines:
         raise InputError("there are no texts to build a vocabulary from; give some.")
     if vocab_size <= len(alphabet):
-        raise InputError(f"vocab_size is {vocab_size}: give more than {len(alphabet)}, one for each byte and the end")
+        raise InputError(f"vocab_size is {vocab_size}; give more than {len(alphabet)}, one for each byte and the end.")
     tokenizer = Tokenizer(models.BPE())
     # Qwen2's rules for letters, digits, signs and spaces
     split = pre_tokenizers.Split(Regex(_BPE_WORDS), behavior="isolated")
@@ -246,7 +246,7 @@ def vocabulary_of(
         ValueError: The data set or a split is not there, or no vocabulary can be made of it.
     """
     if kind not in ("word", "unigram"):
-        raise InputError(f'kind is {kind!r}: give "word" or "unigram".')
+        raise InputError(f'kind is {kind!r}; give "word" or "unigram".')
     if splits == "all":
         names = split_names(path_or_id, revision=revision)
     else:
@@ -302,10 +302,10 @@ def write_vocabulary(
 
 def _strings(captions: Iterable[str]) -> Iterable[str]:
     if isinstance(captions, str):
-        raise InputError("captions is one string: give a list of captions")
+        raise InputError("captions is one string; give a list of captions.")
     for caption in captions:
         if not isinstance(caption, str):
-            raise InputError(f"captions holds a {type(caption).__name__}: give strings")
+            raise InputError(f"captions holds a {type(caption).__name__}; give strings.")
         yield caption
 
 

@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
                 key = self.construct_object(name)
                 if key in lines:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"{name.value} stands in line {lines[key]} and in line {line}: keep one of them"
+                        None, None, f"{name.value} stands in line {lines[key]} and in line {line}; keep one of them"
                     )
                 lines[key] = line
                 self._check_number(name, value)
@@ -47,7 +47,7 @@ class _Loader(yaml.SafeLoader):
             if not node.tag.endswith((":int", ":float")) or not node.value.strip("+-0_"):
                 return
             raise yaml.constructor.ConstructorError(
-                None, None, f"{name.value} is {node.value}, which YAML reads as {self.construct_object(node)}: write "
+                None, None, f"{name.value} is {node.value}, which YAML reads as {self.construct_object(node)}; write "
                 "it as a decimal number, or in quotes",
             )  # fmt: skip
 

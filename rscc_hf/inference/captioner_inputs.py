@@ -36,13 +36,13 @@ def listed(value: Any, name: str) -> Sequence[Any] | None:
     ):
         return None
     if hasattr(value, "columns") or hasattr(value, "column_names"):
-        raise InputError(f"{name} is a {type(value).__name__}: give one of its columns.")
+        raise InputError(f"{name} is a {type(value).__name__}; give one of its columns.")
     if isinstance(value, Mapping) or isinstance(getattr(value, "size", None), tuple):  # a file, an image of Pillow's
         return None
     if hasattr(value, "to_pylist"):  # a column of Arrow
         return value.to_pylist()
     if isinstance(value, set | frozenset):
-        raise InputError(f"{name} is a {type(value).__name__}, which has no order: give a list.")
+        raise InputError(f"{name} is a {type(value).__name__}, which has no order; give a list.")
     dimensions = getattr(value, "ndim", None)
     if dimensions is not None and not isinstance(value, list):
         return _of_array(value, name, dimensions)
@@ -58,7 +58,7 @@ def _of_array(value: Any, name: str, dimensions: int) -> Sequence[Any] | None:
         return list(value)  # a column of pandas: what `[]` means there is its index's affair
     kind = value.dtype.kind if isinstance(value, np.ndarray) else ""
     if dimensions == 1 and kind == "S":
-        raise InputError(f"{name} is an array of bytes, which has lost the zeros at their ends: give a list.")
+        raise InputError(f"{name} is an array of bytes, which has lost the zeros at their ends; give a list.")
     if dimensions == 1 and kind in ("O", "U", "T"):
         return value.tolist()
     if dimensions == 4:
@@ -66,7 +66,7 @@ def _of_array(value: Any, name: str, dimensions: int) -> Sequence[Any] | None:
     if dimensions == 1 and not len(value):
         return []
     raise InputError(
-        f"{name} has shape {tuple(value.shape)}: give an image (H, W), (H, W, C) or (C, H, W), images with one more "
+        f"{name} has shape {tuple(value.shape)}; give an image (H, W), (H, W, C) or (C, H, W), images with one more "
         "dimension in front, or a list."
     )
 
@@ -142,16 +142,16 @@ def one_question_each(text: Any, count: int) -> Sequence[str | None]:
     several = listed(text, "text")
     if several is None:
         raise InputError(
-            f"text is a {type(text).__name__}: give one question for all pairs or a list with one for each."
+            f"text is a {type(text).__name__}; give one question for all pairs or a list with one for each."
         )
     if len(several) != count:
         raise InputError(
-            f"text has {len(several)} questions for {count} pairs: give one string for all pairs, or one for each."
+            f"text has {len(several)} questions for {count} pairs; give one string for all pairs, or one for each."
         )
     questions = [present(question) for question in several]
     for place, question in enumerate(questions):
         if question is not None and not isinstance(question, str):
-            raise InputError(f"text has a {type(question).__name__} at place {place}: give a string, or None.")
+            raise InputError(f"text has a {type(question).__name__} at place {place}; give a string, or None.")
     return questions
 
 
@@ -167,7 +167,7 @@ def names_of(pair_ids: Any, count: int) -> Sequence[str] | None:
     names = [present(name) for name in several]
     for place, name in enumerate(names):
         if name is None:
-            raise InputError(f"pair_ids has no name at place {place}: give one for each pair, or none at all.")
+            raise InputError(f"pair_ids has no name at place {place}; give one for each pair, or none at all.")
     if len(names) != count:
         raise InputError(f"lists of unequal length: {count} before, {len(names)} pair_ids; give one for every pair.")
     return [str(name) for name in names]

@@ -60,5 +60,5 @@ def model_to_use(named: str | None) -> str:
     """
     found = named or find_demo_model()
     if found is None:
-        raise InputError(f"no model: train one with `rscc demo`, or name one with --model (or ${ENVIRONMENT}).")
+        raise InputError(f"no model; train one with `rscc demo`, or name one with --model (or ${ENVIRONMENT}).")
     return found

@@ -174,7 +174,7 @@ def test_the_paper_sizes_need_no_description_of_the_tower(release: dict[str, Any
         ({"mm_vision_select_layer": "last"}, "mm_vision_select_layer='last' is no list"),
         ({"mm_vision_select_layer": "[3]"}, "must be negative"),
         ({"cc_expert_args": {"downsample_ratio": 2}}, "downsample_ratio"),
-        ({"cc_expert_args": {"embedding_dim": 64}}, "embedding_dim=64; the vision tower's is 256"),
+        ({"cc_expert_args": {"embedding_dim": 64}}, "embedding_dim=64, the vision tower 256; give its own config"),
         ({"cc_expert_args": {"extra": 1}}, "unknown field extra"),
         ({"vision_tower_config": None, "mm_vision_tower": "clip"}, "mm_vision_tower='clip'"),
     ],

@@ -345,5 +345,5 @@ def test_wrong_inputs_are_named(images, maps, message):
 
 
 def test_probabilities_are_checked():
-    with pytest.raises(ValueError, match=r"rotate is 1\.5: it must be between 0 and 1"):
+    with pytest.raises(ValueError, match=r"rotate is 1\.5; give a number between 0 and 1"):
         Augmentation(rotate=1.5)

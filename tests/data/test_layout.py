@@ -190,7 +190,7 @@ def test_a_split_that_only_the_card_knows(tmp_path):
     fill(tmp_path, "train.parquet", "hard.parquet")
     (tmp_path / "README.md").write_text(CARD.format("hard.parquet"))
     with pytest.raises(
-        ValueError, match=r"no split 'test': there are train, hard \(README.md says it is hard.parquet"
+        ValueError, match=r"no split 'test'; there are train, hard \(README.md says it is hard.parquet"
     ):
         load_pairs(tmp_path, "test")
 

@@ -102,14 +102,14 @@ def test_saved_folder(saved, tmp_path):
     dataset = _dataset("x")
     dataset.save_to_disk(str(tmp_path / "single"))
     assert len(load_pairs(tmp_path / "single", "train")) == 3
-    with pytest.raises(ValueError, match="no split 'test': there are train"):
+    with pytest.raises(ValueError, match="no split 'test'; there are train"):
         load_pairs(tmp_path / "single", "test")
 
 
 def test_split_that_is_not_there_names_those_that_are(folder, saved):
-    with pytest.raises(ValueError, match="no split 'val': there are train, test"):
+    with pytest.raises(ValueError, match="no split 'val'; there are train, test"):
         load_pairs(folder, "val")
-    with pytest.raises(ValueError, match="no split 'test': there are train, validation"):
+    with pytest.raises(ValueError, match="no split 'test'; there are train, validation"):
         load_pairs(saved, "test")
     with pytest.raises(ValueError, match=r"no split '\*'"):
         load_pairs(folder, "*")
@@ -125,7 +125,7 @@ def test_a_split_is_not_mistaken_for_a_longer_name(tmp_path):
 
 def test_path_that_is_not_there(tmp_path):
     for missing in (tmp_path / "gone", str(tmp_path / "gone"), "./gone", "some/where/else"):
-        with pytest.raises(ValueError, match="does not exist: give a folder"):
+        with pytest.raises(ValueError, match="does not exist; give a folder"):
             load_pairs(missing, "train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no pairs"):

@@ -119,9 +119,12 @@ def test_images_may_be_files_or_bytes_and_keep_their_names_alone(tmp_path):
         ({"note": "x"}, r"pair 'p3' has note, which is no column; name it in the features"),
         ({"image_after": "/nowhere/a.png"}, r"pair 'p3': an image cannot be read .*nowhere.*; give its bytes"),
         ({"image_after": "https://example.org/a.png"}, r"pair 'p3': an image cannot be read"),
-        ({"captions": "a house"}, r"pair 'p3': the column captions is of type str; a list of strings in each row is"),
+        (
+            {"captions": "a house"},
+            r"pair 'p3': the column captions is of type str, where a list of strings in each row is",
+        ),
         ({"captions": [3]}, r"the pairs 'p2' to 'p3' do not fit the columns"),
-        ({"image_after": 3}, r"pair 'p3': the column image_after is of type int; images are needed"),
+        ({"image_after": 3}, r"pair 'p3': the column image_after is of type int, where images are needed"),
     ],
 )
 def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path, changes, told):

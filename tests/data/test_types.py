@@ -103,7 +103,7 @@ def test_whole_numbers_are_names(tmp_path):
 
 
 WRONG = {
-    "captions as text": ({"captions": pa.array(["a house"] * COUNT)}, "captions is of type string; a list"),
+    "captions as text": ({"captions": pa.array(["a house"] * COUNT)}, "captions is of type string, where a list"),
     "captions as large text": ({"captions": pa.array(["a house"] * COUNT, pa.large_string())}, "captions is of type"),
     "captions as JSON": ({"captions": pa.array(['["a house"]'] * COUNT)}, "captions is of type string"),
     "captions as categories": ({"captions": pa.array(["a"] * COUNT).dictionary_encode()}, "captions is of type dict"),
@@ -111,7 +111,7 @@ WRONG = {
     "captions in words": ({"captions": pa.array([[["a", "house"]]] * COUNT)}, "captions is of type list<"),
     "captions of numbers": ({"captions": pa.array([[1]] * COUNT)}, "captions is of type list<"),
     "a null caption": ({"captions": pa.array([["a", None], ["b"], []])}, r"1 of 3 pairs have a caption that is null"),
-    "changed as text": ({"changed": pa.array(["False", "True", "False"])}, "changed is of type string; true or false"),
+    "changed as text": ({"changed": pa.array(["False", "True", "False"])}, "changed is of type string, where true or"),
     "changed as a fraction": ({"changed": pa.array([1.0, 0.0, None])}, "changed is of type double"),
     "changed as counts": ({"changed": pa.array([0, 1, 2])}, r"neither 0 nor 1 for 1 of 3 pairs \('c' \(2\)\)"),
     "null ids": ({"pair_id": pa.array(["a", None, None])}, r"2 of 3 rows have no pair_id \(null or blank; row 1, 2\)"),
@@ -124,10 +124,10 @@ WRONG = {
         r"1 pair_ids differ from another one in spaces or the Unicode form of a letter only, as '.*' and '.*'; give",
     ),
     "ids that differ in spaces": ({"pair_id": pa.array(["a b", "a  b", "a b "])}, "2 pair_ids differ from another"),
-    "ids as fractions": ({"pair_id": pa.array([1.0, 2.0, 3.0])}, "pair_id is of type double; strings"),
-    "source as numbers": ({"source": pa.array([1, 2, 3])}, "source is of type int64; strings"),
+    "ids as fractions": ({"pair_id": pa.array([1.0, 2.0, 3.0])}, "pair_id is of type double, where strings"),
+    "source as numbers": ({"source": pa.array([1, 2, 3])}, "source is of type int64, where strings"),
     "images as pixels": ({"image_before": pa.array([[[1, 2], [3, 4]]] * COUNT)}, "image_before is of type list<"),
-    "images as numbers": ({"image_after": pa.array([1, 2, 3])}, "image_after is of type int64; images"),
+    "images as numbers": ({"image_after": pa.array([1, 2, 3])}, "image_after is of type int64, where images"),
     "images of other parts": ({"image_after": pa.array([{"data": b""}] * COUNT)}, "image_after is of type struct"),
     "bytes as text": ({"image_after": pa.array([{"bytes": "x", "path": "y"}] * COUNT)}, "image_after is of type"),
     "a mask as numbers": ({"change_mask": pa.array([1, 2, 3])}, "change_mask is of type"),
@@ -208,7 +208,7 @@ def test_a_split_without_rows_is_refused(tmp_path):
 def test_captions_of_a_data_set_of_ones_own():
     for captions, kind in (("a house", Value("string")), ([["a", "b"]], None)):
         dataset = Dataset.from_list([{"captions": captions}], features=kind and Features({"captions": kind}))
-        with pytest.raises(ValueError, match=r"captions of row 0 are .*: give a list of strings"):
+        with pytest.raises(ValueError, match=r"captions of row 0 are .*; give a list of strings"):
             list(captions_of(dataset))
 
 

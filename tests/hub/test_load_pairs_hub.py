@@ -87,8 +87,8 @@ def test_pairs_of_the_hub(local_hub, run_python):
         "hard test True": "org/hard holds test-hard.parquet, test.parquet, all of which",
         "hard digest": "org/hard holds test-hard.parquet, test.parquet, all of which",
         "two test False": "org/two has more than one configuration ('one', 'two')",
-        "good train[:2] True": "org/good: train[:2] cannot be streamed: name one of",
-        "good val True": "org/good has no split 'val': there are",
+        "good train[:2] True": "org/good: train[:2] cannot be streamed; name one of",
+        "good val True": "org/good has no split 'val'; there are",
     }.items():
         assert said[case].startswith(expected), (case, said[case])
         assert "\n" not in said[case]

@@ -199,14 +199,14 @@ def test_where_the_package_is_installed(repos, run_python, checkpoints, tiny_che
         "ValueError: org/mmodalcc-tiny has no revision v9 on the Hub; give one of its branches, tags or commits."
     )
     assert said["captioner org/gated"] == (
-        "ValueError: org/gated is gated: ask for access on its page on the Hub, then log in (hf auth login)."
+        "ValueError: org/gated is gated; ask for access on its page on the Hub, then log in (hf auth login)."
     )
     assert (said["old rows"], said["rows"]) == (6, 12)
     assert said["pairs"] == [f"test-0-{row}" for row in range(6)]
     for name, reason in {
         "org/no-pairs train None": "org/no-pairs is neither a folder on this machine nor a data set that the Hub",
         "org/gated-pairs train None": "gated",
-        "org/second-cc-mini val None": "org/second-cc-mini has no split 'val': there are train, test",
+        "org/second-cc-mini val None": "org/second-cc-mini has no split 'val'; there are train, test",
         "org/second-cc-mini test v9": "v9",
     }.items():
         assert reason in said[f"pairs {name}"] and "\n" not in said[f"pairs {name}"], said[f"pairs {name}"]
@@ -230,7 +230,7 @@ def test_rscc_caption_takes_a_name_on_the_hub_and_then_needs_none(repos, checkpo
 def test_rscc_caption_says_in_one_line_what_it_may_not_have(repos, images):
     rscc = Path(sys.executable).with_name("rscc")
     for name, reason in (
-        (["org/gated"], "is gated: ask for access"),
+        (["org/gated"], "is gated; ask for access"),
         (["org/none"], "nor a model of that name"),
         (["org/mmodalcc-tiny", "--revision", "v9"], "v9"),
     ):

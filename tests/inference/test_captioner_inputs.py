@@ -96,9 +96,9 @@ def test_maps_that_a_table_lacks_are_none(captioner, files):
     ("make", "words"),
     [
         (lambda paths: set(paths), "before is a set, which has no order"),
-        (lambda paths: pd.DataFrame({"path": paths}), "before is a DataFrame: give one of its columns"),
-        (lambda paths: Dataset.from_dict({"path": paths}), "before is a Dataset: give one of its columns"),
-        (lambda paths: pa.table({"path": paths}), "before is a Table: give one of its columns"),
+        (lambda paths: pd.DataFrame({"path": paths}), "before is a DataFrame; give one of its columns"),
+        (lambda paths: Dataset.from_dict({"path": paths}), "before is a Dataset; give one of its columns"),
+        (lambda paths: pa.table({"path": paths}), "before is a Table; give one of its columns"),
         (lambda paths: np.array([path.encode() for path in paths]), "an array of bytes"),
         (lambda paths: np.arange(3), r"before has shape \(3,\)"),
         (lambda paths: torch.arange(3), r"before has shape \(3,\)"),

@@ -421,7 +421,7 @@ CASES: dict[str, Case] = {
     ),
     "nested-zip": (
         lambda: zipped({"release/NEW_BEST_checkpoint.pth.tar": base()}),
-        "NEW_BEST_checkpoint.pth.tar: extract",
+        "NEW_BEST_checkpoint.pth.tar; extract",
     ),
     "zip-as-pickle": (lambda: changed(data_pkl=base()), "its data.pkl is a zip"),
     "zip-behind-a-pickle": (lambda: pickle.dumps(system(), 2) + base(), _OS),

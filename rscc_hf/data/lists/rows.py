@@ -59,7 +59,7 @@ def _text(path: Path) -> str:
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
     text = _text(path)
-    hint = "; write an object a line, without a list around them" if text.lstrip().startswith("[") else ""
+    hint = "; write an object a line, without a list around them" if text.lstrip().startswith("[") else "; mend it"
     # Only "\n" ends a line: a caption may hold the other characters that str.splitlines splits at.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -108,4 +108,4 @@ def _csv_rows(path: Path, delimiters: str) -> Iterator[Row]:
             cells = itertools.zip_longest(columns, row[: len(columns)], fillvalue="")
             yield line, [(name, cell if cell.strip() else None) for name, cell in cells], few
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num + skipped}: {error}.") from error
+        raise InputError(f"{path}, line {reader.line_num + skipped}: {error}; mend it.") from error

@@ -355,7 +355,7 @@ def test_maps_of_changed_pixels_only_at_the_start(tmp_path):
 def test_mistakes_are_one_sentence(pairs, tmp_path):
     with pytest.raises(RecipeError, match="train_data is not given"):
         train_mmodalcc(MModalCCRecipe(output_dir=str(tmp_path), tracker="none", cpu=True))
-    with pytest.raises(ValueError, match="has no split 'valid': there are train, validation"):
+    with pytest.raises(ValueError, match="has no split 'valid'; there are train, validation"):
         train_mmodalcc(toy_pairs_recipe(pairs, tmp_path, validation_split="valid", eval_unit="steps"))
     with pytest.raises(ValueError, match="'layer9' cannot be frozen; choose among stem, layer1, layer2"):
         train_mmodalcc(toy_pairs_recipe(pairs, tmp_path, frozen_stages=["layer9"]))
@@ -380,7 +380,7 @@ def test_what_cannot_be_read_is_one_sentence_with_the_key(pairs, tmp_path, key, 
     folder.mkdir()
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     (folder / name).write_text(content)
-    with pytest.raises(RecipeError, match=rf"^{key} .*damaged cannot be read \(.+\): name a ") as caught:
+    with pytest.raises(RecipeError, match=rf"^{key} .*damaged cannot be read \(.+\); name a ") as caught:
         train_mmodalcc(toy_pairs_recipe(pairs, tmp_path / "run", **{key: str(folder)}))
     assert "\n" not in str(caught.value)
 
