@@ -55,7 +55,7 @@ class PushError(RsccError):
 
 @contextmanager
 def input_errors(kind: type[RsccError] = InputError, where: str = "") -> Iterator[None]:
-    """Make a `ValueError` about a user's input an error of ours, with its words.
+    """Make a `ValueError` about a user's input, or what a configuration raises, an error of ours with its words.
 
     For the few calls of code that ships with checkpoints, or of a library, with what a user gave, and for them alone:
     in our own code a bare `ValueError` is a fault.
@@ -65,14 +65,21 @@ def input_errors(kind: type[RsccError] = InputError, where: str = "") -> Iterato
         where: What the input is, before the words: "init_from stage1".
 
     Raises:
-        RsccError: In place of a `ValueError`; an `InputError` keeps `pair` and `file` of a `PairError`.
+        RsccError: In place of a `ValueError`; an `InputError` keeps `pair` and `file` of a `PairError`. In place of a
+            `StrictDataclassError` with the words of its cause, as its own are two lines about a validator.
     """
     try:
         yield
     except RsccError:
         raise
-    except ValueError as error:
-        ours = kind(f"{where}: {error}" if where else str(error))
+    except Exception as error:
+        from huggingface_hub.errors import StrictDataclassError  # here: it costs a tenth of a second
+
+        if not isinstance(error, ValueError | StrictDataclassError):
+            raise
+        cause = (error.__cause__ or error) if isinstance(error, StrictDataclassError) else None
+        words = str(error) if cause is None else " ".join(str(cause).split())
+        ours = kind(f"{where}: {words}" if where else words)
         if isinstance(ours, InputError):
             ours.pair, ours.file = getattr(error, "pair", None), getattr(error, "file", None)
         raise ours from error

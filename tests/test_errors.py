@@ -12,6 +12,7 @@ from rscc_hf.commands.terminal import OneLineErrors
 from rscc_hf.errors import InputError, MeteorError, RecipeError, TrainingError, input_errors
 from rscc_hf.files import NotReplaced
 from rscc_hf.inference.captioner import ChangeCaptioner
+from rscc_hf.modeling import MModalCCConfig
 from rscc_hf.processing.change_pair_images import PairError
 from rscc_hf.training.engine.recipe import read_recipe
 from rscc_hf.training.engine.script import run_script
@@ -63,6 +64,13 @@ def test_what_shipped_code_and_libraries_say_of_an_input_keeps_its_words_pair_an
     assert (str(again), again.pair, again.file) == ("pair 2 is black.", 2, "x.png")
     with pytest.raises(RecipeError, match=r"^init_from a: heads is 0\.$"), input_errors(RecipeError, "init_from a"):
         raise ValueError("heads is 0.")
+    with (
+        pytest.raises(RecipeError, match=r"^init_from a: d_model=7 must be a multiple [^\n]+$"),
+        input_errors(RecipeError, "init_from a"),
+    ):
+        MModalCCConfig(d_model=7)
+    with pytest.raises(RecipeError, match=r"^[^\n]*'d_model'[^\n]*$"), input_errors(RecipeError):
+        MModalCCConfig(d_model="seven")
     with pytest.raises(MeteorError, match="Java"), input_errors(RecipeError):
         raise MeteorError("no Java; install it.")
     with pytest.raises(KeyError), input_errors():

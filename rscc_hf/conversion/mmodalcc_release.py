@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
@@ -25,11 +24,12 @@ from rscc_hf.conversion.output import check_unchanged, source_of, stamps, write_
 from rscc_hf.conversion.pickle_reader import ReleasedFile, modules_of, open_released, state_dict_of
 from rscc_hf.conversion.pickle_reader_machine import Placeholder
 from rscc_hf.data.vocabulary import END, PAD, START, read_word_map, word_tokenizer_from_word_map
-from rscc_hf.errors import InputError
+from rscc_hf.errors import InputError, input_errors
 from rscc_hf.hub.cards import write_model_card
 from rscc_hf.modeling import MModalCCConfig, MModalCCForConditionalGeneration
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
 from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
+from rscc_hf.text import reason_of
 from rscc_hf.trial import run_a_pair
 
 PARTS = ("encoder_image", "encoder_image2", "encoder_feat", "decoder")
@@ -298,9 +298,10 @@ def _config(
         "eos_token_id": tokenizer.convert_tokens_to_ids(END),
     }
     try:
-        return MModalCCConfig(**values)
-    except (StrictDataclassError, ArithmeticError, TypeError, ValueError) as error:
-        raise InputError(f"its sizes make no MModalCC ({' '.join(str(error).split())}); {_REMEDY}.") from error
+        with input_errors():
+            return MModalCCConfig(**values)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise InputError(f"its sizes make no MModalCC ({reason_of(error, whole=True)}); {_REMEDY}.") from error
 
 
 def _backbone(part: str, modules: Mapping[str, Placeholder], shape: _Shapes) -> dict[str, Any]:

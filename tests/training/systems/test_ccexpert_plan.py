@@ -105,6 +105,8 @@ def test_mistakes_are_one_sentence(monkeypatch):
         take_plan_options(["--plan", "--devices", "x"])
     with pytest.raises(RecipeError, match=r"init_from is not given.*or set size to plan without it"):
         make_plan(Stage1Recipe())
+    with pytest.raises(RecipeError, match=r"^integration_attention_heads=7 must divide"):
+        make_plan(Stage1Recipe(size="0.5b", integration_attention_heads=7))
     with pytest.raises(RecipeError, match=r"64 is no multiple of per_device_batch_size 4 x 3"):
         make_plan(Stage1Recipe(size="0.5b"), PlanOptions(devices=3))
 

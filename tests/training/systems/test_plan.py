@@ -172,7 +172,9 @@ def test_what_a_stream_does_not_tell_is_said(tmp_path, monkeypatch, capsys) -> N
 def test_a_plan_of_mmodalcc_refuses_what_training_refuses(data, tmp_path) -> None:
     for changes in (
         {"max_caption_length": 1}, {"tokenizer": str(tmp_path)}, {"global_batch_size": 6}, {"warmup_steps": 9},
-        {"normalize_images": True, "num_channels": 4}, {"streaming": True, "captions": "random_choice",
+        {"frozen_stages": ["foo"]}, {"d_model": 7}, {"dropout": 2.0}, {"position_embedding_std": -1.0},
+        {"decoder_attention_heads": 5}, {"normalize_images": True, "num_channels": 4},
+        {"streaming": True, "captions": "random_choice",
          "max_steps": None, "max_epochs": 1, "schedule": "linear"},
     ):  # fmt: skip
         recipe = toy_pairs_recipe(data, tmp_path / "run", **changes)
@@ -181,7 +183,10 @@ def test_a_plan_of_mmodalcc_refuses_what_training_refuses(data, tmp_path) -> Non
             with pytest.raises((RecipeError, InputError)) as caught:
                 run(recipe)
             sentences.append(str(caught.value))
-        assert sentences[0] == sentences[1]
+        assert sentences[0] == sentences[1] and "\n" not in sentences[0]
+    for name, value in (("embedding_size", 0), ("grid_size", 0), ("decoder_hidden_size", 0), ("depths", [1, 0])):
+        with pytest.raises(RecipeError, match=f"^{name} is .*give"):
+            toy_pairs_recipe(data, tmp_path / "run", **{name: value})
     with pytest.raises(RecipeError, match="train_data is not given, and its words give the model its size"):
         mmodalcc_plan.make_plan(toy_pairs_recipe(None, tmp_path / "run"))
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rscc_hf.errors import RecipeError
+from rscc_hf.errors import RecipeError, input_errors
 from rscc_hf.modeling.configuration_ccexpert import CCExpertConfig
 from rscc_hf.modeling.modeling_ccexpert import CCExpertForConditionalGeneration
 from rscc_hf.processing.chat_templates_ccexpert import PAPER_PROMPT, SYSTEM_MESSAGE
@@ -92,11 +92,9 @@ def _config(recipe: CCExpertRecipe) -> tuple[CCExpertConfig, str, Start | None]:
         if recipe.size is None:
             raise RecipeError(f"{str(error).rstrip('.')}; or set size to plan without it.") from error
         reason = "init_from is not given" if recipe.init_from is None else f"{recipe.init_from} is not there yet"
-        return (
-            CCExpertConfig.preset(recipe.size, **recipe.module_settings),
-            f"the paper's {recipe.size} ({reason})",
-            None,
-        )
+        with input_errors(RecipeError):
+            preset = CCExpertConfig.preset(recipe.size, **recipe.module_settings)
+        return preset, f"the paper's {recipe.size} ({reason})", None
     return start.config, f"as {start.path}", start
 
 

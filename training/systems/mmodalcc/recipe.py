@@ -117,8 +117,12 @@ class MModalCCRecipe(PairRecipe):
         super().validate()
         self.require_at_least(
             1, "image_size num_channels semantic_num_channels vocabulary_min_frequency captions_per_pair "
-            "max_caption_length",
+            "max_caption_length embedding_size backbone_stages grid_size num_stages d_model encoder_attention_heads "
+            "encoder_ffn_dim decoder_layers decoder_hidden_size decoder_attention_heads decoder_ffn_dim",
         )  # fmt: skip
+        for name in ("hidden_sizes", "depths"):
+            if any(number < 1 for number in getattr(self, name)):
+                raise RecipeError(f"{name} is {getattr(self, name)}; give numbers of 1 or more.")
         self.require_at_least(0, "changed_coverage_epochs")
         for name in ("encoder_learning_rate", "enhancement_learning_rate", "decoder_learning_rate"):
             self.require_at_least(0, name)
@@ -152,7 +156,7 @@ class MModalCCRecipe(PairRecipe):
             end: Id of the token that ends it.
 
         Raises:
-            ValueError: The model's fields contradict each other; the message names them.
+            RecipeError: The model's fields contradict each other; the message names them.
         """
         backbones: dict[str, Any] = {
             f"{stream}_backbone_config": ResNetConfig(

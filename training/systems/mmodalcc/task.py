@@ -204,7 +204,8 @@ class MModalCCTask(PairTask):
             model.set_attn_implementation(recipe.attn_implementation)
         frozen = [stage for stage in recipe.frozen_stages if stage != "none"]
         if frozen:
-            model.freeze_backbone(frozen, freeze_statistics=recipe.freeze_statistics)
+            with input_errors(RecipeError, "frozen_stages"):
+                model.freeze_backbone(frozen, freeze_statistics=recipe.freeze_statistics)
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
