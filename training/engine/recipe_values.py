@@ -8,8 +8,6 @@ import typing
 from collections.abc import Callable
 from typing import Any, Literal
 
-from rscc_hf.errors import InputError
-
 
 def converted(value: Any, hint: Any) -> Any:
     """Return `value` as the type `hint` wants it.
@@ -30,7 +28,7 @@ def converted(value: Any, hint: Any) -> Any:
         if value is False and "no" in inner:
             return "no"  # YAML 1.1 reads a bare `no` as false
         if value not in inner or isinstance(value, bool):
-            raise InputError(value)
+            raise ValueError(value)
         return value
     if origin is list:
         if not isinstance(value, list | tuple):
