@@ -15,7 +15,7 @@ from rscc_hf.checkpoint_folder import shipped_code
 from rscc_hf.errors import InputError, RecipeError
 from rscc_hf.files import write_text
 from rscc_hf.formats.recipes import RECIPE
-from rscc_hf.formats.training import LogLine
+from rscc_hf.formats.training import LogLine, TrainingSummary
 from rscc_hf.training.engine import checkpoints
 from rscc_hf.training.engine.recipe import LoopRecipe, read_recipe, recipe_to_yaml
 
@@ -29,8 +29,8 @@ COMPLETE_MODEL, COMPLETE_LAST = ".complete-model", ".complete-last"
 # What versions before the record wrote beside a recipe.yaml: a model, its adapters, its processor.
 _MODEL_FILE = re.compile(
     r"(config|generation_config|adapter_config|processor_config|preprocessor_config|video_preprocessor_config"
-    r"|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template|model\.safetensors\.index"
-    r"|training_summary)\.json|merges\.txt|tokenizer\.model|chat_template\.jinja"
+    r"|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template|model\.safetensors\.index)\.json"
+    rf"|{re.escape(TrainingSummary.NAME)}|merges\.txt|tokenizer\.model|chat_template\.jinja"
     r"|(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors"
 )
 # What of these makes a folder hold a model.
