@@ -11,13 +11,14 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 
 from rscc_hf.checkpoint import load_checkpoint
 from rscc_hf.data.captions import is_no_change
 from rscc_hf.errors import InputError, input_errors
 from rscc_hf.inference.captioner_inputs import NAMES, listed, pairs_of, range_settings
 from rscc_hf.pair import Caption, Pair
+from rscc_hf.processing.change_pair_images import fetched
 from rscc_hf.processing.change_pair_writer import CaptionWriter, PreparedPair
 
 if TYPE_CHECKING:
@@ -147,28 +148,35 @@ class ChangeCaptioner:
         """
         if isinstance(pairs, Pair):
             raise InputError("pairs is one pair; give a list or another iterable of pairs.")
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; give at least 1.")
+        try:
+            drawn = iter(pairs)
+        except TypeError as error:
+            raise InputError(
+                f"pairs is a {type(pairs).__name__}; give a list or another iterable of pairs."
+            ) from error
+        if not isinstance(batch_size, SupportsIndex) or batch_size < 1:
+            raise InputError(f"batch_size is {batch_size!r}; give a whole number of at least 1.")
+        if not isinstance(allow_web, bool):
+            raise InputError(f"allow_web is {allow_web!r}; give True or False.")
         if on_error not in ("raise", "skip"):
             raise InputError(f"on_error is {on_error!r}; give 'raise' or 'skip'.")
         if generate_kwargs.get("num_return_sequences", 1) != 1 or generate_kwargs.get("return_dict_in_generate"):
             raise InputError("a captioner gives one caption for a pair; call captioner.model.generate for more.")
         reading = range_settings(self.processor, value_range, self.name)
-        if allow_web is not False:  # no other processor needs to know the word
-            reading = {**reading, "allow_web": allow_web}
-        return self._captions(iter(pairs), batch_size, reading, on_error == "skip", generate_kwargs)
+        return self._captions(drawn, batch_size, reading, allow_web, on_error == "skip", generate_kwargs)
 
     def _captions(
         self,
         pairs: Iterator[Pair],
         batch_size: int,
         reading: dict[str, Any],
+        allow_web: bool,
         skip: bool,
         generate_kwargs: dict[str, Any],
     ) -> Iterator[Caption]:
         writer = self._writer
         while batch := list(islice(pairs, batch_size)):
-            read = [self._read(pair, reading, skip) for pair in batch]
+            read = [self._read(pair, reading, allow_web, skip) for pair in batch]
             ready = [one for one in read if isinstance(one, PreparedPair)]
             with input_errors():
                 texts = iter(writer.texts(writer.write(writer.join(ready), **generate_kwargs)) if ready else ())
@@ -179,13 +187,13 @@ class ChangeCaptioner:
                 else:
                     yield Caption(None, error=one)
 
-    def _read(self, pair: Pair, reading: dict[str, Any], skip: bool) -> PreparedPair | str:
+    def _read(self, pair: Pair, reading: dict[str, Any], allow_web: bool, skip: bool) -> PreparedPair | str:
         """Return a pair as the model takes it; with `skip` of one that cannot be used the reason."""
         if not isinstance(pair, Pair):
             raise InputError(f"there is a {type(pair).__name__} among the pairs; make it a rscc_hf.Pair.")
         try:
             with input_errors():
-                return self._writer.prepare(pair, **reading)
+                return self._writer.prepare(fetched(pair, allow_web), **reading)
         except (InputError, OSError) as error:
             if not skip:
                 raise
@@ -316,12 +324,13 @@ class ChangeCaptioner:
             wrong = [name for name, value in others.items() if value is not None]
             if wrong:
                 raise InputError(f"before is one image but {wrong[0]} is a list; give one of each or lists of all.")
-            given = {name: None if value is None and name in NAMES[2:] else [value] for name, value in given.items()}
+            lists = {name: None if value is None and name in NAMES[2:] else [value] for name, value in given.items()}
             pair_ids = None if pair_ids is None else [str(pair_ids)]
-        else:  # what was a generator is read by now
-            given = {name: value if lists[name] is None else lists[name] for name, value in given.items()}
-        pairs = pairs_of(given, pair_ids, text)
-        maps = given["semantic_before"] is not None
+        for name, value in given.items():
+            if lists[name] is None and (value is not None or name in NAMES[:2]):
+                raise InputError(f"before is a list, so {name} must be a list too; give one for each pair.")
+        pairs = pairs_of(lists, pair_ids, text)
+        maps = lists["semantic_before"] is not None
         if maps and self.semantic_maps == "none":
             raise InputError(f"{self.name} takes no semantic maps; leave semantic_before and semantic_after out.")
         if not maps and self.semantic_maps == "required":

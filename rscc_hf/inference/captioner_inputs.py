@@ -77,18 +77,22 @@ def present(value: Any) -> Any:
     return None if missing else value
 
 
-def pairs_of(given: Mapping[str, Any], pair_ids: Any, text: Any) -> Iterator[Pair]:
+def pairs_of(given: Mapping[str, Sequence[Any] | None], pair_ids: Any, text: Any) -> Iterator[Pair]:
     """Return the pairs of lists of images; a lazy list is read pair by pair.
 
     Args:
-        given: The lists by name, all of `NAMES`; maps may be None.
+        given: The lists by name, all of `NAMES`; those of maps may be None.
         pair_ids: A name for each pair; None: their places.
         text: One question for all, or one for each.
 
     Raises:
         ValueError: Lists are missing or of unequal length, or a name or question is none.
     """
-    lists = _of_one_length(given)
+    lists = {name: values for name, values in given.items() if values is not None}
+    lengths = {name: len(values) for name, values in lists.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise InputError(f"lists of unequal length: {told}; give one of each for every pair.")
     missing = [name for name in NAMES[2:] if name not in lists]
     if len(missing) == 1:
         raise InputError(f"{missing[0]} is missing; give the semantic maps of both dates or of none.")
@@ -105,30 +109,6 @@ def pairs_of(given: Mapping[str, Any], pair_ids: Any, text: Any) -> Iterator[Pai
             yield Pair(name, before, after, maps=(maps[0], maps[1]), question=questions[row])
 
     return pairs()
-
-
-def _of_one_length(given: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
-    """Return the arguments of images and maps that are there, as lists.
-
-    Args:
-        given: By name, of `NAMES`; maps may be None.
-
-    Raises:
-        ValueError: One is no list, or another one is longer.
-    """
-    lists = {}
-    for name, value in given.items():
-        if value is None and name in NAMES[2:]:
-            continue
-        several = listed(value, name)
-        if several is None:
-            raise InputError(f"before is a list, so {name} must be a list too; give one for each pair.")
-        lists[name] = several
-    lengths = {name: len(values) for name, values in lists.items()}
-    if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{length} {name}" for name, length in lengths.items())
-        raise InputError(f"lists of unequal length: {told}; give one of each for every pair.")
-    return lists
 
 
 def one_question_each(text: Any, count: int) -> Sequence[str | None]:

@@ -97,7 +97,8 @@ def test_no_more_pairs_are_drawn_than_the_batch_at_hand_needs(captioner, pairs) 
 def test_what_is_wrong_with_the_call_is_raised_before_a_pair_is_drawn(captioner, pairs) -> None:
     drawn: list[Pair] = []
     for wrong, message in (
-        ({"batch_size": 0}, "batch_size"),
+        *(({"batch_size": size}, f"batch_size is {size!r}; give a whole number") for size in (0, 2.5, "8", None)),
+        *(({"allow_web": word}, f"allow_web is {word!r}; give True or False") for word in ("on", 1, None)),
         ({"on_error": "ignore"}, "on_error"),
         ({"value_range": (5, 1)}, "value_range"),
         ({"num_return_sequences": 2, "num_beams": 2}, r"model\.generate"),
@@ -106,6 +107,8 @@ def test_what_is_wrong_with_the_call_is_raised_before_a_pair_is_drawn(captioner,
             captioner.caption(endless(pairs, drawn), **wrong)
     with pytest.raises(ValueError, match="is one pair"):
         captioner.caption(pairs[0])
+    with pytest.raises(ValueError, match="pairs is a NoneType; give a list"):
+        captioner.caption(None)
     assert drawn == []
     with pytest.raises(ValueError, match="a tuple among the pairs"):
         next(captioner.caption([("a.png", "b.png")], on_error="skip"))
