@@ -16,20 +16,20 @@ PAIRS, KILLS, LIMIT = 200, 10, 300.0
 # The command in a process of its own; it waits before a batch while a file is there, so that kills meet the writing.
 _RUN = """
 import os, sys, time
-from rscc_hf import captioning_run
 from rscc_hf.commands.app import app
+from rscc_hf.inference.captioner import ChangeCaptioner
 
-caption = captioning_run._caption
+caption = ChangeCaptioner.caption
 
-def slow(*arguments):
+def slow(*arguments, **settings):
     if os.path.exists("hold"):
         open("ready", "w").close()
     while os.path.exists("hold"):
         time.sleep(0.01)
     time.sleep(0.02)
-    return caption(*arguments)
+    return caption(*arguments, **settings)
 
-captioning_run._caption = slow
+ChangeCaptioner.caption = slow
 app(sys.argv[1:])
 """
 
