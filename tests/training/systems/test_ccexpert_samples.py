@@ -9,6 +9,7 @@ from toys.ccexpert import SIDE, tiny_model, tiny_processor
 from toys.pairs import toy_row
 
 from rscc_hf.data.augmentation import Augmentation
+from rscc_hf.data.images import undecoded
 from rscc_hf.data.schema import FEATURES
 from rscc_hf.errors import InputError, RecipeError
 from rscc_hf.training.engine.batches import IndexedBatches
@@ -18,7 +19,7 @@ from rscc_hf.training.systems.ccexpert.samples import (
     prompted_samples,
     segment_mask,
 )
-from rscc_hf.training.systems.pairs.pixels import FromDisk, InMemory, PixelReader, undecoded
+from rscc_hf.training.systems.pairs.pixels import FromDisk, InMemory, PixelReader
 from rscc_hf.training.systems.pairs.samples import LABEL_MULTIPLE
 
 
