@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
 import signal
-import socket
 import stat
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
-
 from rscc_hf.errors import InputError
+from rscc_hf.locks import RUN, beside, exclusive
 
-# How often, and how long after one another (seconds), a lock is tried that may just have been let go of.
-_TRIES, _PAUSE = 3, 0.05
-# What file systems say that know no locks (Lustre, NFS and FUSE, as some are mounted).
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 LITTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))
 """What file managers leave in every folder that they show."""
-_RUN = "run"  # names the lock in a folder beside which none can lie
 # Names that are told before "and N more".
 _NAMED = 3
 
@@ -49,7 +40,7 @@ def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
     if path.exists() and not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
         path.write_text(text, encoding="utf-8", errors=errors)  # a device or a pipe (/dev/null) is not replaced
         return
-    part = _beside(path, f"{os.getpid()}.part")
+    part = beside(path, f"{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8", errors=errors)
         part.replace(path)
@@ -143,7 +134,7 @@ def check_replaceable(target: Path, kind: Written | None, *, overwrite: bool, in
 
 def _is_empty(folder: Path) -> bool:
     """Tell whether there is a folder and nothing in it."""
-    own = {_beside(folder / _RUN, ending).name for ending in ("lock", "softlock")}
+    own = {beside(folder / RUN, ending).name for ending in ("lock", "softlock")}
     return folder.is_dir() and all(path.name in LITTER or path.name in own for path in folder.iterdir())
 
 
@@ -191,7 +182,7 @@ def new_folder(
     """
     check_replaceable(target, kind, overwrite=overwrite, in_place=in_place)
     place = target.resolve()  # elsewhere where it is a link to an empty folder
-    if in_place and _is_empty(place) and not _beside(place, "replaced").exists():
+    if in_place and _is_empty(place) and not beside(place, "replaced").exists():
         # A lock cannot lie beside what hangs in a folder that is not the user's, such as a mount of a container.
         inside = not os.access(place.parent, os.W_OK)
         with cleaning_up_when_terminated(), exclusive(target, "folder", inside=inside), _filled(place):
@@ -240,7 +231,7 @@ def _filled(folder: Path) -> Iterator[None]:
 @contextmanager
 def _replaced(target: Path) -> Iterator[None]:
     """Put what is there beside, and back after an error."""
-    aside, gone = _beside(target, "replaced"), _beside(target, "gone")
+    aside, gone = beside(target, "replaced"), beside(target, "gone")
     shutil.rmtree(gone, ignore_errors=True)
     if aside.exists():
         shutil.rmtree(target, ignore_errors=True)  # half of what a killed run wrote
@@ -259,113 +250,10 @@ def _replaced(target: Path) -> Iterator[None]:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def _beside(path: Path, ending: str) -> Path:
-    """Make a hidden name beside a file or folder; of a name that leaves no room for the ending, a digest stands."""
-    name = path.name
-    if len(os.fsencode(name)) > 200:  # most file systems end at 255 bytes
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return path.with_name(f".{name}.{ending}")
-
-
 def digest_file(path: str | Path) -> str:
     """Compute the SHA-256 of a file in hexadecimal digits; read in blocks, so that a large one needs no memory."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def exclusive(path: str | Path, what: str = "output", *, inside: bool = False) -> Iterator[None]:
-    """Let one run at a time write a file or folder: a second, in this process or another, is refused at once.
-
-    A hidden lock lies beside `path` meanwhile. The system lets go of it when its holder ends, however that ends, so
-    nothing that a killed run leaves behind can block. On a file system that knows no locks a file takes its place that
-    tells its holder: one of this machine is known to have ended, for one of another the sentence names the file.
-
-    Args:
-        path: The file or folder that is written; links are followed. It need not exist; missing parents are made.
-        what: What it is, for the sentence: "output", "run folder".
-        inside: Whether the lock lies in the folder `path`, which exists, and not beside it.
-
-    Raises:
-        ValueError: Another run holds it.
-        OSError: The folder cannot be written.
-    """
-    path = Path(path)
-    target = path.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    place = _beside(target / _RUN if inside else target, "lock")
-    lock = FileLock(place, fallback_to_soft=False)
-    held: bool | None = None
-    try:
-        held = _acquire(lock, place)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    if held is None:
-        with _exclusive_by_name(path, place, what):
-            yield
-        return
-    if not held:
-        raise InputError(
-            f"{path} is being written by another run{_holder(place)}; wait for it or choose another {what}."
-        )
-    try:
-        with suppress(OSError):  # only for the sentence; Windows may keep others from a locked file
-            place.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        yield
-    finally:
-        # While it is still held: afterwards it may be another's. Who opened it before and locks it now finds that its
-        # name is gone and tries again. Windows removes no open file; there an empty one stays until after the release.
-        with suppress(OSError):
-            place.unlink(missing_ok=True)
-        lock.release()
-        if os.name == "nt":
-            with suppress(OSError):
-                place.unlink(missing_ok=True)
-
-
-@contextmanager
-def _exclusive_by_name(path: Path, place: Path, what: str) -> Iterator[None]:
-    """Do as `exclusive` where there are no locks: that a file is there tells of its holder."""
-    with suppress(OSError):
-        if not place.stat().st_size:  # of the attempt to lock it
-            place.unlink()
-    place = place.with_suffix(".softlock")  # of another name: what is left of attempts must not be taken for it
-    lock = SoftFileLock(place)
-    if not _acquire(lock, place):
-        raise InputError(
-            f"{path} is being written by another run{_holder(place)}; wait for it (or remove {place}, if that run has "
-            f"ended), or choose another {what}."
-        )
-    try:
-        yield  # what the file says is for those who look whether its holder has ended
-    finally:
-        lock.release()  # removes it
-
-
-def _acquire(lock: BaseFileLock, place: Path) -> bool:
-    """Take the lock, if it can be had; it may be removed between opening and locking, hence a few tries."""
-    for _ in range(_TRIES):
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            time.sleep(_PAUSE)
-            continue
-        if place.exists():
-            return True
-        lock.release()
-    return False
-
-
-def _holder(place: Path) -> str:
-    """Describe the holder, ` (process 12 on host)`, as far as it could say."""
-    with suppress(OSError, UnicodeDecodeError):
-        lines = place.read_text(encoding="utf-8").split("\n")
-        if len(lines) > 2:  # as filelock writes them
-            return f" (process {lines[0]} on {lines[1]})"
-        if lines[0]:
-            return f" ({lines[0]})"
-    return ""
 
 
 def refuse_input_as_output(output: str | Path, inputs: Iterable[str | Path], *, inside: bool = False) -> None:

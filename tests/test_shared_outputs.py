@@ -13,17 +13,18 @@ from pathlib import Path
 import pytest
 import watched
 
-from rscc_hf.files import digest_file, exclusive, refuse_input_as_output, write_text
+from rscc_hf.files import digest_file, refuse_input_as_output, write_text
+from rscc_hf.locks import exclusive
 
-# Holds the lock of sys.argv[1] until it is killed; it loads files.py alone, which takes no time.
+# Holds the lock of sys.argv[1] until it is killed; it loads locks.py alone, which takes no time.
 HOLDER = """
 import runpy, sys, time
-files = runpy.run_path(sys.argv[2])
-with files["exclusive"](sys.argv[1], "output"):
+locks = runpy.run_path(sys.argv[2])
+with locks["exclusive"](sys.argv[1], "output"):
     print("held", flush=True)
     time.sleep(60)
 """
-FILES = Path(__file__).parents[1] / "rscc_hf" / "files.py"
+LOCKS = Path(__file__).parents[1] / "rscc_hf" / "locks.py"
 
 
 def test_a_file_has_the_digest_of_its_bytes(tmp_path):
@@ -74,7 +75,7 @@ def test_an_error_lets_go(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_another_process_holds_it_until_it_is_killed(tmp_path):
     output = tmp_path / "out"
-    with watched.started([sys.executable, "-c", HOLDER, output, FILES], stdout=subprocess.PIPE) as holder:
+    with watched.started([sys.executable, "-c", HOLDER, output, LOCKS], stdout=subprocess.PIPE) as holder:
         try:
             assert holder.stdout and holder.stdout.readline() == b"held\n"
             with pytest.raises(ValueError, match=f"process {holder.pid} on "), exclusive(output):

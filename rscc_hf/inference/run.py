@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 from rscc_hf.data.lists.items import PairList
 from rscc_hf.errors import InputError, PredictionsError, input_errors
-from rscc_hf.files import check_replaceable_file, exclusive, refuse_input_as_output, write_text
+from rscc_hf.files import check_replaceable_file, refuse_input_as_output, write_text
 from rscc_hf.formats.predictions import PredictionLine, SkippedLine, begins_as
 from rscc_hf.inference.captioner import ChangeCaptioner
 from rscc_hf.inference.run_inputs import difference, pair_digests, run_digests
+from rscc_hf.locks import exclusive
 from rscc_hf.pair import Caption, Pair
 from rscc_hf.processing.change_pair_images import fetched
 from rscc_hf.processing.change_pair_web import shown_address

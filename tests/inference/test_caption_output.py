@@ -11,8 +11,8 @@ import pytest
 
 from rscc_hf import ChangeCaptioner
 from rscc_hf.data.lists.sources import read_pairs
-from rscc_hf.files import exclusive
 from rscc_hf.inference.run import caption_to_file, skipped_path
+from rscc_hf.locks import exclusive
 
 WriteImage = Callable[..., Path]
 

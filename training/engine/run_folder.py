@@ -29,8 +29,9 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 from rscc_hf.errors import RecipeError, TrainingError
-from rscc_hf.files import digest_file, exclusive, refuse_input_as_output, write_text
+from rscc_hf.files import digest_file, refuse_input_as_output, write_text
 from rscc_hf.formats.training import LogLine
+from rscc_hf.locks import exclusive
 from rscc_hf.training.engine import checkpoints, run_files
 from rscc_hf.training.engine.recipe import LoopRecipe, recipe_to_yaml
 from rscc_hf.training.engine.resuming import check_recipe

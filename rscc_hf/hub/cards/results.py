@@ -10,9 +10,10 @@ from typing import Any
 from rscc_hf.checkpoint import fingerprint_of
 from rscc_hf.errors import InputError
 from rscc_hf.evaluation.report import why_no_report
-from rscc_hf.files import exclusive, refuse_input_as_output, write_text
+from rscc_hf.files import refuse_input_as_output, write_text
 from rscc_hf.formats.predictions import prediction_lines
 from rscc_hf.formats.records import Evaluation
+from rscc_hf.locks import exclusive
 from rscc_hf.text import json_object
 
 

@@ -15,12 +15,12 @@ from toys.report import SCORES, write_toy_report
 
 from rscc_hf.checkpoint import fingerprint_of
 from rscc_hf.data.catalog import known_data
-from rscc_hf.files import exclusive
 from rscc_hf.formats.cards import MARKER
 from rscc_hf.formats.records import Evaluation
 from rscc_hf.hub.cards import render_model_card, write_model_card
 from rscc_hf.hub.cards.rendering import hub_id
 from rscc_hf.hub.cards.results import add_evaluation, read_evaluations
+from rscc_hf.locks import exclusive
 
 ALONE = "import sys; sys.modules['rscc_hf'] = None\n"  # any import of it fails
 
