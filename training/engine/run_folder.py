@@ -20,7 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ from rscc_hf.training.engine import checkpoints, run_files
 from rscc_hf.training.engine.recipe import LoopRecipe, recipe_to_yaml
 from rscc_hf.training.engine.resuming import check_recipe
 from rscc_hf.training.engine.run_files import CHECKPOINTS, LAST, TRACKER
+from rscc_hf.training.engine.tracker import start_tracker, tracked
 from rscc_hf.training.engine.workers import portable
 
 logger = logging.getLogger(__name__)
@@ -176,9 +177,10 @@ class RunFolder:
             RecipeError: The tracker cannot be started.
         """
         if self.recipe.tracker != "none" and not ended:
-            self.in_main(self._start_tracker)
+            start = partial(start_tracker, self.recipe, self.accelerator, self.path, self._old_events)
+            self.in_main(start)
             if not self.accelerator.is_main_process:
-                self._start_tracker()  # it only notes that there is one
+                start()  # it only notes that there is one
         self.in_main(lambda: self._begin(checkpoint, state, ended))  # last: nothing is deleted for a run that fails
 
     def _begin(self, checkpoint: Path | None, state: dict[str, Any] | None, ended: bool) -> None:
@@ -203,19 +205,6 @@ class RunFolder:
             self._bring_best(checkpoint, state)
         self.record.write(self.path)
         run_files.write_recipe(self.path, self.recipe)
-
-    def _start_tracker(self) -> None:
-        settings = {name: _flat(value) for name, value in asdict(self.recipe).items()}
-        try:
-            self.accelerator.init_trackers(TRACKER, config=settings)
-        except Exception as error:  # each tracker has errors of its own
-            if self.accelerator.is_main_process:
-                new = set(run_files.tracker_files(self.path)).difference(self._old_events)
-                run_files.remove_files(self.path, new)
-            raise RecipeError(
-                f"tracker {self.recipe.tracker} cannot be started ({type(error).__name__}: "
-                f"{' '.join(str(error).split())}); mend that, or set tracker to none."
-            ) from error
 
     def _rewind(self, checkpoint: Path, state: dict[str, Any]) -> None:
         """Leave of the log what the checkpoint knows; what comes after it will be written again."""
@@ -365,13 +354,7 @@ class RunFolder:
             self._log = (self.path / LogLine.NAME).open("a", encoding="utf-8")
         self._log.write(line.text())
         self._log.flush()
-        numbers: dict[str, float] = {}
-        for name, value in line.row().items():
-            if isinstance(value, dict):
-                numbers |= {f"{name}/{inner}": number for inner, number in value.items()}
-            elif name not in ("step", "improved"):
-                numbers[name if "/" in name else f"training/{name}"] = value
-        self.accelerator.log(numbers, step=line.step)
+        self.accelerator.log(tracked(line), step=line.step)
 
     def after_interrupt(self) -> str:
         """Return how to go on after an interrupt, now."""
@@ -395,8 +378,3 @@ class RunFolder:
         if self._made and not self._begun and self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
         self._held.close()
-
-
-def _flat(value: Any) -> Any:
-    """Return what TensorBoard takes as a setting."""
-    return value if isinstance(value, int | float | str | bool) else str(value)
