@@ -1,6 +1,7 @@
 """Which files of a folder a run wrote, so that they, and nothing of the user's, can be taken away again."""
 
 import json
+import logging
 import re
 import shutil
 import tempfile
@@ -18,6 +19,9 @@ from rscc_hf.formats.recipes import RECIPE
 from rscc_hf.formats.training import LogLine, TrainingSummary
 from rscc_hf.training.engine import checkpoints
 from rscc_hf.training.engine.recipe import LoopRecipe, read_recipe, recipe_to_yaml
+from rscc_hf.training.engine.recipe_files import BASE
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 LAST = "last"
@@ -148,11 +152,14 @@ def says_the_same(path: Path, recipe: LoopRecipe) -> bool:
 
 
 def write_recipe(folder: Path, recipe: LoopRecipe) -> None:
-    """Write the resolved recipe; one by hand that says the same, with its comments, stays as it is."""
+    """Write the resolved recipe; one by hand that says the same by itself, with its comments, stays as it is."""
     path = folder / RECIPE
     if says_the_same(path, recipe):
         text = path.read_text(encoding="utf-8")
-        if yaml.safe_dump(yaml.safe_load(text), sort_keys=False, allow_unicode=True) != text:
+        content = yaml.safe_load(text)
+        if BASE in (content or {}):
+            logger.warning("%s is replaced by every key as it is used: its base could move, or be left behind.", path)
+        elif yaml.safe_dump(content, sort_keys=False, allow_unicode=True) != text:
             return
     write_text(path, recipe_to_yaml(recipe))
 

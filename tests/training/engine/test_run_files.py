@@ -9,8 +9,10 @@ from toys.task import ToyTask, toy_recipe
 
 from rscc_hf.errors import RecipeError, TrainingError
 from rscc_hf.files import digest_file
+from rscc_hf.formats.recipes import read_settings
 from rscc_hf.training.engine import checkpoints, run_files
 from rscc_hf.training.engine.loop import train
+from rscc_hf.training.engine.recipe import recipe_to_yaml
 
 
 def test_an_ended_run_whose_files_were_deleted_brings_them_back(tmp_path):
@@ -168,3 +170,19 @@ def test_a_recipe_by_hand_in_the_folder_stays_or_is_refused(tmp_path):
         train(toy_recipe(tmp_path, max_epochs=1, **changes), ToyTask)
         assert path.read_text() == text and (tmp_path / "vocab.json").read_text() == "mine"
         assert (tmp_path / "weights.pt").is_file()
+
+
+def test_a_recipe_by_hand_that_has_a_base_is_replaced_by_all_keys(tmp_path, caplog):
+    folder, mine = tmp_path / "run", tmp_path / "mine.yaml"
+    recipe = toy_recipe(folder, max_epochs=1)
+    mine.write_text(recipe_to_yaml(recipe))
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text("base: ../mine.yaml\nmax_epochs: 1\n")
+    train(recipe, ToyTask)
+    assert "is replaced by every key as it is used" in caplog.text
+    settings = read_settings(folder)
+    assert "base" not in settings and settings["max_epochs"] == 1
+    mine.unlink()
+    caplog.clear()
+    train(recipe, ToyTask)  # goes on
+    assert "is replaced" not in caplog.text
