@@ -10,10 +10,10 @@
 
 from rscc_hf.training.systems.mmodalcc.plan import make_plan
 from rscc_hf.training.systems.mmodalcc.recipe import MModalCCRecipe
-from rscc_hf.training.systems.mmodalcc.task import train_mmodalcc
+from rscc_hf.training.systems.mmodalcc.task import MModalCCTask, train_mmodalcc
 from rscc_hf.training.systems.pairs.script import run_or_plan
 
-__all__ = ["MModalCCRecipe", "main", "train_mmodalcc"]
+__all__ = ["MModalCCRecipe", "MModalCCTask", "main", "train_mmodalcc"]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,6 +11,8 @@ from rscc_hf.training.systems.ccexpert.recipe import Stage2Recipe
 from rscc_hf.training.systems.ccexpert.task import train_ccexpert
 from rscc_hf.training.systems.pairs.script import run_or_plan
 
+__all__ = ["Stage2Recipe", "main", "train_ccexpert"]
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a mistake in the recipe or the data ends it with one sentence."""

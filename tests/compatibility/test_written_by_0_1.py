@@ -1,5 +1,6 @@
 """What 0.1 wrote works as it did: by public names, the command line and the scripts alone."""
 
+import importlib
 import json
 import re
 import runpy
@@ -31,6 +32,14 @@ WRITTEN = Path(__file__).parent / "written_by_0_1"
 ROOT = Path(__file__).resolve().parents[2]
 EXPECTED = json.loads((WRITTEN / "expected.json").read_text(encoding="utf-8"))
 RUNS = {"mmodalcc": "mmodalcc.py", "ccexpert": "stage2.py"}
+# `__all__` of the scripts as modules; where 0.1 had none, their recipe and what they run.
+PUBLIC = {
+    "mmodalcc": ["MModalCCRecipe", "MModalCCTask", "train_mmodalcc"],
+    "stage1": ["Stage1Recipe", "main"],
+    "stage2": ["Stage2Recipe", "main"],
+    "stage3": ["Stage3Recipe", "main"],
+    "adapters": ["load_adapters", "main", "merge_adapters"],
+}
 
 ALONE = """
 import json, sys
@@ -352,3 +361,11 @@ def test_public_names_are_there() -> None:
     for name in LINES["then"]["names"]:
         assert hasattr(rscc_hf, name), name
     assert set(LINES["then"]["names"]) <= set(rscc_hf.__all__)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_of_scripts_are_there(name: str) -> None:
+    module = importlib.import_module(f"rscc_hf.training.{name}")
+    assert set(PUBLIC[name]) <= set(module.__all__)
+    for public in module.__all__:
+        assert hasattr(module, public), public
