@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from rscc_hf.errors import RecipeError
+from rscc_hf.errors import CheckpointError, RecipeError
 from rscc_hf.precision import try_dtype
 from rscc_hf.training.engine import checkpoints
 from rscc_hf.training.engine.recipe import LoopRecipe, with_later_keys
@@ -117,6 +117,6 @@ def _kept(recipe: LoopRecipe) -> tuple[Path | None, dict[str, object]]:
     for path in own if recipe.resume == "auto" else [Path(recipe.resume)]:
         try:
             return path, with_later_keys(checkpoints.read_state(path)["recipe"])
-        except (checkpoints.CheckpointError, KeyError):
+        except (CheckpointError, KeyError):
             continue
     return None, {}

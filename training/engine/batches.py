@@ -64,8 +64,8 @@ class IndexedBatches:
         seed: Of the order.
         per_device_batch_size: Samples of a micro-batch.
         accumulation_steps: Micro-batches of a process and step.
-        process: Index of this process, and
-        processes: their number.
+        process: Index of this process.
+        processes: Number of processes.
         num_workers: Worker processes that prepare micro-batches.
 
     Raises:

@@ -23,7 +23,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object, set_seed
 
-from rscc_hf.errors import InputError, TrainingError
+from rscc_hf.errors import CheckpointError, InputError, TrainingError
 from rscc_hf.formats.training import LogLine
 from rscc_hf.progress import Work, progress
 from rscc_hf.training.engine import checkpoints
@@ -360,7 +360,7 @@ class _Loop:
         states = checkpoints.load_optimizer_state(checkpoint)
         by_name = "state" in states["optimizer"] and any(isinstance(key, str) for key in states["optimizer"]["state"])
         if by_name != self.backend.by_name:
-            raise checkpoints.CheckpointError(
+            raise CheckpointError(
                 f"{checkpoint} is of a run {'with' if by_name else 'without'} FSDP or DeepSpeed; continue it so, or "
                 "start another."
             )

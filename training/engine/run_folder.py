@@ -67,7 +67,7 @@ class RunFolder:
         if self.accelerator.is_main_process:
             try:
                 outcome = [function(), None]
-            except (ValueError, OSError, TrainingError) as error:
+            except (ValueError, OSError) as error:
                 outcome = [None, error]
         if self.accelerator.num_processes > 1:
             outcome[1] = None if outcome[1] is None else portable(outcome[1])
@@ -255,9 +255,9 @@ class RunFolder:
 
         Args:
             step: Optimiser steps done.
-            write_weights: See `write_checkpoint`. So are
-            states: those of the optimiser, and
-            state: the position of the loop.
+            write_weights: See `write_checkpoint`.
+            states: States of the optimiser, see `write_checkpoint`.
+            state: Position of the loop, see `write_checkpoint`.
             with_best: Whether the model at the top belongs to this run.
         """
 

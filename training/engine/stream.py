@@ -51,8 +51,8 @@ class StreamBatches:
         seed: Of the order of the shards.
         per_device_batch_size: Examples of a micro-batch.
         accumulation_steps: Micro-batches of a process and step.
-        process: Index of this process, and
-        processes: their number.
+        process: Index of this process.
+        processes: Number of processes.
         num_workers: Threads that prepare micro-batches; the order stays the same.
         shuffle_buffer: Size of the blocks of a shard that are shuffled, each by itself; 0: none.
         usable: Tells rows that are left out; None: all are used.

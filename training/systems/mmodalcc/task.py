@@ -200,7 +200,7 @@ class MModalCCTask(PairTask):
             len(tokenizer), tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
         )
         model = MModalCCForConditionalGeneration(config)
-        with reading(f"attn_implementation {recipe.attn_implementation}", "choose another one"):
+        with input_errors(RecipeError, f"attn_implementation {recipe.attn_implementation}"):
             model.set_attn_implementation(recipe.attn_implementation)
         frozen = [stage for stage in recipe.frozen_stages if stage != "none"]
         if frozen:

@@ -79,7 +79,7 @@ class PixelReader:
             read = self.processor.read_pairs(pairs, maps, [str(row["pair_id"]) for row in rows])
         if read.notes and not self._noted:
             self._noted = True
-            note = "%s: pair %r: %s; it goes on, and what is noted of other pairs is not said"
+            note = "%s: pair %r: %s; further notes of this data set are not shown"
             logger.warning(note, self.where, read.notes[0]["pair"], read.notes[0]["message"])
         size = read.images.shape[-2:]
         changes = torch.stack([self._changes_of(row, size) for row in rows]) if self.masks else None

@@ -53,25 +53,25 @@ class Plan:
         parameters: Of each part: how many there are.
         trained: Of each part: how many of them learn.
         rates: Of each part that learns: its peak learning rate.
-        weight_bytes: Of the whole model while it trains; so are the next two.
+        weight_bytes: Of the whole model while it trains.
         gradient_bytes: Of what learns, float32.
-        optimizer_bytes: Of the optimiser's state.
+        optimizer_bytes: Of the optimiser's state, for all that learns.
         activation_bytes: Roughly what a device keeps for the backward pass; None where it was not reckoned.
         image_tokens: Of a pair; None where images are no tokens.
         text_tokens: Of a pair: prompt and, where the data could be read, the mean caption.
         exact_text: Whether the text was tokenised; else its words were counted, and what follows is about so.
         accumulation: Micro-batches of a device and step.
-        pairs: Training pairs, and
-        usable_pairs: those with a caption that can be learnt.
+        pairs: Training pairs.
+        usable_pairs: Training pairs with a caption that can be learnt.
         captions: Captions that can be learnt.
         samples: Of an epoch.
         steps_per_epoch: Optimiser steps of an epoch.
         steps: Optimiser steps of the run, without an early end by `patience`.
         warmup_steps: Of these: while the learning rate rises.
-        samples_seen: In the whole run; so are the next three.
-        captions_seen: Each as often as it is learnt.
-        validations: How often the validation pairs are answered.
-        checkpoints: How many are written.
+        samples_seen: Samples that the whole run learns from.
+        captions_seen: Captions of these, each as often as it is learnt.
+        validations: How often the validation pairs are answered in the whole run.
+        checkpoints: How many are written in the whole run.
         unknown: Why the data does not tell its numbers; empty where it does.
         flops_per_sample: Forward, recomputed and backward.
         step_seconds: At the assumed speed, without reading data and without communication.
@@ -185,9 +185,9 @@ def reckon(
     Args:
         task: With its data, and its model on the meta device.
         options: What is assumed.
-        model: See `Plan`; so are the rest. The weights are float32 unless `weight_bytes` says otherwise.
+        model: See `Plan`.
         flops_per_sample: See `Plan`.
-        weight_bytes: See `Plan`.
+        weight_bytes: See `Plan`; None: as float32.
         activation_bytes: See `Plan`.
         image_tokens: See `Plan`.
         text_tokens: See `Plan`.
@@ -294,7 +294,7 @@ def plan_table(plan: Plan, recipe: PairRecipe, options: PlanOptions) -> Table:
     count("steps an epoch", plan.steps_per_epoch, about)
     count("steps", plan.steps, f"{most}{about}")
     count("warm-up", plan.warmup_steps, f" steps{about}")
-    count("seen in all", plan.samples_seen, f" samples, {plan.captions_seen} captions{most}{about}")
+    count("seen in all", plan.samples_seen, f" samples, {plan.captions_seen:,} captions{most}{about}")
     count("validations", plan.validations, most if plan.validations else " (eval_unit is never)")
     count("checkpoints", plan.checkpoints, most if plan.checkpoints else " (save_unit is never)")
     if unknown:
