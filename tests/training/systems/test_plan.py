@@ -191,6 +191,13 @@ def test_a_plan_of_mmodalcc_refuses_what_training_refuses(data, tmp_path) -> Non
         mmodalcc_plan.make_plan(toy_pairs_recipe(None, tmp_path / "run"))
 
 
+def test_images_of_few_pixels_are_planned(data, tmp_path) -> None:
+    small, large = (
+        mmodalcc_plan.make_plan(toy_pairs_recipe(data, tmp_path / "run", image_size=side)) for side in (2, SIDE)
+    )
+    assert 0 < small.flops_per_sample < large.flops_per_sample
+
+
 def test_the_optimiser_holds_what_was_planned(data, tmp_path) -> None:
     recipe = toy_pairs_recipe(data, tmp_path / "run", optimizer="muon", max_steps=1, save_unit="steps")
     train_mmodalcc(recipe)
