@@ -293,5 +293,10 @@ def _optional_file(name: str, file: str, revision: str | None) -> str | None:
 
 
 def _trained_on(name: str, revision: str | None) -> str | None:
+    """Return what the checkpoint's summary says it was trained on; None: it has none, or a damaged one."""
     found = _optional_file(name, TrainingSummary.NAME, revision)
-    return None if found is None else TrainingSummary.read(Path(found)).trained_on
+    try:
+        return None if found is None else TrainingSummary.read(Path(found)).trained_on
+    except InputError as error:
+        logger.warning("What %s was trained on is not known: %s", name, error)
+        return None

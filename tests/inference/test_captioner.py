@@ -298,3 +298,12 @@ def test_number_format_and_training_data_of_a_checkpoint(tiny_checkpoints, capti
     half = ChangeCaptioner.from_pretrained(folder, dtype="bfloat16")
     assert half.trained_on == "synthetic" and half.model.dtype == torch.bfloat16
     assert all(half(*files))
+
+
+@pytest.mark.parametrize("summary", ['{"split": ["a", "b"]}', "[1]", "{"])
+def test_a_summary_that_cannot_be_used_is_a_warning(tiny_checkpoints, tmp_path, caplog, summary) -> None:
+    folder = shutil.copytree(tiny_checkpoints["none"], tmp_path / "model")
+    (folder / "training_summary.json").write_text(summary)
+    assert ChangeCaptioner.from_pretrained(folder, device="cpu").trained_on is None
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "rscc_hf.checkpoint"]
+    assert message.startswith(f"What {folder} was trained on is not known: ") and "training_summary.json" in message
