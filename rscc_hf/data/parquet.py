@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from datasets import Features, List
 from datasets.table import table_cast
 
+from rscc_hf.data.layout import read_layout
 from rscc_hf.data.schema import FEATURES, check_columns, needed
-from rscc_hf.data.shard_names import is_parquet, name_of
 from rscc_hf.errors import InputError
 from rscc_hf.text import reason_of
 
@@ -57,8 +57,8 @@ def write_split(
     """Write a split's rows as `data/{split}-NNNNN-of-NNNNN.parquet`, which `datasets.load_dataset(folder)` reads.
 
     One row group is held in memory. The same rows give the same bytes. Files get their names at the end, when their
-    number is known: after an error nothing of the split is left, after a kill hidden files are, which the next call
-    removes.
+    number is known: after an error nothing of the split is left. After a kill hidden files are, which the next call
+    removes; after one in the middle of the naming also shards whose names tell that others are missing.
 
     Args:
         folder: The data set; its folder `data` is made where it is missing.
@@ -73,20 +73,22 @@ def write_split(
         The files in their order; none where there are no rows.
 
     Raises:
-        InputError: The columns are not those of the schema; the folder holds the split already; a row has a column
-            that is not one of them, a value of another type, or an image that is not there.
+        InputError: The columns are not those of the schema; the folder holds the split, in `data` or elsewhere;
+            a row has a column that is not one of them, a value of another type, or an image that is not there.
         OSError: A file cannot be written.
     """
     check_columns(features, f"{folder} ({split})")
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
-    there = [file.name for file in data.iterdir() if is_parquet(file.name) and name_of(file).split == split]
-    if there:
-        raise InputError(f"{data} already holds {split} ({min(there)}); remove it, or write into another folder.")
+    layout = read_layout(folder)
+    if split in layout.names:
+        files = [file.name for file in layout.splits.get(split, ())] or ["not whole"]
+        raise InputError(f"{folder} already holds {split} ({files[0]}); remove it, or write into another folder.")
     for left in data.glob(f".{glob.escape(split)}-{'[0-9]' * 5}.part"):
         left.unlink()
     schema = features.arrow_schema
     parts: list[Path] = []
+    named: list[Path] = []
     try:
         with ExitStack() as open_file:
             contents = (_contents(row, features) for row in rows)
@@ -96,11 +98,14 @@ def write_split(
                     parts.append(data / f".{split}-{len(parts):05d}.part")
                     writer = open_file.enter_context(_writer(parts[-1], schema))
                 writer.write_table(_table(group, schema))
-        names = [f"{split}-{number:05d}-of-{len(parts):05d}.parquet" for number in range(len(parts))]
-        return [part.rename(data / name) for part, name in zip(parts, names, strict=True)]
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
+        for number, part in enumerate(parts):
+            named.append(data / f"{split}-{number:05d}-of-{len(parts):05d}.parquet")
+            part.rename(named[-1])
+    except BaseException:
+        for path in (*parts, *named):
+            path.unlink(missing_ok=True)
+        raise
+    return named
 
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:

@@ -1,5 +1,6 @@
 """The writer of parquet: limits, order and bytes of whatever is written, and what an error leaves."""
 
+import errno
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,6 +151,32 @@ def test_a_split_that_is_there_stays_and_what_a_kill_left_goes(tmp_path):
     }  # fmt: skip
     with pytest.raises(InputError, match=r"already holds train \(train-00000-of-00001\.parquet\); remove it"):
         write_split(tmp_path, "train", [row(1)])
+
+
+def test_a_rename_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    renamed, rename = [], Path.rename
+
+    def fail_at_the_second(path, target):
+        if renamed:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        renamed.append(target)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_at_the_second)
+    with pytest.raises(OSError, match="No space left"):
+        write_split(tmp_path, "train", map(row, range(3)), limits=Limits(shard_rows=1))
+    assert renamed and not list((tmp_path / "data").iterdir())
+
+
+@pytest.mark.parametrize("place", ["train.parquet", "data/train/a.parquet", "data/train-00000-of-00002.parquet"])
+def test_a_split_that_lies_elsewhere_or_is_not_whole_is_seen(tmp_path, place):
+    write_split(tmp_path / "other", "train", [row(0)])
+    (tmp_path / "set" / place).parent.mkdir(parents=True)
+    (tmp_path / "other" / "data" / "train-00000-of-00001.parquet").rename(tmp_path / "set" / place)
+    with pytest.raises(InputError, match="set already holds train"):
+        write_split(tmp_path / "set", "train", [row(1)])
+    write_split(tmp_path / "set", "test", [row(1)])
+    assert "test" in read_layout(tmp_path / "set").splits
 
 
 def test_no_rows_are_no_files(tmp_path):
