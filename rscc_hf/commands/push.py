@@ -70,7 +70,11 @@ def push_data(
     license: License = None,
     shard_size: Annotated[
         int,
-        typer.Option(min=1, metavar="MB", help="Larger parquet files are cut to this, and to 500 rows and 128 MB."),
+        typer.Option(
+            min=1,
+            metavar="MB",
+            help="Parquet files over this, 128 MB, 500 rows, or 100 rows a group are cut anew.",
+        ),
     ] = 500,
 ) -> None:
     """Push a data set of pairs to the Hub as sharded parquet. Broken off, it goes on where it stopped."""

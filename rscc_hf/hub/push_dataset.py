@@ -33,6 +33,7 @@ from rscc_hf.synthetic.dataset import MARK
 from rscc_hf.text import count, reason_of
 
 SHARD_BYTES = 500_000_000
+_HEADERS = 1.02  # of pages, and the footer: beside the bytes that the writer counts
 _ROWS = 10  # read at a time
 _TRIAL = Path(__file__).with_name("dataset_trial.py")
 # Names of a split's shards, as `datasets` and the Hub know them.
@@ -53,9 +54,9 @@ def push_dataset(
 ) -> PushPlan:
     """Push a data set of pairs to the Hub, after a look at whether it may and can be used there.
 
-    Parquet files in `data/` that are small enough go as they are. Anything else that `load_pairs` reads is written as
-    such files first, images inside; the folder itself is not changed. The card is rendered from what the files hold,
-    unless somebody else wrote one.
+    Parquet files in `data/` within the limits of the writer (`data.parquet.LIMITS`) go as they are. Anything else that
+    `load_pairs` reads is written as such files first, images inside; the folder itself is not changed. The card is
+    rendered from what the files hold, unless somebody else wrote one.
 
     Args:
         folder: The data set.
@@ -66,7 +67,7 @@ def push_dataset(
         message: Of the commit.
         license: For the card; when omitted that of an earlier card, or Apache-2.0 where `rscc data synthesize` drew
             every pair.
-        shard_bytes: Largest parquet file, about.
+        shard_bytes: Largest parquet file, about; larger than the limit it changes nothing.
         on_stage: Told what is being done.
 
     Returns:
@@ -141,13 +142,25 @@ def _as_it_is(layout: Layout, files: Mapping[str, Path], shard_bytes: int) -> di
     for split in layout.names:
         for path in layout.splits[split]:
             name = path.relative_to(layout.root).as_posix()
-            if name not in files or not _SHARD.fullmatch(name) or path.stat().st_size > shard_bytes:
+            if name not in files or not _SHARD.fullmatch(name) or _is_too_large(path, name, shard_bytes):
                 return None
             if not _is_self_contained(path, name) or not _has_the_types(path, name):
                 return None
             splits.setdefault(split, {})[name] = path
     in_data = {name.startswith("data/") for named in splits.values() for name in named}
     return splits if splits and len(in_data) == 1 else None
+
+
+def _is_too_large(path: Path, name: str, shard_bytes: int) -> bool:
+    """Tell whether the one writer of shards would have cut a file, or its row groups, smaller."""
+    metadata = _opened(path, name).metadata
+    groups = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    most = _HEADERS * min(shard_bytes, LIMITS.shard_bytes)
+    return (
+        (metadata.num_rows > 1 and path.stat().st_size > most)
+        or metadata.num_rows > LIMITS.shard_rows
+        or max(groups, default=0) > LIMITS.group_rows
+    )
 
 
 def _has_the_types(path: Path, name: str) -> bool:
@@ -261,7 +274,7 @@ def _check_shard(path: Path, name: str) -> None:
 
 
 def _check_values(files: Sequence[Path], where: str, notes: list[str]) -> None:
-    """Refuse ids, captions and `changed` of a split that `load_pairs` would, and notes what is missing."""
+    """Refuse ids, captions and `changed` of a split that `load_pairs` would, and note what is missing."""
     unmarked = 0
     try:
         check_rows(read_columns(files, LOOKED_AT), where)

@@ -171,6 +171,22 @@ def test_large_files_are_cut(hub, folder):
     assert ids == load_pairs(folder, "train")["pair_id"][:]
 
 
+@pytest.mark.parametrize(
+    ("count", "groups", "written"), [(120, 120, "anew"), (120, 60, "as it is"), (501, 100, "anew")]
+)
+def test_files_over_the_limits_of_the_writer_are_cut(hub, tmp_path, count, groups, written):
+    write_parquet(tmp_path, count=count)
+    (path,) = (tmp_path / "data").iterdir()
+    pq.write_table(pq.read_table(path), path, row_group_size=groups)
+    plan = push_dataset(tmp_path, "org/groups")
+    files = [content for name, content in hub.files("org/groups").items() if name.endswith(".parquet")]
+    assert ([path.read_bytes()] == files) == (written == "as it is")
+    assert any("goes as parquet shards" in note for note in plan.notes) == (written == "anew")
+    for file in map(pq.ParquetFile, map(io.BytesIO, files)):
+        rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        assert max(rows) <= 100 and sum(rows) <= 500
+
+
 def spoil(folder, kind):
     """Makes a data set that must not go; what is then said."""
     if kind == "absolute image paths":
