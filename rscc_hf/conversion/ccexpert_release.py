@@ -220,7 +220,7 @@ class _Steps:
 
 
 def _write(new: Path, files: Sequence[WeightFile], moves: Mapping[str, _Move], steps: _Steps) -> dict[str, str]:
-    """Write the weights, each file of the release into files of its own; gives the digest of each as it was read."""
+    """Write the weights, each file of the release into its own, and return the digest of each as it was read."""
     targets = {name: move.target for name, move in moves.items()}
     runs: list[tuple[WeightFile, list[str]]] = []
     for file in files:

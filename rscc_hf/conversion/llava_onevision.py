@@ -178,7 +178,7 @@ def _download(repo_id: str, revision: str | None) -> Path:
 
 
 def _check(name: str, folder: Path, weights: Mapping[str, torch.Tensor], fields: Mapping[str, Any]) -> list[str]:
-    """Check every name and shape on the meta device; gives the names that have no use here."""
+    """Check every name and shape on the meta device, and return the names that have no use here."""
     parts = [read_json(folder / "config.json").get(part) for part in ("text_config", "vision_config")]
     depths = [part.get("num_hidden_layers") for part in parts if isinstance(part, dict)]
     try:

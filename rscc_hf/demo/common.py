@@ -62,7 +62,7 @@ class DemoResult:
 
 
 class Announcer:
-    """Announce each part of the demo and keeps its wall time."""
+    """Announce each part of the demo and keep its wall time."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -70,7 +70,7 @@ class Announcer:
 
     @contextmanager
     def part(self, name: str, title: str, unit: str = "", *, threads: bool = True) -> Iterator[Work]:
-        """Time a part; gives what is called with how far it is (see `rscc_hf.progress.progress`)."""
+        """Time a part, and yield what is called with how far it is (see `rscc_hf.progress.progress`)."""
         self.console.print(f"[bold]{len(self.seconds) + 1}. {title}[/bold]")
         start = time.perf_counter()
         with progress(f"   {name}", unit=unit, console=self.console, threads=threads) as work:

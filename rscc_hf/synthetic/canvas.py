@@ -330,7 +330,7 @@ class Canvas:
         draw.line(self._fine(ridge), fill=fill(None, 1.16), width=max(1, round(1.4 * self.scale)))
 
     def develop(self, picture: Image.Image, style: Style) -> Image.Image:
-        """Apply illumination, blur and resolution of the date; returns RGB with the margins still there."""
+        """Apply illumination, blur and resolution of the date, and return RGB with the margins still there."""
         level = np.arange(256) / 255 * style.gain
         table = np.concatenate([np.clip(level * cast, 0, 1) ** style.gamma * 255 + 0.5 for cast in style.cast])
         picture = picture.point(table.astype(np.uint8).tolist())

@@ -107,9 +107,10 @@ class SyntheticPair:
         captions: Five different ones.
         changed: Whether anything changed.
         record: `{"events": [...]}`, each with `kind` (appear, disappear, replace, widen), `object`, `replaced` (name
-            or None), `count` (None where counting makes no sense), `place` (see `scenes.places.PLACES`), `bbox` (left,
-            top, right, bottom in pixels), `centroid` and `area` (shares of the frame), `row`, `along_road`, `new_road`
-            and `ground`. Place, bbox, centroid and area are measured on the event's part of the change mask.
+            or None), `count` (None where counting makes no sense), `place` (one of `rscc_hf.synthetic.places.PLACES`),
+            `bbox` (left, top, right, bottom in pixels), `centroid` and `area` (shares of the frame), `row`,
+            `along_road`, `new_road` and `ground`. Place, bbox, centroid and area are measured on the event's part of
+            the change mask.
     """
 
     pair_id: str

@@ -61,7 +61,7 @@ def read_values(file: str | os.PathLike | Traversable, hints: dict[str, Any], ow
 
 
 def read_own(file: Path | Traversable, hints: dict[str, Any], owner: str) -> tuple[dict[str, Any], str | None]:
-    """Read what stands in one file: its values, and its `base`, None where it has none; raises as `read_values`."""
+    """Read what stands in one file: its values, and its `base` (None: it has none); errors as of `read_values`."""
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
