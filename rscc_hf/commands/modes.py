@@ -66,7 +66,8 @@ def by_mode(*modes: Mode, always: str) -> Callable[[Callable[..., Any]], Callabl
         parameters = set(signature.parameters) - {_CONTEXT}
         known = table.always.union(*(mode.options.split() for mode in modes))
         if parameters != known:
-            raise TypeError(f"{command.__name__}: put {', '.join(sorted(parameters ^ known))} into a mode.")
+            odd = ", ".join(sorted(parameters ^ known))
+            raise TypeError(f"{command.__name__} and its modes have other parameters; put {odd} into a mode.")
 
         def checked(**values: Any) -> Any:
             context = values[_CONTEXT]

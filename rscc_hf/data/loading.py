@@ -207,8 +207,8 @@ def _no_split_here(layout: Layout, split: str) -> str:
     if layout.names:
         return f"{no_split(path, split, layout.names)}{more}."
     return (
-        f"{path} holds no pairs; give parquet files named after their split (data/{split}-*.parquet), or a folder "
-        f"written by save_to_disk{more}."
+        f"{path} holds no pairs{more}; give parquet files named after their split (data/{split}-*.parquet), or a "
+        "folder written by save_to_disk."
     )
 
 
@@ -314,4 +314,4 @@ def _restrict_row(row: dict[str, Any], where: str) -> dict[str, Any]:
 def _opened(row: dict[str, Any], name: str, where: str) -> PILImage.Image | None:
     if row[name] is None:
         return None
-    return open_stored(row[name], lambda reason: InputError(f"{where}: pair {row['pair_id']}: {name} {reason}"))
+    return open_stored(row[name], lambda reason: InputError(f"{where}: pair {row['pair_id']}: {name} {reason}."))

@@ -113,7 +113,7 @@ def test_split_that_is_not_there_names_those_that_are(folder, saved):
         load_pairs(saved, "test")
     with pytest.raises(ValueError, match=r"no split '\*'"):
         load_pairs(folder, "*")
-    with pytest.raises(ValueError, match="name a split, one of train, test"):
+    with pytest.raises(ValueError, match="no split is given; name one of train, test"):
         load_pairs(folder, "")
 
 

@@ -193,13 +193,14 @@ def test_where_the_package_is_installed(repos, run_python, checkpoints, tiny_che
     assert "gated repo" in said["AutoModel org/gated"]
     assert "v9 is not a valid git identifier" in said["AutoModel org/mmodalcc-tiny"]
     assert said["captioner org/missing"] == (
-        "ValueError: there is neither a folder org/missing nor a model of that name on the Hub that you may see."
+        "InputError: there is neither a folder org/missing nor a model of that name on the Hub that you may see; give "
+        "one of both."
     )
     assert said["captioner org/mmodalcc-tiny"] == (
-        "ValueError: org/mmodalcc-tiny has no revision v9 on the Hub; give one of its branches, tags or commits."
+        "InputError: org/mmodalcc-tiny has no revision v9 on the Hub; give one of its branches, tags or commits."
     )
     assert said["captioner org/gated"] == (
-        "ValueError: org/gated is gated; ask for access on its page on the Hub, then log in (hf auth login)."
+        "InputError: org/gated is gated; ask for access on its page on the Hub, then log in (hf auth login)."
     )
     assert (said["old rows"], said["rows"]) == (6, 12)
     assert said["pairs"] == [f"test-0-{row}" for row in range(6)]

@@ -91,7 +91,7 @@ class PixelReader:
         if value is None:
             raise InputError(f"{self.where}: pair {row['pair_id']!r} has no {MASK}, which the recipe needs; give one.")
         about = f"{self.where}: pair {row['pair_id']!r}: {MASK}"
-        mask = open_stored(value, lambda reason: InputError(f"{about} {reason}")).convert("L")
+        mask = open_stored(value, lambda reason: InputError(f"{about} {reason}.")).convert("L")
         brightest = np.asarray(mask).max(initial=0)
         if 0 < brightest <= 127:
             raise InputError(
