@@ -5,7 +5,7 @@ training. What a checkpoint takes besides two images is asked here, and nowhere 
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -140,10 +140,21 @@ class CaptionWriter:
         pad = self.processor.tokenizer.pad_token_id if name == "input_ids" else 0
         return [torch.nn.functional.pad(row, (few, 0), value=pad) for row, few in zip(rows, lacking, strict=True)]
 
-    def write(self, inputs: Mapping[str, torch.Tensor], **generate_kwargs: Any) -> torch.Tensor:
-        """Return what the model writes about a batch, (sequences, tokens); modules keep the mode that they had."""
+    def write(
+        self, inputs: Mapping[str, torch.Tensor], generate: Callable[..., Any] | None = None, **generate_kwargs: Any
+    ) -> torch.Tensor:
+        """Return what the model writes about a batch, (sequences, tokens); modules keep the mode that they had.
+
+        Args:
+            inputs: What `join` gives.
+            generate: Takes `inputs` and `generate_kwargs`, and generates with the model; None: its own `generate`.
+            **generate_kwargs: Of the model's `generate`.
+        """
         with _evaluating(self.model), torch.no_grad():
-            written = self.model.generate(**inputs, **generate_kwargs)
+            if generate is None:
+                written = self.model.generate(**inputs, **generate_kwargs)
+            else:
+                written = generate(inputs, **generate_kwargs)
         return written if isinstance(written, torch.Tensor) else written.sequences  # return_dict_in_generate
 
     def texts(self, sequences: Any) -> list[str]:

@@ -15,7 +15,8 @@ from huggingface_hub.errors import HTTPError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from rscc_hf import Caption, ChangeCaptioner
+from rscc_hf import Caption, ChangeCaptioner, Pair
+from rscc_hf.processing.change_pair_writer import CaptionWriter
 
 WriteImage = Callable[..., Path]
 
@@ -180,6 +181,24 @@ def test_modules_keep_the_mode_they_had(captioner, files) -> None:
         assert {True, False} == set(modes)
     finally:
         captioner.model.eval()
+
+
+def test_something_else_may_generate(captioner, files) -> None:
+    """As a training run does, which has its model spread over processes."""
+    writer, seen = CaptionWriter(captioner.model, captioner.processor), []
+    batch = writer.join([writer.prepare(Pair("a", *(paths[0] for paths in files)))])
+
+    def generate(inputs, **options):
+        seen.append((set(inputs), options, captioner.model.training))
+        return captioner.model.generate(**inputs, **options)
+
+    captioner.model.train()
+    try:
+        written = writer.write(batch, generate, max_new_tokens=3)
+        assert torch.equal(written, writer.write(batch, max_new_tokens=3)) and captioner.model.training
+    finally:
+        captioner.model.eval()
+    assert seen == [(set(batch), {"max_new_tokens": 3}, False)]
 
 
 class _PromptedModel(torch.nn.Module):

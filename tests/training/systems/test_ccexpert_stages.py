@@ -14,6 +14,7 @@ from toys.two_processes import launch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from rscc_hf import CCExpertForConditionalGeneration, CCExpertProcessor, ChangeCaptioner
+from rscc_hf.data.loading import load_pairs
 from rscc_hf.errors import RecipeError
 from rscc_hf.training import stage1
 from rscc_hf.training.engine import checkpoints
@@ -178,6 +179,24 @@ def test_learns_is_validated_and_hands_its_last_weights_on(pairs, start, tmp_pat
         assert distance(following, weights(folder)) == 0
         if which == "last":
             assert distance(following, trained) == 0
+
+
+def test_validation_writes_what_the_captioner_writes(pairs, start, tmp_path, monkeypatch):
+    answered: list[str] = []
+
+    def score(answers, *_, **__):
+        answered.extend(answers)
+        return {"bleu_4": 1.0}
+
+    monkeypatch.setattr("rscc_hf.training.systems.pairs.validation.corpus_scores", score)
+    changes = {"max_steps": 20, "learning_rate": 1e-2, "eval_unit": "steps", "eval_every": 20, "max_new_tokens": 12}
+    train_ccexpert(stage_recipe(pairs, start, tmp_path, **changes, validation_batch_size=3, num_beams=2))
+    rows = load_pairs(pairs, "validation")
+    captioner = ChangeCaptioner.from_pretrained(tmp_path, device="cpu")
+    captions = captioner(
+        list(rows["image_before"]), list(rows["image_after"]), batch_size=3, max_new_tokens=12, num_beams=2
+    )
+    assert answered == captions and any(answered)
 
 
 def test_the_last_weights_are_kept_beside_the_best(pairs, start, tmp_path):

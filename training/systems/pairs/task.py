@@ -253,7 +253,7 @@ class PairTask(Task):
                 dataset["changed"],
                 Questions(self.asker(), pixels),
             ),
-            CaptionWriter(self.model, self.processor).texts,
+            CaptionWriter(self.model, self.processor),
             batch_size=recipe.validation_batch_size,
             meteor=recipe.metric_for_best == "s_m",
             num_workers=recipe.num_workers,

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 
 from rscc_hf.errors import InputError, MeteorError, RecipeError
 from rscc_hf.evaluation import Meteor, corpus_scores, find_java
+from rscc_hf.processing.change_pair_writer import CaptionWriter
 from rscc_hf.training.engine.backend import Backend
 from rscc_hf.training.engine.workers import Batch, prepared
 
@@ -45,7 +45,7 @@ class Validator:
 
     Args:
         pairs: The pairs.
-        decode: Turns a batch of generated ids into captions.
+        writer: Asks the model.
         batch_size: Pairs a generation batch.
         meteor: Whether METEOR, and with it S*m, is wanted. It needs Java.
         num_workers: Worker processes that prepare batches.
@@ -58,14 +58,14 @@ class Validator:
     def __init__(
         self,
         pairs: ValidationPairs,
-        decode: Callable[[torch.Tensor], list[str]],
+        writer: CaptionWriter,
         *,
         batch_size: int,
         meteor: bool,
         num_workers: int = 0,
         **generate_options: Any,
     ):
-        self.pairs, self.decode, self.batch_size = pairs, decode, batch_size
+        self.pairs, self.writer, self.batch_size = pairs, writer, batch_size
         self.num_workers, self.generate_options = num_workers, generate_options
         if meteor:
             try:  # now instead of after an epoch
@@ -93,8 +93,9 @@ class Validator:
         loader = prepared(self.pairs.batch, chunks, self.num_workers)
         answers: list[tuple[int, str]] = []
         for chunk, batch in zip(chunks, loader, strict=True):
-            sequences = backend.generate(send_to_device(batch, accelerator.device), **self.generate_options)
-            answers += zip(chunk, self.decode(sequences), strict=True)
+            inputs = send_to_device(batch, accelerator.device)
+            sequences = self.writer.write(inputs, backend.generate, **self.generate_options)
+            answers += zip(chunk, self.writer.texts(sequences), strict=True)
         captions: dict[int, str] = {}
         for index, caption in gather_object(answers):
             if captions.setdefault(index, caption) != caption:
