@@ -26,7 +26,7 @@ MISTAKES = [
 
 
 def raising(error):
-    def run(*_):
+    def run(*_, **__):
         raise error
 
     return run
@@ -108,9 +108,11 @@ def test_what_a_processor_says_of_a_pair_is_an_input_error(tiny_checkpoints, tmp
     with pytest.raises(InputError, match=r"a\.png is not an image"):
         captioner(tmp_path / "a.png", tmp_path / "a.png", pair_ids="west")
 
-    def broken(*_, **__):
-        raise KeyError("a fault of the processor")
+    with pytest.raises(InputError, match="max_new_tokens"):
+        captioner.caption([], max_new_tokens=0)
 
-    captioner.model.generate = broken
-    with pytest.raises(KeyError):
-        captioner(Image.new("RGB", (64, 64)), Image.new("RGB", (64, 64)))
+    for fault in (KeyError("a fault of the model"), ValueError("a fault of the model")):
+        captioner.model.generate = raising(fault)
+        with pytest.raises(type(fault)) as caught:
+            captioner(Image.new("RGB", (64, 64)), Image.new("RGB", (64, 64)))
+        assert caught.value is fault

@@ -2,7 +2,9 @@
 
 Works with every checkpoint that answers the four lines of the public API (`AutoModel`, `AutoProcessor`,
 `generate`, `batch_decode`); whether semantic maps are taken, needed or refused is read from the checkpoint.
-Everything else of this package that captions is a loop over `ChangeCaptioner.caption`.
+File runs, the command line and the demo are loops over `ChangeCaptioner.caption`; the pipeline and validation in
+training, which are batched by transformers and by accelerate, take the same steps (`CaptionWriter`). The galleries of
+the demo look into a model instead of captioning, and ask its processor by themselves.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 from rscc_hf.checkpoint import load_checkpoint
 from rscc_hf.data.captions import is_no_change
 from rscc_hf.errors import InputError, input_errors
-from rscc_hf.inference.captioner_inputs import NAMES, listed, pairs_of, range_settings
+from rscc_hf.inference.captioner_inputs import NAMES, check_generation, listed, pairs_of, range_settings
 from rscc_hf.pair import Caption, Pair
 from rscc_hf.processing.change_pair_images import fetched
 from rscc_hf.processing.change_pair_writer import CaptionWriter, PreparedPair
@@ -162,6 +164,7 @@ class ChangeCaptioner:
             raise InputError(f"on_error is {on_error!r}; give 'raise' or 'skip'.")
         if generate_kwargs.get("num_return_sequences", 1) != 1 or generate_kwargs.get("return_dict_in_generate"):
             raise InputError("a captioner gives one caption for a pair; call captioner.model.generate for more.")
+        check_generation(self.model, generate_kwargs)
         reading = range_settings(self.processor, value_range, self.name)
         return self._captions(drawn, batch_size, reading, allow_web, on_error == "skip", generate_kwargs)
 
@@ -175,11 +178,14 @@ class ChangeCaptioner:
         generate_kwargs: dict[str, Any],
     ) -> Iterator[Caption]:
         writer = self._writer
-        while batch := list(islice(pairs, batch_size)):
-            read = [self._read(pair, reading, allow_web, skip) for pair in batch]
+        while drawn := list(islice(pairs, batch_size)):
+            read = [self._read(pair, reading, allow_web, skip) for pair in drawn]
             ready = [one for one in read if isinstance(one, PreparedPair)]
-            with input_errors():
-                texts = iter(writer.texts(writer.write(writer.join(ready), **generate_kwargs)) if ready else ())
+            texts: Iterator[str] = iter(())
+            if ready:
+                with input_errors():
+                    batch = writer.join(ready)
+                texts = iter(writer.texts(writer.write(batch, **generate_kwargs)))
             for one in read:
                 if isinstance(one, PreparedPair):
                     text = next(texts)

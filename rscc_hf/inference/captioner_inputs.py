@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -151,6 +152,16 @@ def names_of(pair_ids: Any, count: int) -> Sequence[str] | None:
     if len(names) != count:
         raise InputError(f"lists of unequal length: {count} before, {len(names)} pair_ids; give one for every pair.")
     return [str(name) for name in names]
+
+
+def check_generation(model: Any, given: Mapping[str, Any]) -> None:
+    """Check settings of decoding before anything is written; what else is for `model.generate` it says itself.
+
+    Raises:
+        ValueError: Of a value.
+    """
+    with input_errors():
+        copy.deepcopy(model.generation_config).update(**given)
 
 
 def range_settings(processor: Any, value_range: Any, name: str) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def test_what_is_wrong_with_the_call_is_raised_before_a_pair_is_drawn(captioner,
         *(({"allow_web": word}, f"allow_web is {word!r}; give True or False") for word in ("on", 1, None)),
         ({"on_error": "ignore"}, "on_error"),
         ({"value_range": (5, 1)}, "value_range"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"num_return_sequences": 2, "num_beams": 2}, r"model\.generate"),
     ):
         with pytest.raises(ValueError, match=message):
