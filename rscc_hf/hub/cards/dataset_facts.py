@@ -1,6 +1,5 @@
 """What the parquet files of a data set say about it: counted, not declared."""
 
-import io
 import json
 import re
 from collections import Counter
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
 
 from rscc_hf.data.captions import normalise
 from rscc_hf.data.catalog import KnownData, known_data
+from rscc_hf.data.images import open_stored
 from rscc_hf.data.schema import UNKNOWN_SOURCE
 from rscc_hf.errors import InputError
 from rscc_hf.synthetic.dataset import SOURCE
@@ -169,12 +168,10 @@ def _first_size(file: pq.ParquetFile) -> tuple[int, int] | None:
         return None
     for batch in file.iter_batches(batch_size=1, columns=["image_before"]):
         image = batch.column("image_before").to_pylist()[0] or {}
-        content = image.get("bytes") if isinstance(image, dict) else None
-        if content:
-            try:
-                with Image.open(io.BytesIO(content)) as opened:
-                    return opened.size
-            except (UnidentifiedImageError, OSError):
-                return None
-        break
+        if not isinstance(image, dict) or not image.get("bytes"):
+            return None
+        try:
+            return open_stored(image, InputError).size
+        except InputError:
+            return None
     return None
