@@ -110,7 +110,10 @@ def translate_config(config_class: Any, source: Any, fields: Mapping[str, Any]) 
     """
     layer = source.vision_feature_layer
     if not isinstance(layer, int):
-        raise ValueError(f"vision_feature_layer={layer} joins several levels, which CCExpert's projector cannot read.")
+        raise ValueError(
+            f"vision_feature_layer={layer} joins several levels, which CCExpert's projector cannot read; give a "
+            "checkpoint that reads one."
+        )
     top = layer if layer >= 0 else source.vision_config.num_hidden_layers + 1 + layer
     below = _BELOW if fields.get("integration", True) else (0,)
     if fields.get("vision_levels") is None and top < max(below):
@@ -140,12 +143,13 @@ def _check(path: str, info: Mapping[str, Iterable[Any]], layers: int) -> None:
         raise ValueError(f"{path} lacks {len(missing)} weights: {', '.join(missing)}; give a whole checkpoint.")
     if left_over := sorted(name for name in info["unexpected_keys"] if not may_be_left_out(name, layers)):
         raise ValueError(
-            f"{path} has {len(left_over)} weights that do not belong to its config.json: {', '.join(left_over)}."
+            f"{path} has {len(left_over)} weights that do not belong to its config.json: {', '.join(left_over)}; "
+            "give the config.json of these weights."
         )
     if mismatched := sorted(str(name) for name in info["mismatched_keys"]):
         raise ValueError(
             f"{path} has {len(mismatched)} weights of another shape than its config.json says: "
-            f"{', '.join(mismatched)}."
+            f"{', '.join(mismatched)}; give the config.json of these weights."
         )
 
 

@@ -488,7 +488,10 @@ def _fill(target: ResNetModel, source: ResNetModel, info: Mapping[str, Any], str
             )
     kept = target.state_dict()
     if incomplete := sorted(set(info["missing_keys"]) & set(kept)):
-        raise ValueError(f"{path} lacks {len(incomplete)} weights of the {stream} backbone, first {incomplete[0]}.")
+        raise ValueError(
+            f"{path} lacks {len(incomplete)} weights of the {stream} backbone, first {incomplete[0]}; "
+            "use a whole ResNet."
+        )
     weights = source.state_dict()
     deeper = tuple(
         f"encoder.stages.{index}." for index in range(len(target.encoder.stages), len(source.encoder.stages))

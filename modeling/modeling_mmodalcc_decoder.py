@@ -326,7 +326,8 @@ class MModalCCDecoder(nn.Module):
         batch, words = input_ids.shape
         if batch % memory.shape[0]:
             raise ValueError(
-                f"decoder_input_ids has {batch} rows, which is no multiple of the {memory.shape[0]} encoded pairs."
+                f"decoder_input_ids has {batch} rows, which is no multiple of the {memory.shape[0]} encoded pairs; "
+                "give each pair as many."
             )
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         states = self.embed_tokens(input_ids if needed is None else needed.take(input_ids))

@@ -228,7 +228,7 @@ def _check_files(folder: Path) -> PeftConfig:
         for name, value in json.loads((folder / CONFIG).read_text(encoding="utf-8")).items():
             if value and name not in known:  # peft would go on without it, with a warning
                 raise InputError(
-                    f"its {CONFIG} has {name}, which peft {peft.__version__} does not know (a newer one may)"
+                    f"its {CONFIG} has {name}, which peft {peft.__version__} does not know, so upgrade it"
                 )
     return settings
 
