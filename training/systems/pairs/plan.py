@@ -294,7 +294,7 @@ def plan_table(plan: Plan, recipe: PairRecipe, options: PlanOptions) -> Table:
     count("steps an epoch", plan.steps_per_epoch, about)
     count("steps", plan.steps, f"{most}{about}")
     count("warm-up", plan.warmup_steps, f" steps{about}")
-    count("seen in all", plan.samples_seen, f" samples, {plan.captions_seen:,} captions{most}{about}")
+    count("seen in all", plan.samples_seen, f" samples, {plan.captions_seen or 0:,} captions{most}{about}")
     count("validations", plan.validations, most if plan.validations else " (eval_unit is never)")
     count("checkpoints", plan.checkpoints, most if plan.checkpoints else " (save_unit is never)")
     if unknown:
