@@ -64,7 +64,8 @@ class Backend(Protocol):
 
         Args:
             task: Has the bare model, on the CPU, with the weights to go on from. `task.model` stays the model that is
-                asked for training mode, buffers and validation.
+                asked for training mode, buffers and validation. Its buffers stay whole in every process: before a
+                validation the loop gives the first process's to all, with every backend (0.1: not with FSDP2).
             optimizer: Of torch. Its groups stay its groups: a schedule changes their learning rates from outside.
             parts: The task's, what learns.
 
@@ -104,7 +105,7 @@ class Backend(Protocol):
         ...
 
     def own_tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
-        """Give, by name, what this process holds of each tensor that a model is saved with."""
+        """Give, by name, what this process holds of each tensor that a model is saved with; see also `DeepSpeed`."""
         ...
 
     def model_writer(self) -> Writer:

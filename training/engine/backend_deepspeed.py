@@ -84,6 +84,10 @@ def configure(accelerator: Accelerator, recipe: LoopRecipe) -> None:
 class DeepSpeed(SharedOut):
     """See `Backend`; DeepSpeed's engine runs the model, clips and steps.
 
+    In stage 3 `own_tensors` gives parameters that are empty between steps, so that the look for weights that are not
+    finite sees buffers alone; `update` has raised then, as it does for gradients. What DeepSpeed keeps instead
+    (`ds_tensor`) ends in padding that nobody fills.
+
     Raises:
         RecipeError: DeepSpeed's configuration has what the recipe decides, or what was never tried.
     """

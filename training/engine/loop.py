@@ -287,7 +287,8 @@ class _Loop:
         self.work(note="validation")
         self._require_finite()
         if self.processes > 1:
-            for buffer in model.buffers():  # batch-norm statistics: the first process's are the ones that are saved
+            # batch-norm statistics: the first process's are the ones that are saved (no backend shares buffers out)
+            for buffer in model.buffers():
                 buffer.copy_(broadcast(buffer.clone()))
         model.eval()
         scores = self.task.validate(self.backend)
