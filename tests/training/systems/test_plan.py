@@ -37,7 +37,8 @@ def data(tmp_path_factory) -> str:
         rows[4 * number]["captions"] = captions
         rows[4 * number + 1]["captions"] = [*(captions or []), *rows[4 * number + 1]["captions"]]
     (folder / "data").mkdir()
-    for split, chosen in (("train", rows), ("validation", rows[-3:])):
+    splits = {"train": rows, "validation": rows[-3:], "odd": [{**rows[-1], "changed": None}], "twice": rows[-1:] * 2}
+    for split, chosen in splits.items():
         Dataset.from_list(chosen, features=FEATURES).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
     return str(folder)
 
@@ -174,8 +175,8 @@ def test_a_plan_of_mmodalcc_refuses_what_training_refuses(data, tmp_path) -> Non
         {"max_caption_length": 1}, {"tokenizer": str(tmp_path)}, {"global_batch_size": 6}, {"warmup_steps": 9},
         {"frozen_stages": ["foo"]}, {"d_model": 7}, {"dropout": 2.0}, {"position_embedding_std": -1.0},
         {"decoder_attention_heads": 5}, {"normalize_images": True, "num_channels": 4},
-        {"streaming": True, "captions": "random_choice",
-         "max_steps": None, "max_epochs": 1, "schedule": "linear"},
+        {"streaming": True, "captions": "random_choice", "max_steps": None, "max_epochs": 1, "schedule": "linear"},
+        *({"eval_unit": "steps", "validation_split": split} for split in ("val", "odd", "twice")),
     ):  # fmt: skip
         recipe = toy_pairs_recipe(data, tmp_path / "run", **changes)
         sentences = []

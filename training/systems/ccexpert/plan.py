@@ -64,7 +64,9 @@ class _PlannedTask(PlannedPairs, CCExpertTask):
     def __init__(self, recipe: CCExpertRecipe, processor: CCExpertProcessor | None):
         self.recipe: CCExpertRecipe = recipe
         if processor is None:
-            absent: Any = SimpleNamespace(seed=recipe.seed, image_processor=None)  # all that counting asks of it
+            absent: Any = SimpleNamespace(
+                seed=recipe.seed, image_processor=None, ask=None
+            )  # all that counting asks of it
             self.processor = self.maker = absent
             self.caption_filter = _WordFilter(recipe.max_caption_length)
         else:

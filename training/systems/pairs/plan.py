@@ -116,12 +116,15 @@ class PlannedPairs(PairTask):
     usable: list[list[str]] | None = None
 
     def plan_data(self) -> None:
-        """Load the training pairs, if the recipe names any, and choose the samples."""
+        """Load the pairs, if the recipe names any, choose the samples, and check what will be asked in validation."""
         recipe = self.recipe
         self.training: Any = None
         if recipe.train_data is not None:
             self.training = self._load(recipe.train_data, recipe.train_split, recipe.streaming, "train_data")
+        validation = self.load_validation() if recipe.validation_data or recipe.train_data else None
         self.samples = self._samples(self.training) if isinstance(self.training, Dataset) else None
+        if validation is not None:
+            self.validation_pairs(validation)
 
     def choose_samples(self, pixels: PixelSource, captions: list[list[str]]) -> Any:
         """See `PairTask`; keeps them."""
@@ -194,7 +197,8 @@ def reckon(
         exact_text: See `Plan`.
 
     Raises:
-        ValueError: What training would refuse, too, in the same words.
+        RsccError: What training would refuse, too, in the same words, as far as a plan looks: not at images, maps,
+            masks and weights, and at the prompt only where there is a processor.
     """
     recipe, devices = task.recipe, options.devices
     accumulation = recipe.accumulation_steps(devices)

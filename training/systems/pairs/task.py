@@ -4,6 +4,7 @@ import logging
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,20 +67,7 @@ class PairTask(Task):
         """
         recipe = self.recipe
         train_data = str(recipe.train_data)
-        validation = None
-        if recipe.eval_unit != "never":
-            with accelerator.main_process_first():
-                where = recipe.validation_data or recipe.train_data
-                validation = self._load(where, recipe.validation_split, False, "validation_data")
-            one_file = Path(str(where)).expanduser().is_file()  # which is whatever split is asked for
-            if where == recipe.train_data and (one_file or recipe.validation_split == recipe.train_split):
-                logger.warning(
-                    "The validation pairs are the training pairs (%s); set validation_data or validation_split.", where
-                )
-            validation = validation.select(spread(len(validation), recipe.max_validation_pairs))
-            first_look.check_references(
-                validation["pair_id"], validation["captions"], validation["changed"], self._validation_data
-            )
+        validation = self.load_validation(accelerator.main_process_first())
         if recipe.cache == "none":  # else all are read at once
             first_look.check_images(
                 self.training, self.reader(self.training, train_data, True), train_data, accelerator
@@ -90,6 +78,32 @@ class PairTask(Task):
                 reader = self.reader(validation, self._validation_data, False)
                 first_look.check_readable(validation, reader, self._validation_data, accelerator)
             self.validator = self._validator(validation)
+
+    def load_validation(self, loading: AbstractContextManager[Any] | None = None) -> Dataset | None:
+        """Load the pairs that are asked in validation; None: there is no validation.
+
+        Args:
+            loading: Held while they are loaded.
+
+        Raises:
+            InputError: The split is not there, or a pair cannot be scored.
+        """
+        recipe = self.recipe
+        if recipe.eval_unit == "never":
+            return None
+        where = recipe.validation_data or recipe.train_data
+        with loading or nullcontext():
+            validation = self._load(where, recipe.validation_split, False, "validation_data")
+        one_file = Path(str(where)).expanduser().is_file()  # which is whatever split is asked for
+        if where == recipe.train_data and (one_file or recipe.validation_split == recipe.train_split):
+            logger.warning(
+                "The validation pairs are the training pairs (%s); set validation_data or validation_split.", where
+            )
+        validation = validation.select(spread(len(validation), recipe.max_validation_pairs))
+        first_look.check_references(
+            validation["pair_id"], validation["captions"], validation["changed"], self._validation_data
+        )
+        return validation
 
     @property
     def _validation_data(self) -> str:
@@ -243,16 +257,19 @@ class PairTask(Task):
             samples, [changed[pair] for pair, _ in samples.samples], recipe.unchanged_share, recipe.seed
         )
 
+    def validation_pairs(self, dataset: Dataset) -> ValidationPairs:
+        """Return what is asked about these pairs, and what should be answered.
+
+        Raises:
+            InputError: There are no pairs, or one is there twice.
+        """
+        questions = Questions(self.asker(), self._pixels(dataset, self._validation_data, False))
+        return ValidationPairs(dataset["pair_id"], dataset["captions"], dataset["changed"], questions)
+
     def _validator(self, dataset: Dataset) -> Validator:
         recipe = self.recipe
-        pixels = self._pixels(dataset, self._validation_data, False)
         return Validator(
-            ValidationPairs(
-                dataset["pair_id"],
-                dataset["captions"],
-                dataset["changed"],
-                Questions(self.asker(), pixels),
-            ),
+            self.validation_pairs(dataset),
             CaptionWriter(self.model, self.processor),
             batch_size=recipe.validation_batch_size,
             meteor=recipe.metric_for_best == "s_m",
