@@ -17,7 +17,7 @@ from rscc_hf.training.systems.ccexpert.recipe import Stage1Recipe, Stage2Recipe,
 from rscc_hf.training.systems.mmodalcc.recipe import MModalCCRecipe
 
 RECIPES = Path(__file__).resolve().parents[3] / "training" / "recipes"
-ONLY_BASES = {"synthetic", "ccexpert_synthetic"}
+ONLY_BASES = {"base_synthetic", "base_ccexpert_synthetic"}
 # Of what each recipe said when every file was whole: all values that are no default.
 DIGESTS = {
     "ccexpert_05b_baseline_module_off": "ba36a4d59c1eef9f",
