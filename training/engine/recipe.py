@@ -206,7 +206,7 @@ class LoopRecipe:
 
 
 def parse_recipe(recipe_class: type[R], arguments: Sequence[str] | None = None) -> R:
-    """Read `--config FILE.yaml` and the flags that override it.
+    """Read `--config`, a recipe of this package or FILE.yaml, and the flags that override it.
 
     Args:
         recipe_class: The dataclass to fill.
@@ -217,7 +217,7 @@ def parse_recipe(recipe_class: type[R], arguments: Sequence[str] | None = None) 
             wrong type or range, a flag without effect on the run, or a file that cannot be read.
     """
     parser = _Parser(cast(Any, recipe_class), allow_abbrev=False, description=recipe_class.__doc__)
-    parser.add_argument("--config", help="YAML file with any of these keys.")
+    parser.add_argument("--config", help="Recipe of this package, or YAML file with any of these keys and its base.")
     given = list(sys.argv[1:] if arguments is None else arguments)
     hints = _hints(recipe_class)
     names = [item.name for item in fields(recipe_class)]
@@ -243,7 +243,7 @@ def read_recipe(recipe_class: type[R], path: str | os.PathLike | Traversable, **
 
     Args:
         recipe_class: The dataclass to fill.
-        path: The file; `packaged_recipe` gives those of this package.
+        path: The file, or the name of a recipe of this package (for a string; see `find_recipe`).
         **overrides: Values in place of the file's.
 
     Raises:

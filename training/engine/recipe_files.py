@@ -1,7 +1,7 @@
 """Files of recipes: YAML of flat keys, and `base`, the recipe that a file differs from.
 
-`base` is the name of a recipe of this package (`ccexpert_7b_stage1`) or the path of a file (`../mine.yaml`), as seen
-from the file that says it. Its keys hold unless the file has them too; a base may have a base.
+`base`, like `--config`, is the name of a recipe of this package (`ccexpert_7b_stage1`) or the path of a file
+(`../mine.yaml`), as seen from the file that says it. Its keys hold unless the file has them too; a base may have one.
 """
 
 import difflib
@@ -18,6 +18,9 @@ from rscc_hf.training.engine.recipe_values import checked
 
 BASE = "base"
 _SUFFIXES = (".yaml", ".yml")
+_PACKAGED = resources.files("rscc_hf.training.recipes")
+_ONLY_BASE = "base_"
+"""Begins the names of this package's recipes that are for others to differ from."""
 
 
 def packaged_recipe(name: str) -> Traversable:
@@ -26,18 +29,32 @@ def packaged_recipe(name: str) -> Traversable:
     Raises:
         RecipeError: There is none of that name.
     """
-    there = [file for file in resources.files("rscc_hf.training.recipes").iterdir() if file.name.endswith(_SUFFIXES)]
+    there = [file for file in _PACKAGED.iterdir() if file.name.endswith(_SUFFIXES)]
     by_name = {file.name.removesuffix(".yaml"): file for file in there}
     if name not in by_name:
-        raise RecipeError(f"{name!r} is no recipe of this package{close_to(name, list(by_name), 'training/recipes')}.")
+        to_run = ", ".join(sorted(one for one in by_name if not one.startswith(_ONLY_BASE)))
+        close = close_to(name, list(by_name), f"there are {to_run}")
+        sentence = f"{name!r} is no recipe of this package{close}; a file is named by its path, up to its .yaml."
+        raise RecipeError(sentence)
     return by_name[name]
+
+
+def find_recipe(named: str, folder: Path) -> Path | Traversable:
+    """Return the file that a path, as seen from a folder, or the name of a recipe of this package means.
+
+    Raises:
+        RecipeError: It is no path, and there is no recipe of that name.
+    """
+    path = folder / os.path.expanduser(named)  # noqa: PTH111 (leaves homes that there are not, where Path fails)
+    is_path = "/" in named or os.sep in named or named.endswith(_SUFFIXES)
+    return path if is_path or path.is_file() else packaged_recipe(named)
 
 
 def read_values(file: str | os.PathLike | Traversable, hints: dict[str, Any], owner: str) -> dict[str, Any]:
     """Read the keys of a recipe's file and of all its bases, each value of its field's type.
 
     Args:
-        file: Of the recipe.
+        file: Of the recipe; a string is a path or a name, see `find_recipe`.
         hints: Types by key.
         owner: Name of what has these keys, for errors.
 
@@ -47,8 +64,10 @@ def read_values(file: str | os.PathLike | Traversable, hints: dict[str, Any], ow
     """
     values: dict[str, Any] = {}
     seen: list[Any] = []
-    this: Any = Path(os.path.expanduser(file)) if isinstance(file, str | os.PathLike) else file  # noqa: PTH111 (leaves
-    while this is not None:  # homes that there are not, where Path fails)
+    this: Any = find_recipe(os.fspath(file), Path()) if isinstance(file, str | os.PathLike) else file
+    if this.name.startswith(_ONLY_BASE) and Path(str(this)).resolve().parent == Path(str(_PACKAGED)).resolve():
+        raise RecipeError(f"{this} is the base of others and no recipe by itself; name one that has it as its base.")
+    while this is not None:
         own, base = read_own(this, hints, owner)
         place = this.resolve() if isinstance(this, Path) else this
         if place in seen:
@@ -86,21 +105,18 @@ def read_own(file: Path | Traversable, hints: dict[str, Any], owner: str) -> tup
     return checked(content, hints, lambda sentence: RecipeError(f"{file}: {sentence}")), base
 
 
-def close_to(name: str, names: Sequence[str], lists: str = "--help") -> str:
-    """Return words about the names that are most like one that there is not, or about what lists all."""
+def close_to(name: str, names: Sequence[str], lists: str = "--help lists them all") -> str:
+    """Return words about the names that are most like one that there is not, or about where all are listed."""
     matches = difflib.get_close_matches(name, names, n=3)
-    return f"; did you mean {' or '.join(matches)}" if matches else f" ({lists} lists them all)"
+    return f"; did you mean {' or '.join(matches)}" if matches else f" ({lists})"
 
 
 def _base_of(file: Path | Traversable, base: str) -> Path | Traversable:
     """Return the file that `base` in `file` means."""
-    if not base.endswith(_SUFFIXES):
-        try:
-            return packaged_recipe(base)
-        except RecipeError as error:
-            sentence = str(error).rstrip(".")
-            raise RecipeError(f"{file}: base: {sentence}; a file is named by its path, up to its .yaml.") from error
-    other = Path(str(file)).parent / os.path.expanduser(base)  # noqa: PTH111 (as in `read_values`)
-    if not other.is_file():
-        raise RecipeError(f"{file}: base is {base!r}, and {other} is no file; name one as seen from this file.")
-    return other
+    try:
+        found = find_recipe(base, Path(str(file)).parent)
+    except RecipeError as error:
+        raise RecipeError(f"{file}: base: {error}") from error
+    if not found.is_file():
+        raise RecipeError(f"{file}: base is {base!r}, and {found} is no file; name one as seen from this file.")
+    return found

@@ -121,6 +121,30 @@ def test_a_file_overrides_its_base_and_flags_override_all(tmp_path: Path) -> Non
     assert read_recipe(MModalCCRecipe, tmp_path / "kept.yaml") == recipe
 
 
+def test_a_recipe_of_this_package_is_named_or_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = parse_recipe(MModalCCRecipe, ["--config", "mmodalcc_second_cc"])
+    assert named == read_recipe(MModalCCRecipe, packaged_recipe("mmodalcc_second_cc"))
+    write(tmp_path, mine="base: mmodalcc_second_cc\nseed: 8")
+    (tmp_path / "mine.yaml").rename("mine")  # a file of the user's needs no extension
+    assert parse_recipe(MModalCCRecipe, ["--config", "mine"]).seed == 8
+    write(tmp_path, ours="base: ./mine\n")
+    assert read_recipe(MModalCCRecipe, "ours.yaml").seed == 8
+    with pytest.raises(RecipeError, match=r"'mmodalcc_second' is no recipe of this package; did you mean mmodalcc"):
+        parse_recipe(MModalCCRecipe, ["--config", "mmodalcc_second"])
+    with pytest.raises(RecipeError, match=r"there/recipe: the recipe cannot be read"):
+        parse_recipe(MModalCCRecipe, ["--config", "there/recipe"])
+
+
+@pytest.mark.parametrize("name", ONLY_BASES)
+def test_a_base_of_others_is_no_recipe(tmp_path: Path, name: str) -> None:
+    for given in (name, str(RECIPES / f"{name}.yaml")):
+        with pytest.raises(RecipeError, match=rf"{name}\.yaml is the base of others and no recipe by itself; name"):
+            parse_recipe(Stage2Recipe, ["--config", given])
+    write(tmp_path, **{name: "max_steps: 3"})  # the user's own
+    assert read_recipe(Stage2Recipe, tmp_path / f"{name}.yaml").max_steps == 3
+
+
 def test_a_base_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     write(tmp_path / "home", mine="max_steps: 4\n")
@@ -139,7 +163,7 @@ def test_a_base_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             r"top\.yaml: base: 'mmodalcc_second' is no recipe of this package; did you mean mmodalcc_second_cc.*"
             r"; a file is named by its path",
         ),
-        ({"top": "base: qqq"}, r"is no recipe of this package \(training/recipes lists them all\)"),
+        ({"top": "base: qqq"}, r"no recipe of this package \(there are ccexpert_05b_baseline.*, mmodalcc_synthetic\)"),
         ({"top": "base: null"}, r"top\.yaml: base is None; give the name of a recipe, or the path of a file"),
         ({"top": "base: [a, b]"}, r"top\.yaml: base is \['a', 'b'\]; give the name"),
         ({"top": "base: a.yaml", "a": "learning_rte: 1"}, r"a\.yaml: 'learning_rte' is no key of LoopRecipe; did you"),
