@@ -309,6 +309,7 @@ def _load(
 def _caption_many(
     load: Callable[[], ChangeCaptioner], listed: PairList, output: Path, settings: dict[str, str], **options: Any
 ) -> None:
+    from rscc_hf.files import some
     from rscc_hf.inference.run import caption_to_file
 
     again = "the same command without --overwrite" if options["overwrite"] else "the same command"
@@ -326,6 +327,13 @@ def _caption_many(
     if summary.already:
         told += f", {summary.already} were there before"
     tell(f"{told}.")
+    if summary.unchecked:
+        kept = count(len(summary.unchecked), "caption")
+        pairs = printable(some([pair_id for pair_id, _ in summary.unchecked]))
+        tell(
+            f"{kept} of an earlier run ({pairs}) kept, though the images cannot be fetched now and may be others; "
+            "--overwrite captions them anew."
+        )
     if summary.noted:
         tell(f"{count(len(summary.noted), 'caption')} with notes about the images (`notes` in {output}):")
         tell_some([f"  {printable(note)}" for _, note in summary.noted])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rscc_hf.data.lists.items import PairList
+from rscc_hf.data.lists.items import ListedPair, PairList
 from rscc_hf.errors import InputError, PredictionsError, input_errors
 from rscc_hf.files import check_replaceable_file, refuse_input_as_output, write_text
 from rscc_hf.formats.predictions import PredictionLine, SkippedLine, begins_as
@@ -40,6 +40,8 @@ class RunSummary:
         skipped: Pairs without a caption, `(pair_id, reason)`.
         skipped_file: Where these are listed; None when there are none.
         noted: Captions of this run with notes about their images, `(pair_id, first note)`.
+        unchecked: Earlier captions that were kept though their images, which are given by addresses, cannot be had
+            now to compare them, `(pair_id, reason)`.
     """
 
     written: int
@@ -47,6 +49,7 @@ class RunSummary:
     skipped: tuple[tuple[str, str], ...]
     skipped_file: Path | None
     noted: tuple[tuple[str, str], ...] = ()
+    unchecked: tuple[tuple[str, str], ...] = ()
 
 
 def skipped_path(output: Path) -> Path:
@@ -81,7 +84,8 @@ def caption_to_file(
         pairs: What to caption.
         output: The JSONL file.
         batch_size: Pairs that go through the model at once.
-        on_error: What a pair that cannot be read does: `"raise"` stops, `"skip"` goes on.
+        on_error: What a pair that cannot be read does: `"raise"` stops, `"skip"` goes on; a finished one whose images
+            cannot be fetched now stays then.
         overwrite: Start anew instead of continuing; only captions of an earlier run are replaced.
         with_maps: Use the semantic maps of the pairs that have them.
         allow_web: Fetch images that are given by an https address, as `rscc_hf.processing.change_pair_web` says; also
@@ -169,6 +173,7 @@ class _Run:
         self.model = model
         self.settings = {"dtype": dtype, "semantic_maps": with_maps, **asked}
         self.digests = run_digests(captioner, generate_kwargs)
+        self.unchecked: list[tuple[str, str]] = []
 
     def finish(self, batch_size: int, overwrite: bool, on_progress: Callable[[int, int], None] | None) -> RunSummary:
         """Caption what is not finished yet."""
@@ -187,19 +192,22 @@ class _Run:
         if not anew:
             self._append("")
         for start in range(0, len(pending), batch_size):
-            indices = pending[start : start + batch_size]
-            batch = self._readable(indices, skipped)
-            inputs = [{**pair_digests(pair), **self.digests} for pair in batch.values()]
+            batch = [self.pairs.pairs[index] for index in pending[start : start + batch_size]]
+            read = [self._read(pair) for pair in batch]
+            inputs = [{} if isinstance(one, str) else {**pair_digests(one), **self.digests} for one in read]
             captions = self.captioner.caption(
-                batch.values(), batch_size=batch_size, on_error=self.on_error, **self.generate_kwargs
+                [one for one in read if isinstance(one, Pair)],
+                batch_size=batch_size,
+                on_error=self.on_error,
+                **self.generate_kwargs,
             )
             lines = []
-            for (index, pair), caption, digests in zip(batch.items(), captions, inputs, strict=True):
+            for pair, one, digests in zip(batch, read, inputs, strict=True):
+                caption = Caption(None, error=one) if isinstance(one, str) else next(captions)
                 if caption.text is None:
-                    names = self._names(index, pair)
-                    skipped.append(SkippedLine(str(pair.id), *names, error=str(caption.error)))
+                    skipped.append(SkippedLine(str(pair.id), *_names(pair), error=str(caption.error)))
                     continue
-                lines.append(self._line(index, pair, caption, digests).text())
+                lines.append(self._line(pair, caption, digests).text())
                 if caption.notes:
                     noted.append((str(pair.id), caption.notes[0]))
             if anew and lines:  # not earlier: what was there is lost only when there is something new
@@ -208,7 +216,7 @@ class _Run:
             elif not anew:
                 self._append("".join(lines))
             written += len(lines)
-            tell(len(finished) + start + len(indices), len(ids))
+            tell(len(finished) + start + len(batch), len(ids))
         if anew:  # every pair was skipped
             write_text(self.file, "")
         if skipped:
@@ -219,6 +227,7 @@ class _Run:
             skipped=tuple((line.pair_id, line.error) for line in skipped),
             skipped_file=skipped_path(self.output) if skipped else None,
             noted=tuple(noted),
+            unchecked=tuple(self.unchecked),
         )
 
     def _check_maps(self) -> None:
@@ -229,35 +238,22 @@ class _Run:
         if use == "required" and not self.with_maps:
             raise InputError(f"{name} was trained with semantic maps and needs them; use those of the pairs.")
 
-    def _pair(self, index: int) -> Pair:
+    def _read(self, pair: Pair) -> Pair | str:
         """Return a pair as it is asked about, with the bytes of its images that are given by an address.
 
+        Returns:
+            The pair; with "skip" the reason why these cannot be had.
+
         Raises:
-            InputError: These cannot be had.
+            InputError: They cannot be had ("raise").
         """
-        pair = self.pairs.pairs[index]
-        with input_errors():
-            return fetched(pair if self.with_maps else replace(pair, maps=None), self.allow_web)
-
-    def _readable(self, indices: list[int], skipped: list[SkippedLine]) -> dict[int, Pair]:
-        """Return pairs by their index; those whose addresses cannot be read go to `skipped`, where that is asked."""
-        found = {}
-        for index in indices:
-            try:
-                found[index] = self._pair(index)
-            except ValueError as error:
-                if self.on_error == "raise":
-                    raise
-                pair = self.pairs.pairs[index]
-                skipped.append(SkippedLine(str(pair.id), *self._names(index, pair), error=str(error)))
-        return found
-
-    def _names(self, index: int, pair: Pair) -> tuple[str, str]:
-        """Return what the pair's source calls its images."""
-        if self.pairs.names is not None:
-            return self.pairs.names[index]
-        before, after = (shown_address((image or {}).get("path") or "") for image in (pair.before, pair.after))
-        return before, after
+        try:
+            with input_errors():
+                return fetched(pair if self.with_maps else replace(pair, maps=None), self.allow_web)
+        except InputError as error:
+            if self.on_error == "raise":
+                raise
+            return str(error)
 
     def _append(self, text: str) -> None:
         """Add lines and wait until they are on the disk; all of them or, on a full disk, none."""
@@ -324,12 +320,21 @@ class _Run:
         index = places.get(line.pair_id)
         if index is None:
             raise InputError(f"{where}: pair {line.pair_id!r} is not in the list of pairs; {_REMEDY}")
-        names = self.pairs.names
-        if names is not None and names[index] != (line.before, line.after):
+        pair = self.pairs.pairs[index]
+        if isinstance(pair, ListedPair) and pair.names != (line.before, line.after):
             raise InputError(f"{where}: pair {line.pair_id!r} has other images in the list of pairs; {_REMEDY}")
-        pair = self._pair(index)
-        other = difference(line.inputs, {**pair_digests(pair), **self.digests})
-        said = self._line(index, pair, Caption(""), {})
+        try:
+            read = self._read(pair)
+        except InputError as error:
+            raise InputError(
+                f"{where} is finished, but cannot be compared with its images now ({str(error).rstrip('.')}); keep it "
+                "as it is (--on-error skip), or overwrite it (--overwrite)."
+            ) from error
+        if isinstance(read, str):
+            self.unchecked.append((line.pair_id, read))
+        own = line.inputs if isinstance(read, str) else pair_digests(read)
+        other = difference(line.inputs, {**own, **self.digests})
+        said = self._line(pair, Caption(""), {})
         expected = PredictionLine.read(json.loads(said.text()), where)
         if other is None and line.references != expected.references:
             other = "other references"
@@ -338,8 +343,8 @@ class _Run:
         if other is not None:
             raise InputError(f"{where}: pair {line.pair_id!r} was captioned with {other}; {_REMEDY}")
 
-    def _line(self, index: int, pair: Pair, caption: Caption, inputs: dict[str, str]) -> PredictionLine:
-        before, after = self._names(index, pair)
+    def _line(self, pair: Pair, caption: Caption, inputs: dict[str, str]) -> PredictionLine:
+        before, after = _names(pair)
         return PredictionLine(
             pair_id=str(pair.id),
             prediction=caption.text or "",
@@ -352,6 +357,14 @@ class _Run:
             inputs=inputs,
             notes=list(caption.notes),
         )
+
+
+def _names(pair: Pair) -> tuple[str, str]:
+    """Return what the pair's source calls its images."""
+    if isinstance(pair, ListedPair):
+        return pair.names
+    before, after = (shown_address((image or {}).get("path") or "") for image in (pair.before, pair.after))
+    return before, after
 
 
 def _after_at(model: Any) -> str:

@@ -38,7 +38,7 @@ def test_a_csv_has_paths_relative_to_itself(tmp_path) -> None:
     first, second = found.pairs
     assert first.id == "one" and second.id == "2"
     assert (first.before, first.after) == (path.parent / "../A/x.png", Path("/data/y.png"))
-    assert found.names[0] == ("../A/x.png", "/data/y.png")
+    assert first.names == ("../A/x.png", "/data/y.png")
     assert first.maps is None and second.maps[1] == path.parent / "s/b.png"
     assert first.references == ("a house, new", "a house") and first.changed is True
     assert second.references == ("no change, they say",) and second.changed is False
@@ -118,7 +118,7 @@ def test_a_data_set_is_read_row_by_row(tmp_path, write_image: WriteImage) -> Non
     }
     Dataset.from_dict(rows, features=FEATURES).to_parquet(tmp_path / "data" / "test.parquet")
     found = read_dataset_pairs(tmp_path, "test")
-    assert found.pair_ids == ["p0", "p1"] and found.missing_files() == [] and found.names is None
+    assert found.pair_ids == ["p0", "p1"] and found.missing_files() == []
     assert found.has_maps()
     first, second = found.pairs
     assert first.before == image, "the processor decodes, so that it can name what is broken"

@@ -226,10 +226,27 @@ def test_lists_and_runs(captioner, running, listed, files, tmp_path, write_image
     with pytest.raises(ValueError, match="pair 'a__b' was captioned with another image before"):
         caption_to_file(captioner, pairs, output, allow_web=True)
     running.answers.clear()
-    with pytest.raises(InputError, match="cannot be fetched"):
+    with pytest.raises(InputError, match=r"line 2 is finished, but .*404.*; keep it .*--on-error skip.*--overwrite"):
         caption_to_file(captioner, pairs, output, allow_web=True)
+    kept = caption_to_file(captioner, pairs, output, allow_web=True, on_error="skip")
+    ((name, reason),) = kept.unchecked
+    assert (kept.written, kept.already, kept.skipped, name) == (0, 2, (), "a__b") and "404" in reason
+    assert lines_of(output) == [here, there]
+    with pytest.raises(InputError, match="written with other settings"):  # what needs no image is compared still
+        caption_to_file(captioner, pairs, output, allow_web=True, on_error="skip", num_beams=2)
     output.unlink()
     assert caption_to_file(captioner, pairs, output, allow_web=True, on_error="skip").skipped[0][0] == "a__b"
+
+
+def test_pairs_are_skipped_in_their_order(captioner, running, listed, files, tmp_path):
+    Path(files[0]).write_bytes(b"no image")
+    listed.write_text("".join(listed.read_text(encoding="utf-8").splitlines(keepends=True)[::-1]), encoding="utf-8")
+    running.answers.clear()
+    run = caption_to_file(captioner, read_pairs(listed), tmp_path / "out.jsonl", allow_web=True, on_error="skip")
+    assert [name for name, _ in run.skipped] == ["c", "a__b"]
+    assert [(row["pair_id"], row["before"][-9:]) for row in lines_of(run.skipped_file)] == [
+        ("c", "a.png"), ("a__b", "a.png?..."),
+    ]  # fmt: skip
 
 
 def test_data_sets(captioner, running, files, addresses, tmp_path):
@@ -265,3 +282,8 @@ def test_the_command(tiny_checkpoints, captioner, running, listed, files, addres
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"{captioner(*files)}\n", "")
     result = run(*many, "--allow-web")
     assert result.exit_code == 0 and "2 captions written" in result.stderr
+    running.answers.clear()
+    result = run(*many, "--allow-web", "--on-error", "skip")
+    assert result.exit_code == 0 and "1 caption of an earlier run (a__b) kept" in result.stderr
+    result = run(*many, "--allow-web")
+    assert result.exit_code == 1 and "--on-error skip" in result.stderr and "Traceback" not in result.stderr

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from rscc_hf.data.lists.items import MAPS, PairList
+from rscc_hf.data.lists.items import MAPS, ListedPair, PairList
 from rscc_hf.errors import InputError
 from rscc_hf.files import LITTER, some
-from rscc_hf.pair import Pair
 from rscc_hf.text import as_text, count
 
 # Sub-folders with the images of both dates, and those with their semantic maps, of which there may be none. The last
@@ -60,12 +59,19 @@ def read_folder(folder: Path, *, outputs: Iterable[Path] = ()) -> PairList:
     def path_of(role: str, name: str | None) -> Path | None:
         return None if name is None else folder / places[role] / files[role][name]
 
-    pairs, names = [], []
+    pairs = []
     ids = _ids(matched)
     for before, after in sorted(matched.items()):
         own = tuple(path_of(role, maps[role].get(before)) for role in MAPS)
-        pairs.append(Pair(ids[before], path_of("before", before), path_of("after", after), maps=(own[0], own[1])))
-        names.append((f"{places['before']}/{as_text(before)}", f"{places['after']}/{as_text(after)}"))
+        pairs.append(
+            ListedPair(
+                ids[before],
+                path_of("before", before),
+                path_of("after", after),
+                maps=(own[0], own[1]),
+                names=(f"{places['before']}/{as_text(before)}", f"{places['after']}/{as_text(after)}"),
+            )
+        )
     notes = unread.notes()
     bare = [str(pair.id) for pair in pairs if pair.maps is None]
     if map_folders and bare:
@@ -73,7 +79,7 @@ def read_folder(folder: Path, *, outputs: Iterable[Path] = ()) -> PairList:
         notes.append(f"{map_folders[0]} and {map_folders[1]} have no maps of {number} ({some(bare)})")
     sources = tuple(folder / place for place in places.values())
     notes = [f"{folder}: {note}." for note in notes]
-    return PairList(tuple(pairs), tuple(names), tuple(unmatched), tuple(notes), sources)
+    return PairList(tuple(pairs), tuple(unmatched), tuple(notes), sources)
 
 
 def _dates(folder: Path) -> tuple[str, str]:

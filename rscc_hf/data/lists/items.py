@@ -18,6 +18,17 @@ IMAGES = ("before", "after")
 MAPS = ("semantic_before", "semantic_after")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ListedPair(Pair):
+    """A pair of a list or folder; a pair of a data set has no names but its id.
+
+    Attributes:
+        names: What the list calls `before` and `after` (in a folder: relative to it), for output files.
+    """
+
+    names: tuple[str, str]
+
+
 @dataclass(frozen=True)
 class PairList:
     """Pairs in order, and what of their source is in none of them.
@@ -25,15 +36,12 @@ class PairList:
     Attributes:
         pairs: The pairs, at least one, whose ids are unique; those of a data set are read from the disk as they are
             asked for. An image is a path, an address, or the undecoded image of a data set.
-        names: What the list calls `before` and `after` of each pair (in a folder: relative to it), for output files;
-            None for a data set, whose ids are its names.
         unmatched: Images and maps of a folder without a partner, relative to it.
         notes: What else of the source was not read or not used, or looks wrong; a sentence each.
         sources: Files and folders that the pairs were read from and that nothing may be written over.
     """
 
     pairs: Sequence[Pair]
-    names: tuple[tuple[str, str], ...] | None = None
     unmatched: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     sources: tuple[Path, ...] = ()

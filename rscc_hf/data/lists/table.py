@@ -12,6 +12,7 @@ from rscc_hf.data.captions import contradictions, has_words, pair_key
 from rscc_hf.data.lists.items import (
     IMAGES,
     MAPS,
+    ListedPair,
     PairList,
     same_files,
     without_references,
@@ -20,7 +21,6 @@ from rscc_hf.data.lists.rows import Cells, read_rows
 from rscc_hf.errors import InputError
 from rscc_hf.files import some
 from rscc_hf.formats.predictions import NAMES
-from rscc_hf.pair import Pair
 from rscc_hf.processing.change_pair_web import file_name, is_address, shown_address
 from rscc_hf.text import as_text, count
 
@@ -37,11 +37,10 @@ def read_list(path: Path) -> PairList:
             occurs twice; the sentence names the file and the line.
     """
     reader = _ListReader(path)
-    pairs: list[Pair] = []
-    names: list[tuple[str, str]] = []
+    pairs: list[ListedPair] = []
     named: dict[str, tuple[str, int]] = {}
     for line, cells, few in read_rows(path):
-        pair, files = reader.pair(line, cells, few)
+        pair = reader.pair(line, cells, few)
         pair_id = str(pair.id)
         form = pair_key(pair_id)
         if form in named:
@@ -54,7 +53,6 @@ def read_list(path: Path) -> PairList:
             raise InputError(f"{path}, lines {earlier} and {line}: {told}; give every pair its own pair_id.")
         named[form] = (pair_id, line)
         pairs.append(pair)
-        names.append(files)
     if not pairs:
         raise InputError(f"{path} has no pairs; give a list with some.")
     notes = [
@@ -63,7 +61,7 @@ def read_list(path: Path) -> PairList:
         *without_references((str(pair.id), pair.references) for pair in pairs),
         *same_files(pairs),
     ]
-    return PairList(tuple(pairs), tuple(names), notes=tuple(f"{path}: {note}" for note in notes), sources=(path,))
+    return PairList(tuple(pairs), notes=tuple(f"{path}: {note}" for note in notes), sources=(path,))
 
 
 class _ListReader:
@@ -88,8 +86,8 @@ class _ListReader:
             found.append(f"{rows} ({some(self.short)}); what is left out at their ends is taken as empty.")
         return found
 
-    def pair(self, line: int, cells: Cells, few: str | None) -> tuple[Pair, tuple[str, str]]:
-        """Return the pair of a row, and what the row calls its two images."""
+    def pair(self, line: int, cells: Cells, few: str | None) -> ListedPair:
+        """Return the pair of a row."""
         where = f"{self.path}, line {line}"
         given: dict[str, list[tuple[str, Any]]] = {name: [] for name in COLUMNS}
         for column, value in cells:
@@ -120,15 +118,15 @@ class _ListReader:
             stems = [as_text(Path(file_name(file)).stem) for file in (before, after)]
             pair_id = stems[0] if stems[0] == stems[1] else f"{stems[0]}__{stems[1]}"
         files = {name: self._place(found[name]) for name in (*IMAGES, *MAPS)}
-        pair = Pair(
+        return ListedPair(
             pair_id,
             files["before"],
             files["after"],
             maps=(files["semantic_before"], files["semantic_after"]),
             references=found["references"],
             changed=found["changed"],
+            names=(as_text(shown_address(before)), as_text(shown_address(after))),
         )
-        return pair, (as_text(shown_address(before)), as_text(shown_address(after)))
 
     def _place(self, name: str | None) -> Path | str | None:
         """Return the path of a file that the list names relative to itself; an address as it is."""
