@@ -8,8 +8,7 @@ import os
 import sys
 import typing
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources.abc import Traversable
 from typing import Any, ClassVar, Literal, TypeVar, cast
@@ -19,8 +18,6 @@ from transformers import HfArgumentParser
 
 from rscc_hf.errors import RecipeError
 from rscc_hf.evaluation.scores import BestScore
-from rscc_hf.reading import is_unreadable
-from rscc_hf.text import reason_of
 from rscc_hf.training.engine.flags import idle_flag, names_of_flags
 from rscc_hf.training.engine.recipe_files import close_to, read_values
 from rscc_hf.training.engine.recipe_values import checked, is_infinite
@@ -35,28 +32,6 @@ MUON_DTYPE_HELP = (
     "With muon: the format of its iterations; auto: bfloat16, or float32 where a trial shows bfloat16 emulated."
 )
 OPTIMIZER_HELP = "torch.optim.Adam or AdamW; muon: Muon for the matrices of linear layers, AdamW for the rest."
-
-
-@contextmanager
-def reading(what: str, remedy: str = "") -> Iterator[None]:
-    """Make one sentence of whatever goes wrong when files are read: one is missing, cut off, or of something else.
-
-    Args:
-        what: Whose files they are.
-        remedy: What to do about it, without a full stop.
-
-    Raises:
-        RecipeError: In place of the error.
-    """
-    try:
-        yield
-    except RecipeError:
-        raise
-    except Exception as error:
-        if not is_unreadable(error):
-            raise
-        sentence = f"{what} cannot be read ({reason_of(error, whole=True)[:300]})"
-        raise RecipeError(f"{sentence}; {remedy}." if remedy else f"{sentence}.") from error
 
 
 def option(default: Any, help: str) -> Any:

@@ -14,7 +14,7 @@ from transformers.utils import cached_file
 
 from rscc_hf.errors import InputError
 from rscc_hf.formats.records import AdapterBase
-from rscc_hf.training.engine.recipe import reading
+from rscc_hf.reading import reading
 from rscc_hf.training.engine.run_folder import LAST
 from rscc_hf.training.systems.ccexpert.recipe import CCExpertRecipe
 from rscc_hf.training.systems.ccexpert.start import Start, read_config, resolve_commit

@@ -32,8 +32,8 @@ from rscc_hf.formats.training import TrainingSummary
 from rscc_hf.modeling.configuration_ccexpert import CCExpertConfig
 from rscc_hf.modeling.modeling_ccexpert import CCExpertForConditionalGeneration
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
+from rscc_hf.reading import reading
 from rscc_hf.text import sentence_of
-from rscc_hf.training.engine.recipe import reading
 from rscc_hf.training.systems.ccexpert.adapter_base import find_base
 from rscc_hf.training.systems.ccexpert.recipe import CCExpertRecipe
 from rscc_hf.training.systems.ccexpert.start import Start, check_processor, load_model, read_config, resolve_commit

@@ -14,7 +14,7 @@ from rscc_hf.modeling.loading_ccexpert import translate_config
 from rscc_hf.modeling.modeling_ccexpert import CCExpertForConditionalGeneration
 from rscc_hf.processing.chat_templates_ccexpert import IMAGE_TOKEN, prepare_tokenizer
 from rscc_hf.processing.processing_ccexpert import CCExpertProcessor
-from rscc_hf.training.engine.recipe import reading
+from rscc_hf.reading import reading
 from rscc_hf.training.engine.run_folder import LAST
 from rscc_hf.training.systems.ccexpert.recipe import MODULE_SETTINGS, CCExpertRecipe
 

@@ -17,9 +17,9 @@ from rscc_hf.modeling.modeling_mmodalcc import MModalCCForConditionalGeneration,
 from rscc_hf.processing.change_pair_reader import PairPixels
 from rscc_hf.processing.image_processing_mmodalcc import MModalCCImageProcessor
 from rscc_hf.processing.processing_mmodalcc import MModalCCProcessor
+from rscc_hf.reading import reading
 from rscc_hf.training.engine.batches import Batch
 from rscc_hf.training.engine.loop import OnEvaluation, OnStep, TrainingResult, train
-from rscc_hf.training.engine.recipe import reading
 from rscc_hf.training.engine.task import Part
 from rscc_hf.training.systems.mmodalcc.recipe import MModalCCRecipe
 from rscc_hf.training.systems.pairs.pixels import MAPS, PixelReader, Pixels, PixelSource
