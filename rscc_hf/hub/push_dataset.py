@@ -22,6 +22,7 @@ from rscc_hf.data.rows import LOOKED_AT, check_rows
 from rscc_hf.data.schema import FEATURES, check_schema
 from rscc_hf.errors import PushError
 from rscc_hf.formats.cards import is_ours
+from rscc_hf.formats.synthesis import MARK
 from rscc_hf.hub.cards.dataset import render_dataset_card
 from rscc_hf.hub.cards.dataset_facts import DatasetFacts, read_dataset_facts
 from rscc_hf.hub.cards.rendering import CARD, earlier_metadata, read_card
@@ -29,7 +30,6 @@ from rscc_hf.hub.contents import check_files, choose_files, staged
 from rscc_hf.hub.leaks import leak_in_text
 from rscc_hf.hub.push_model import OnStage
 from rscc_hf.hub.upload import PushPlan, full_repo_id, plan_push, upload
-from rscc_hf.synthetic.dataset import MARK
 from rscc_hf.text import count, reason_of
 
 SHARD_BYTES = 500_000_000

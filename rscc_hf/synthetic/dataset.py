@@ -28,6 +28,7 @@ from PIL import Image
 
 from rscc_hf.errors import InputError
 from rscc_hf.files import Written, new_folder
+from rscc_hf.formats.synthesis import MARK, SOURCE, Synthesis, name_pair
 from rscc_hf.synthetic.events import make_layout
 from rscc_hf.synthetic.pair import describe, draw_pair, too_small
 from rscc_hf.synthetic.style import Nuisances, make_styles
@@ -35,11 +36,8 @@ from rscc_hf.synthetic.wording import plain_sentence, write_captions
 
 __all__ = ["Nuisances", "SceneOptions", "SyntheticPair", "generate_pair", "plain_sentence", "synthesize"]
 
-SOURCE = "synthetic"
 _EVENT_SHARES = (0.6, 0.3, 0.1)
 _BATCH = 20  # pairs that a worker makes at a time
-MARK = "made by `rscc data synthesize`"
-"""What the card of such a data set says, by which it is known."""
 
 
 def _is_ours(card: Path) -> bool:
@@ -164,7 +162,7 @@ def generate_pair(index: int, seed: int = 0, options: SceneOptions | None = None
         "events": [describe(event, part, ground) for event, part in zip(layout.events, parts, strict=True)],
     }
     return SyntheticPair(
-        pair_id=f"synthetic_{seed}_{index:06d}",
+        pair_id=name_pair(seed, index),
         image_before=np.asarray(images[0]),
         image_after=np.asarray(images[1]),
         semantic_before=maps[0],
@@ -275,7 +273,7 @@ def synthesize(
     ):
         for split, size in sizes.items():
             write_split(folder, split, islice(rows, size), columns)
-        (folder / "README.md").write_text(_card(sizes, seed, options), encoding="utf-8")
+        (folder / "README.md").write_text(Synthesis(sizes, seed, asdict(options)).text(), encoding="utf-8")
     return sizes
 
 
@@ -332,20 +330,3 @@ def _told(
             if progress is not None:
                 progress(done)
             yield row
-
-
-def _card(sizes: dict[str, int], seed: int, options: SceneOptions) -> str:
-    files = "\n".join(f"  - split: {name}\n    path: data/{name}-*.parquet" for name in sizes)
-    return (
-        "---\nlicense: apache-2.0\ntask_categories:\n- image-to-text\nlanguage:\n- en\ntags:\n- remote-sensing\n"
-        "- change-captioning\n- synthetic\npretty_name: Synthetic change captioning scenes\nconfigs:\n"
-        f"- config_name: default\n  data_files:\n{files}\n---\n\n"
-        "# Synthetic change captioning scenes\n\n"
-        f"Procedural pairs of aerial views of one place, before and after, {MARK}. Nothing "
-        "in them is a photograph.\n\n"
-        "Columns: `pair_id`, `image_before`, `image_after`, `semantic_before`, `semantic_after` (SECOND's palette, "
-        "the whole scene), `change_mask` (0 or 255), `captions` (five), `changed`, `source`, `record` (JSON: what "
-        "happened, where, how many).\n\n"
-        f"Pairs: {', '.join(f'{name} {size}' for name, size in sizes.items())}. Seed: {seed}. Options:\n\n"
-        f"```json\n{json.dumps(asdict(options), indent=2)}\n```\n"
-    )

@@ -1,7 +1,6 @@
 """What the parquet files of a data set say about it: counted, not declared."""
 
-import json
-import re
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,10 +14,11 @@ from rscc_hf.data.catalog import KnownData, known_data
 from rscc_hf.data.images import open_stored
 from rscc_hf.data.schema import UNKNOWN_SOURCE
 from rscc_hf.errors import InputError
-from rscc_hf.synthetic.dataset import SOURCE
+from rscc_hf.formats.synthesis import MARK, SOURCE, Synthesis, is_drawn
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 2000  # rows of text read at a time
-_PAIR_ID = re.compile(rf"{SOURCE}_\d+_\d{{6,}}")  # as rscc_hf.synthetic.dataset names a pair
 
 
 @dataclass
@@ -110,9 +110,12 @@ def read_dataset_facts(files: Mapping[str, Mapping[str, Path]], earlier_card: st
         for name in sorted(named):
             _count(named[name], name, facts.splits[split], facts, words)
     facts.words = len(words)
-    made = re.search(r"Seed: (\d+)\. Options:\s+```json\n(.*?)\n```", earlier_card or "", re.DOTALL)
-    if made and facts.is_synthesized:
-        facts.seed, facts.options = int(made[1]), made[2]
+    if facts.is_synthesized and earlier_card is not None and MARK in earlier_card:
+        made = Synthesis.parse(earlier_card)
+        if made is None:
+            logger.warning("The README.md does not tell seed and options as it was written; the new card has neither.")
+        else:
+            facts.seed, facts.options = made.seed, made.options_text()
     return facts
 
 
@@ -132,7 +135,7 @@ def _count(path: Path, name: str, split: SplitFacts, facts: DatasetFacts, words:
             facts.sources.update(value or UNKNOWN_SOURCE for value in batch.column("source").to_pylist())
             if "record" in columns:
                 rows = batch.select(["pair_id", "source", "record"]).to_pylist()
-                facts.synthesized += sum(_is_synthesized(**row) for row in rows)
+                facts.synthesized += sum(is_drawn(**row) for row in rows)
             for captions in batch.column("captions").to_pylist():
                 split.captions += len(captions or ())
                 for caption in captions or ():
@@ -141,17 +144,6 @@ def _count(path: Path, name: str, split: SplitFacts, facts: DatasetFacts, words:
         raise InputError(
             f"{name} cannot be read ({' '.join(str(error).split())}); write the data set again."
         ) from error
-
-
-def _is_synthesized(pair_id: Any, source: Any, record: Any) -> bool:
-    """Tell whether a pair is named and recorded as `rscc data synthesize` does it."""
-    if source != SOURCE or not isinstance(record, str) or not _PAIR_ID.fullmatch(str(pair_id)):
-        return False
-    try:
-        content = json.loads(record)
-    except json.JSONDecodeError:
-        return False
-    return isinstance(content, dict) and isinstance(content.get("events"), list)
 
 
 def _kind(kind: Any) -> str:

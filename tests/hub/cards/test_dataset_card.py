@@ -83,3 +83,11 @@ def test_a_word_in_a_name_brings_no_terms(tmp_path, source):
     card = card_of(write(tmp_path, [source], record=None))
     assert "not known to rscc_hf" in card.text and "SECOND is part of" not in card.text
     assert "academic use" not in card.text
+
+
+def test_a_readme_that_no_longer_tells_the_seed_is_said(scenes, caplog):
+    card = card_of(scenes, (scenes / "README.md").read_text().replace("Seed: 3.", "Seeded."))
+    assert "Nothing in it is a photograph" in card.text and "seed" not in card.text
+    assert [record.getMessage() for record in caplog.records] == [
+        "The README.md does not tell seed and options as it was written; the new card has neither."
+    ]
