@@ -124,7 +124,7 @@ def class_shares(maps: torch.Tensor, grid: int) -> torch.Tensor:
         (n, 2, grid * grid, classes) float32, patches row by row, adding up to 1.
 
     Raises:
-        ValueError: A colour is not one of the palette.
+        InputError: A colour is not one of the palette.
     """
     height, width = (size // grid * grid for size in maps.shape[-2:])
     colours = maps[..., :height, :width].flatten(0, 1).movedim(1, -1)  # (2n, H, W, 3)
@@ -204,7 +204,8 @@ def train_land_cover(recipe: LandCoverRecipe, *, on_step: OnStep | None = None) 
     """Train the tower, or go on with a run; see `train_ccexpert`.
 
     Raises:
-        ValueError: One sentence that names the key of the recipe, the pair or the file, and the remedy.
+        RsccError: One sentence that names the key of the recipe (`RecipeError`), the pair or the file (`InputError`)
+            or the checkpoint to continue (`CheckpointError`), and the remedy.
         TrainingError: The loss is no longer finite.
     """
     return train(recipe, LandCoverTask, on_step=on_step)

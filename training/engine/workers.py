@@ -25,7 +25,7 @@ def prepared(make: Callable[[Any], Batch], keys: Sequence[Any], num_workers: int
 
     Raises:
         TrainingError: A worker cannot be started, or died.
-        ValueError: What `make` raised, the very sentence, also from a worker. So with `OSError`.
+        RsccError: What `make` raised, the very sentence, also from a worker; so with `OSError` and any `ValueError`.
     """
     if num_workers == 0:
         yield from map(make, keys)

@@ -27,7 +27,7 @@ def describe_base(start: Start, recipe: CCExpertRecipe) -> AdapterBase:
     """Return what is to be known of the model that a run with adapters starts from, all its weights read.
 
     Raises:
-        ValueError: The weights cannot be read.
+        RecipeError: The weights cannot be read.
     """
     folder = None if start.commit is not None else Path(start.path).resolve()
     relative = None
@@ -58,7 +58,8 @@ def find_base(base: AdapterBase, adapters: Path, given: str | None) -> tuple[str
         given: Where the user says that it is; None: where it was, also as seen from the adapters.
 
     Raises:
-        ValueError: It is not there, or has other weights now.
+        InputError: It is not there, or has other weights now.
+        RecipeError: Its weights cannot be read.
     """
     name = base.path if base.commit is None else f"{base.path} at {base.commit[:12]}"
     if given is not None:
@@ -99,7 +100,7 @@ def weights_digest(path: str, commit: str | None) -> str:
         commit: Of the latter.
 
     Raises:
-        ValueError: There are no safetensors, or they cannot be read.
+        RecipeError: There are no safetensors, or they cannot be read.
     """
     tensors: dict[str, str] = {}
     with reading(f"checkpoint {path}"):

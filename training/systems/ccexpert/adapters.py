@@ -139,7 +139,8 @@ def load_adapters(
         trainable: Whether the adapters can be trained on.
 
     Raises:
-        ValueError: There are no adapters, they are damaged, or the model that they belong to is not there or another.
+        InputError: There are no adapters, they are damaged, or their model is not there or another.
+        RecipeError: Their model or its processor cannot be read.
     """
     return _load(Path(folder).expanduser(), base, trainable=trainable)
 
@@ -156,7 +157,7 @@ def merge_adapters(
         overwrite: Whether a model that was merged there before is replaced; see `files.check_replaceable`.
 
     Raises:
-        ValueError: See `load_adapters`; or `output` is not to be replaced, or is what is read.
+        RsccError: See `load_adapters`; or `output` is not to be replaced, or is what is read.
     """
     folder, output = Path(folder).expanduser(), Path(output).expanduser()
     if output.resolve() == folder.resolve():

@@ -28,7 +28,7 @@ def prepare_to_learn(model: Any, recipe: CCExpertRecipe, start: Start | None = N
         The model, or with LoRA peft's model around it.
 
     Raises:
-        ValueError: `lora_target_modules` names no layer of the language model.
+        RecipeError: `lora_target_modules` names no layer of the language model.
     """
     width = model.config.vision.hidden_size
     model.requires_grad_(False)

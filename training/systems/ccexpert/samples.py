@@ -81,7 +81,7 @@ class PromptedBatchMaker(SampleMaker):
         The sequences are padded on the right, to a multiple of `LABEL_MULTIPLE`.
 
         Raises:
-            ValueError: The samples differ in their number of captions.
+            InputError: The samples differ in their number of captions.
         """
         counts = {len(texts) for texts in captions}
         if len(counts) != 1:

@@ -128,7 +128,7 @@ def load_start(
         quantization_config: transformers' `BitsAndBytesConfig`; None: no quantisation.
 
     Raises:
-        ValueError: One sentence that names the key or the checkpoint, and the remedy.
+        RecipeError: One sentence that names the key or the checkpoint, and the remedy.
     """
     start = find_start(recipe)
     processor = start_processor(start, recipe)
@@ -214,7 +214,7 @@ def load_model(
         attn_implementation: Kernel of all attention.
 
     Raises:
-        ValueError: Weights are missing, foreign, of another shape, or cannot be read.
+        RecipeError: Weights are missing, foreign, of another shape, or cannot be read.
     """
     path = start.path
     options: dict[str, Any] = {

@@ -48,7 +48,8 @@ def train_ccexpert(
         on_evaluation: Called with the scores of each validation.
 
     Raises:
-        ValueError: One sentence that names the key of the recipe, the pair or the file, and the remedy.
+        RsccError: One sentence that names the key of the recipe (`RecipeError`), the pair or the file (`InputError`)
+            or the checkpoint to continue (`CheckpointError`), and the remedy.
         TrainingError: The loss is no longer finite.
     """
     return train(recipe, CCExpertTask, on_step=on_step, on_evaluation=on_evaluation)
