@@ -35,6 +35,7 @@ MOST_SECONDS = 60.0  # for one image
 MOST_REDIRECTS = 5
 PORT = 443
 _MOST_PLACES = 8  # of one name that are tried
+_MOST_TOLD = 200  # signs of what a server says
 _REDIRECTS = (301, 302, 303, 307, 308)
 _DOWNLOAD = "download it and give the path"
 # What `ipaddress` calls public, in some of its versions or in all: relays to addresses of IPv4, benchmarks, examples.
@@ -195,7 +196,7 @@ def fetch(
     except (OSError, http.client.HTTPException) as err:
         if clock.is_over():
             raise about(f"takes longer than {seconds:g} seconds; {_DOWNLOAD}") from err
-        reason = (str(err).splitlines() or [""])[0].rstrip(".") or type(err).__name__
+        reason = _told((str(err).splitlines() or [""])[0].rstrip(".") or type(err).__name__)
         raise about(f"cannot be fetched ({reason}); check the address and the connection") from err
 
 
@@ -300,7 +301,7 @@ def _parts(address: str, port: int, error: Error) -> tuple[str, str]:
         parts = urlsplit(address)
         asked = parts.port
     except ValueError as err:
-        raise error(f"is no address that can be read ({err}); {_DOWNLOAD}") from err
+        raise error(f"is no address that can be read ({_told(str(err))}); {_DOWNLOAD}") from err
     if parts.scheme.lower() != "https":
         raise error(f"is not of https ({parts.scheme}), and only https is fetched; {_DOWNLOAD}")
     if "@" in parts.netloc:
@@ -376,11 +377,17 @@ def _next(address: str, answer: http.client.HTTPResponse, error: Error) -> str:
     try:
         return urljoin(address, place)
     except ValueError as err:
-        raise error(f"is redirected to what is no address ({err}); {_DOWNLOAD}") from err
+        raise error(f"is redirected to what is no address ({_told(str(err))}); {_DOWNLOAD}") from err
 
 
 def _redirected(address: str, error: Error) -> Error:
-    return lambda reason: error(f"is redirected to {shown_address(address)}, which {reason}")
+    return lambda reason: error(f"is redirected to {_told(shown_address(address))}, which {reason}")
+
+
+def _told(words: str) -> str:
+    """Return words that may be a server's with signs that control a terminal as escapes, cut where they are long."""
+    escaped = words.encode("unicode_escape").decode()
+    return escaped if len(escaped) <= _MOST_TOLD else f"{escaped[:_MOST_TOLD]}..."
 
 
 def _body(answer: http.client.HTTPResponse, most_bytes: int, error: Error) -> bytes:

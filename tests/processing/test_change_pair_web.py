@@ -272,6 +272,20 @@ def test_what_the_site_does_not_give(site):
     refused(site, "/a.png", r"cannot be fetched \(.*Name or service not known", resolver=unknown)
 
 
+def test_what_a_server_says_is_told_as_plain_signs_and_not_at_length(site):
+    for answer in (
+        b"SSH\x1b[31m evil \xe9" + b"x" * 5000 + b"\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: https://other.test/\x1b[31m evil \xe9" + b"x" * 5000 + b"\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: javascript:\x1b[31m evil \xe9" + b"x" * 5000 + b"\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: https://[\x9b31m evil \xe9" + b"x" * 5000 + b"\r\n\r\n",
+    ):
+        site.answers["/said"] = lambda request, answer=answer: request.wfile.write(answer)
+        with pytest.raises(ValueError) as refusal:
+            ask(site, "/said")
+        said = str(refusal.value)
+        assert said.isascii() and said.isprintable() and len(said) < 600, said
+
+
 def test_the_certificate_is_of_the_name(site):
     refused(site, "/a.png", "has a certificate that is not trusted", context=None)
     refused(site, "/a.png", "has a certificate that is not trusted", name="other.test")
