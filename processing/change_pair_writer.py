@@ -49,12 +49,10 @@ class CaptionWriter:
 
         The processor says whether it reads them, the model's configuration whether the model has a use for them.
         """
-        config = self.model.config
-        modalities = getattr(config, "modalities", None) or ()
-        names = [modalities] if isinstance(modalities, str) else modalities
-        if "semantic_values" not in self._made or not any("semantic" in str(name) for name in names):
+        if "semantic_values" not in self._made:
             return "none"
-        return "optional" if getattr(config, "semantics_optional", False) else "required"
+        config = self.model.config
+        return use_of_maps(getattr(config, "modalities", None), getattr(config, "semantics_optional", None))
 
     @property
     def takes_questions(self) -> bool:
@@ -160,6 +158,14 @@ class CaptionWriter:
     def texts(self, sequences: Any) -> list[str]:
         """Return the texts of sequences."""
         return [text.strip() for text in self.processor.batch_decode(sequences, skip_special_tokens=True)]
+
+
+def use_of_maps(modalities: Any, optional: Any) -> Literal["none", "optional", "required"]:
+    """Return what a model does with semantic maps by its configuration: `modalities` and `semantics_optional`."""
+    names = [modalities] if isinstance(modalities, str) else modalities or ()
+    if not any("semantic" in str(name) for name in names):
+        return "none"
+    return "optional" if optional else "required"
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from rscc_hf.formats.training import LogLine, TrainingSummary, read_log
 from rscc_hf.hub.cards.rendering import hub_id, last_part
 from rscc_hf.hub.cards.results import read_evaluations
 from rscc_hf.hub.cards.systems import SYSTEMS, System
+from rscc_hf.processing.change_pair_writer import use_of_maps
 from rscc_hf.text import json_object
 
 # Largest header of a safetensors file, as the format's own readers limit it.
@@ -123,9 +124,7 @@ class ModelFacts:
     @property
     def maps(self) -> str:
         """Whether semantic maps are taken: "none", "optional" or "required"."""
-        if "semantic" not in str(self.config.get("modalities", "")):
-            return "none"
-        return "optional" if self.config.get("semantics_optional") else "required"
+        return use_of_maps(self.config.get("modalities"), self.config.get("semantics_optional"))
 
     @property
     def image_size(self) -> tuple[int, int] | None:
