@@ -21,6 +21,7 @@ from rscc_hf import __version__
 from rscc_hf.checkpoint_folder import CHECKPOINT
 from rscc_hf.demo.answers import CONDITIONS, SCORED, Row
 from rscc_hf.demo.report import COLUMNS, NOTHING, SHOWN, cells_of
+from rscc_hf.evaluation.scores import MEAN_TITLES
 from rscc_hf.files import Written, new_folder, write_text
 from rscc_hf.formats.predictions import PredictionLine
 from rscc_hf.formats.recipes import RECIPE
@@ -46,8 +47,8 @@ NOTES = (
     "Changed, unchanged: share of such pairs of which the caption says so.",
     "Kind, object, place and count: share of the captions of changed pairs that state it as the record has it; "
     "the count is judged where there is something to count.",
-    "Protocol “words”: lower case, no full stops, split at spaces; BLEU, METEOR 1.5, ROUGE-L, CIDEr-D times 100, "
-    "S*m their mean (with BLEU-4).",
+    "Protocol “words”: lower case, no full stops, split at spaces; BLEU, METEOR 1.5, ROUGE-L, CIDEr-D times 100; "
+    f"S*m is the mean of {MEAN_TITLES}.",
 )
 
 

@@ -16,13 +16,13 @@ from PIL import Image
 from rscc_hf.data.captions import is_no_change
 from rscc_hf.data.palette import CLASSES
 from rscc_hf.demo.answers import CONTENT, Row
-from rscc_hf.evaluation.scores import PARTS, TITLES
+from rscc_hf.evaluation.scores import PARTS, SCORES, TITLES
 from rscc_hf.files import write_text
 from rscc_hf.formats.training import LogLine
 from rscc_hf.synthetic.caption_facts import judge
 from rscc_hf.synthetic.dataset import plain_sentence
 
-SHOWN = ("bleu_1", "bleu_4", "meteor", "rouge_l", "cider_d", "s_m")
+SHOWN = tuple(score.key for score in SCORES if score.is_shown)
 COLUMNS = (*(TITLES[key] for key in SHOWN), *PARTS, *CONTENT)
 NOTHING = "-"
 CURVE_COLOURS = ("#2171b5", "#8c5aaa", "#238b45", "#d97b12", "#1d2733")

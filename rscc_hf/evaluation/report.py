@@ -3,15 +3,22 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from rscc_hf.errors import InputError
 from rscc_hf.evaluation.scores import PARTS, SCORE_KEYS, SCORES, Scores
 from rscc_hf.files import check_replaceable_file, refuse_input_as_output, write_text
+from rscc_hf.formats.fields import filled
+
+# What a report need not tell to be read.
+_NOT_TOLD = {"changed": None, "unchanged": None, "baseline": None, "duplicates_dropped": 0, "versions": {}}
+NO_CIDER_D = "CIDEr-D is 0 where all pairs share their references"
+"""What is said beside a report of which `has_no_cider_d` is true."""
 
 
 @dataclass
@@ -51,10 +58,56 @@ class Report:
     bootstrap: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
 
+    @classmethod
+    def parse(cls, content: Any, where: str, remedy: str) -> Self:
+        """Read what `to_dict` gave; what a later version may say beside is passed over.
+
+        Args:
+            content: JSON types.
+            where: What it is, for the sentence.
+            remedy: What to do about it, without a full stop.
+
+        Raises:
+            InputError: It is no report, or a field of it is missing or of another type.
+        """
+
+        def wrong(what: str) -> InputError:
+            return InputError(f"{where} {what}; {remedy}.")
+
+        if not isinstance(content, dict) or not {"all", "protocol", "n", "accuracy"} <= content.keys():
+            raise wrong("is no report")
+        for part in ("all", *PARTS, "baseline"):
+            scores = content.get(part)
+            if scores is None and part != "all":
+                continue
+            numbers = scores if isinstance(scores, dict) else {}
+            missing = [name for name in SCORE_KEYS if not isinstance(numbers.get(name), int | float)]
+            if missing:
+                raise wrong(f"has no {missing[0]} in {part}")
+        report = filled(cls, {**_NOT_TOLD, **content}, where, remedy)
+        if any(not isinstance(value, int | float | None) for value in report.accuracy.values()):
+            raise wrong("has no numbers in accuracy")
+        if (report.bootstrap or {}).get("all") is not None and not _are_intervals(report.bootstrap["all"]):
+            raise wrong("has no intervals in bootstrap")
+        return report
+
+    @property
+    def has_no_cider_d(self) -> bool:
+        """Tell whether CIDEr-D of the unchanged pairs says nothing: all of them share their references."""
+        return self.unchanged is not None and self.unchanged["cider_d"] == 0
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON types, a key for each attribute; `bootstrap` and `notes` where there are any."""
         fields: dict[str, Any] = json.loads(json.dumps(vars(self), allow_nan=False))
         return {name: value for name, value in fields.items() if value or name not in ("bootstrap", "notes")}
+
+
+def _are_intervals(ends: Any) -> bool:
+    """Tell whether each score has a lower and an upper end, or none."""
+    return isinstance(ends, dict) and all(
+        end is None or (isinstance(end, list) and len(end) == 2 and all(isinstance(one, int | float) for one in end))
+        for end in ends.values()
+    )
 
 
 def write_json(report: Report, path: Path) -> None:
@@ -83,25 +136,10 @@ def check_report_output(path: Path, predictions: Path) -> None:
 
 def _is_report(path: Path) -> bool:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        Report.parse(json.loads(path.read_text(encoding="utf-8")), str(path), "")
+    except (OSError, ValueError, RecursionError):  # an InputError is a ValueError
         return False
-    return why_no_report(content) is None
-
-
-def why_no_report(content: Any) -> str | None:
-    """Tell why JSON is no report that was written here, as the end of a sentence; None: it is one."""
-    if not isinstance(content, dict) or not {"all", "protocol", "n", "accuracy"} <= content.keys():
-        return "is no report"
-    for part in ("all", *PARTS):
-        scores = content.get(part)
-        if scores is None and part != "all":
-            continue
-        numbers = scores if isinstance(scores, dict) else {}
-        missing = [name for name in SCORE_KEYS if not isinstance(numbers.get(name), int | float)]
-        if missing:
-            return f"has no {missing[0]} in {part}"
-    return None
+    return True
 
 
 def _per_cent(value: float | None) -> str:
@@ -167,8 +205,8 @@ def render_table(report: Report) -> Group:
             f"±: half of the {report.bootstrap['level']:.0%} bootstrap interval "
             f"({report.bootstrap['samples']:,} samples, seed {report.bootstrap['seed']})"
         )
-    if report.unchanged is not None and report.unchanged["cider_d"] == 0:
-        lines.append("CIDEr-D is 0 where all pairs share their references: no word tells pairs apart")
+    if report.has_no_cider_d:
+        lines.append(f"{NO_CIDER_D}: no word tells pairs apart")
     versions = report.versions
     lines.append(f"pycocoevalcap {versions['pycocoevalcap']}, METEOR {versions['meteor']}, no PTB tokenizer")
     notes = [Text(f"Note: {_printable(note)}") for note in report.notes]

@@ -16,6 +16,7 @@ class Score:
         metric: Its type in the metadata of a card, a name of the Hub.
         highest: The highest value it can have.
         in_mean: Whether S*m has it.
+        is_shown: Whether tables with little room have it.
     """
 
     key: str
@@ -24,12 +25,13 @@ class Score:
     metric: str
     highest: float
     in_mean: bool = False
+    is_shown: bool = True
 
 
 SCORES = (
     Score("bleu_1", "BLEU-1", "B-1", "bleu", 100.0),
-    Score("bleu_2", "BLEU-2", "B-2", "bleu", 100.0),
-    Score("bleu_3", "BLEU-3", "B-3", "bleu", 100.0),
+    Score("bleu_2", "BLEU-2", "B-2", "bleu", 100.0, is_shown=False),
+    Score("bleu_3", "BLEU-3", "B-3", "bleu", 100.0, is_shown=False),
     Score("bleu_4", "BLEU-4", "B-4", "bleu", 100.0, in_mean=True),
     Score("meteor", "METEOR", "METEOR", "meteor", 100.0, in_mean=True),
     Score("rouge_l", "ROUGE-L", "ROUGE-L", "rouge", 100.0, in_mean=True),
@@ -42,6 +44,8 @@ SCORE_KEYS = tuple(score.key for score in SCORES)
 TITLES = {score.key: score.title for score in SCORES}
 HIGHEST = {score.key: score.highest for score in SCORES}
 MEAN_OF = tuple(score.key for score in SCORES if score.in_mean)
+MEAN_TITLES = "{}, {}, {} and {}".format(*(TITLES[key] for key in MEAN_OF))
+"""What S*m is the mean of, for people."""
 
 BestScore = Literal["bleu_4", "s_m"]
 """The scores by which training may choose the best weights."""

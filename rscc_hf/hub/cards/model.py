@@ -9,7 +9,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from rscc_hf.data.catalog import known_data
-from rscc_hf.evaluation.scores import SCORES
+from rscc_hf.evaluation.report import Report
+from rscc_hf.evaluation.scores import MEAN_TITLES, SCORES
 from rscc_hf.formats.cards import is_ours, own_text
 from rscc_hf.formats.records import Conversion, Evaluation
 from rscc_hf.hub.cards.facts import ModelFacts, read_model_facts
@@ -71,6 +72,7 @@ def render_model_card(
         pipeline=pipeline_lines(loads_from, facts),
         maps=facts.maps,
         evaluations=[evaluation_table(one, facts) for one in facts.evaluations],
+        mean_of=MEAN_TITLES,
         training=None if facts.training is None else training_section(facts, facts.training),
         limits=limits_of(facts),
         provenance=_provenance(facts),
@@ -184,14 +186,14 @@ def _one_or_many(values: Sequence[str | None], always_list: bool = False) -> Any
 
 def _eval_results(one: Evaluation, task: str) -> list[EvalResult]:
     """Return the scores of the whole split and both accuracies, for the `model-index`."""
-    protocol = one.report["protocol"]
-    values = [(score.metric, score.title, one.report["all"][score.key]) for score in SCORES]
+    report = Report.parse(one.report, f"The report on {one.dataset}", "remove it")
+    values = [(score.metric, score.title, report.all[score.key]) for score in SCORES]
     values += [
         ("accuracy", f"says {kind} of {kind} pairs", value)
-        for kind, value in one.report["accuracy"].items()
+        for kind, value in report.accuracy.items()
         if value is not None
     ]
-    arguments: dict[str, Any] = {"protocol": protocol}
+    arguments: dict[str, Any] = {"protocol": report.protocol}
     if one.maps is not None:
         arguments["semantic_maps"] = one.maps
     return [
@@ -202,7 +204,7 @@ def _eval_results(one: Evaluation, task: str) -> list[EvalResult]:
             dataset_name=one.dataset,
             dataset_split=one.split,
             metric_type=kind,
-            metric_name=f"{title} (protocol {protocol})",
+            metric_name=f"{title} (protocol {report.protocol})",
             metric_value=round(value, 3),
             metric_args=arguments,
         )

@@ -3,6 +3,7 @@
 import shlex
 from typing import Any, get_args
 
+from rscc_hf.evaluation.report import NO_CIDER_D, Report
 from rscc_hf.evaluation.scores import PARTS, SCORE_KEYS, TITLES, BestScore
 from rscc_hf.formats.recipes import RECIPE
 from rscc_hf.formats.records import Evaluation
@@ -94,38 +95,35 @@ def _counted(number: int) -> str:
 
 def evaluation_table(one: Evaluation, facts: ModelFacts) -> dict[str, Any]:
     """Return what the template shows of an evaluation: its rows, its protocol, and what a reader must know."""
-    report = one.report
-    parts = [f"{report['n']:,} pairs"]
-    if report.get("n_changed") is not None and report.get("n_unchanged") is not None:
-        parts.append(f"{report['n_changed']:,} changed, {report['n_unchanged']:,} unchanged")
-    rows = [("all pairs", report["all"])]
-    rows += [(f"{kind} pairs", report[kind]) for kind in PARTS if report.get(kind)]
-    baseline = report.get("baseline")
-    if baseline:
-        rows.append(("best constant caption", baseline))
+    report = Report.parse(one.report, f"The report on {one.dataset}", "remove it")
+    parts = [f"{report.n:,} pairs", f"{report.n_changed:,} changed, {report.n_unchanged:,} unchanged"]
+    rows: list[tuple[str, dict[str, Any]]] = [("all pairs", report.all)]
+    rows += [(f"{kind} pairs", scores) for kind in PARTS if (scores := getattr(report, kind))]
+    if report.baseline:
+        rows.append(("best constant caption", report.baseline))
     cells = [(name, [f"{scores[key]:.2f}" for key in SCORE_KEYS]) for name, scores in rows]
-    interval = ((report.get("bootstrap") or {}).get("all")) or {}
+    interval = (report.bootstrap or {}).get("all") or {}
     if interval:
         ends = [interval.get(key) for key in SCORE_KEYS]
         cells.insert(1, ("95 % interval", [f"{end[0]:.1f}\u2013{end[1]:.1f}" if end else "" for end in ends]))
     accuracy = [
         f"{value:.1f} % of the {kind} pairs got a caption that says so"
-        for kind, value in report["accuracy"].items()
+        for kind, value in report.accuracy.items()
         if value is not None
     ]
     sentences = [f"{'; '.join(accuracy)}."] if accuracy else []
-    if baseline and baseline.get("caption"):
-        sentences.append(f"The best constant caption is “{plain(baseline['caption'])}”.")
-    if (report.get("unchanged") or {}).get("cider_d") == 0:
-        sentences.append("CIDEr-D is 0 where all pairs share their references, as unchanged ones do.")
-    version = (report.get("versions") or {}).get("rscc_hf")
+    if report.baseline and report.baseline.get("caption"):
+        sentences.append(f"The best constant caption is “{plain(report.baseline['caption'])}”.")
+    if report.has_no_cider_d:
+        sentences.append(f"{NO_CIDER_D}, as unchanged ones do.")
+    version = report.versions.get("rscc_hf")
     if version:
         sentences.append(f"Scored by rscc_hf {version}.")
     return {
         "dataset": one.dataset,
         "split": one.split,
         "counts": ": ".join(parts) + ".",
-        "protocol": report["protocol"],
+        "protocol": report.protocol,
         "decoding": ", ".join(f"`{key}` {plain(value)}" for key, value in (one.settings or {}).items()),
         "columns": [plain(title) for title in TITLES.values()],
         "rows": cells,

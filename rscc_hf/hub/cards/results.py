@@ -9,7 +9,7 @@ from typing import Any
 
 from rscc_hf.checkpoint import fingerprint_of
 from rscc_hf.errors import InputError
-from rscc_hf.evaluation.report import why_no_report
+from rscc_hf.evaluation.report import Report
 from rscc_hf.files import refuse_input_as_output, write_text
 from rscc_hf.formats.predictions import prediction_lines
 from rscc_hf.formats.records import Evaluation
@@ -23,11 +23,10 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is no such report.
     """
-    report = json_object(path.read_bytes(), str(path), "give what `rscc evaluate --json` wrote")
-    complaint = why_no_report(report)
-    if complaint:
-        raise InputError(f"{path} {complaint}; give what `rscc evaluate --json` wrote.")
-    return report
+    remedy = "give what `rscc evaluate --json` wrote"
+    content = json_object(path.read_bytes(), str(path), remedy)
+    Report.parse(content, str(path), remedy)
+    return content
 
 
 def add_evaluation(
@@ -83,9 +82,7 @@ def read_evaluations(folder: Path) -> tuple[list[Evaluation], int]:
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         one = Evaluation.parse(line, f"{path}, line {number}")
-        complaint = why_no_report(one.report)
-        if complaint:
-            raise InputError(f"{path}, line {number}: its report {complaint}; remove it.")
+        Report.parse(one.report, f"{path}, line {number}: its report", "remove it")
         found.append(one)
     now = fingerprint_of(folder)
     current = [one for one in found if one.fingerprint == now]

@@ -11,10 +11,11 @@ import pytest
 import watched
 from huggingface_hub import ModelCard
 from toys.ccexpert import save_tiny_ccexpert
-from toys.report import SCORES, write_toy_report
+from toys.report import SCORES, toy_report, write_toy_report
 
 from rscc_hf.checkpoint import fingerprint_of
 from rscc_hf.data.catalog import known_data
+from rscc_hf.evaluation.report import Report
 from rscc_hf.formats.cards import MARKER
 from rscc_hf.formats.records import Evaluation
 from rscc_hf.hub.cards import render_model_card, write_model_card
@@ -163,6 +164,17 @@ def test_who_wrote_the_captions_is_checked(folder, tmp_path):
         add_evaluation(folder, report, "toy", "test", predictions=predictions)
 
 
+def toy_text(**changes):
+    return json.dumps({**toy_report().to_dict(), **changes})
+
+
+def test_a_report_is_read_as_it_was_written():
+    report = toy_report(bootstrap=True)
+    content = json.loads(json.dumps(report.to_dict()))
+    assert Report.parse(content, "here", "") == report
+    assert Report.parse({**content, "of a later version": 1}, "here", "") == report
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -170,6 +182,11 @@ def test_who_wrote_the_captions_is_checked(folder, tmp_path):
         ("{", "no JSON"),
         ('{"all": {}, "protocol": "words", "n": 1, "accuracy": {}}', "bleu_1 in all"),
         ('{"all": [], "protocol": "words", "n": 1, "accuracy": {}}', "bleu_1 in all"),
+        (toy_text(accuracy=3), r"report.json: `accuracy` must be an object; give what `rscc evaluate --json` wrote\."),
+        (toy_text(accuracy={"changed": "much"}), "has no numbers in accuracy; give"),
+        (toy_text(n="10"), "`n` must be a whole number"),
+        (toy_text(baseline={"caption": "a"}), "has no bleu_1 in baseline"),
+        (toy_text(bootstrap={"all": {"s_m": 3}}), "has no intervals in bootstrap"),
     ],
 )
 def test_what_is_no_report_is_refused(folder, tmp_path, content, said):
