@@ -266,6 +266,21 @@ def test_data_sets(captioner, running, files, addresses, tmp_path):
     assert line["prediction"] == captioner(*files) and line["before"].endswith("/a.png?...")
 
 
+@pytest.mark.parametrize("name", ["semantic_before", "change_mask"])
+def test_maps_restricted_to_changes(tiny_checkpoints, running, files, addresses, tmp_path, name):
+    folder, columns = tmp_path / "data", ("image_before", "image_after", "semantic_before", "semantic_after")
+    folder.mkdir()
+    row = {column: {"bytes": Path(files[0]).read_bytes(), "path": None} for column in (*columns, "change_mask")}
+    row |= {"pair_id": "p", "captions": ["a house"], "changed": True, "source": "toy"}
+    row[name] = {"bytes": None, "path": addresses[0]}
+    pq.write_table(pa.Table.from_pylist([row], schema=FEATURES.arrow_schema), folder / "test.parquet")
+    asked = ["--split", "test", "--semantic-coverage", "changed", "--output", str(tmp_path / "out.jsonl")]
+    asked += ["--model", str(tiny_checkpoints["optional"])]
+    result = CliRunner().invoke(app, ["caption", "--pairs", str(folder), *asked], terminal_width=80)
+    assert result.exit_code == 1 and running.asked == [] and "secret" not in result.stderr
+    assert "is an address on the web" in result.stderr and "Traceback" not in result.stderr
+
+
 def test_the_command(tiny_checkpoints, captioner, running, listed, files, addresses, tmp_path):
     model = ("--model", str(tiny_checkpoints["none"]))
 

@@ -3,6 +3,8 @@
 import io
 import logging
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Value
 from toys.pairs import toy_pairs_recipe, toy_row
@@ -167,3 +169,16 @@ def test_validation_pairs_that_are_training_pairs_are_told(tmp_path, caplog, cha
         told = len(changes)
     run(data, tmp_path, **changes)
     assert sum("validation pairs are the training pairs" in record.getMessage() for record in caplog.records) == told
+
+
+@pytest.mark.parametrize("name", ["image_after", "semantic_before", "change_mask"])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_nothing_is_fetched_from_the_web(tmp_path, monkeypatch, split, name):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("something was fetched"))
+    masked = only("", change_mask=lambda row: row["semantic_before"].convert("L"))
+    data = write(tmp_path, masked, masked)
+    table = pq.read_table(tmp_path / f"{split}.parquet")
+    rows = [row | {name: {"bytes": None, "path": "https://images.test/a.png"}} for row in table.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), tmp_path / f"{split}.parquet")
+    with pytest.raises(ValueError, match=r"https://images\.test/a\.png is an address on the web"):
+        run(data, tmp_path, semantic_coverage="changed")
