@@ -45,7 +45,7 @@ def open_stored(value: Any, error: Callable[[str], ValueError]) -> PIL.Image.Ima
     """Open an image that is stored in a row and that no processor reads, a mask for instance, as a processor would.
 
     Args:
-        value: The image, undecoded.
+        value: The image, undecoded; one that Pillow has opened already is taken as it is.
         error: Makes the error of a reason, which follows the image's address or the name of its file.
 
     Returns:
@@ -54,6 +54,8 @@ def open_stored(value: Any, error: Callable[[str], ValueError]) -> PIL.Image.Ima
     Raises:
         ValueError: Of `error`: it is at an address on the web, damaged, or no image that is read here.
     """
+    if isinstance(value, PIL.Image.Image):
+        return value
     value = source_of(value)
     content, path = value.get("bytes"), value.get("path")
     subject = f"{shown_address(path)} " if path else ""

@@ -16,7 +16,13 @@ from rscc_hf.files import check_replaceable_file, refuse_input_as_output, write_
 from rscc_hf.formats.fields import filled
 
 # What a report need not tell to be read.
-_NOT_TOLD = {"changed": None, "unchanged": None, "baseline": None, "duplicates_dropped": 0, "versions": {}}
+_NOT_TOLD: dict[str, Any] = {
+    "changed": None,
+    "unchanged": None,
+    "baseline": None,
+    "duplicates_dropped": 0,
+    "versions": {},
+}
 NO_CIDER_D = "CIDEr-D is 0 where all pairs share their references"
 """What is said beside a report of which `has_no_cider_d` is true."""
 
@@ -87,7 +93,8 @@ class Report:
         report = filled(cls, {**_NOT_TOLD, **content}, where, remedy)
         if any(not isinstance(value, int | float | None) for value in report.accuracy.values()):
             raise wrong("has no numbers in accuracy")
-        if (report.bootstrap or {}).get("all") is not None and not _are_intervals(report.bootstrap["all"]):
+        intervals = (report.bootstrap or {}).get("all")
+        if intervals is not None and not _are_intervals(intervals):
             raise wrong("has no intervals in bootstrap")
         return report
 
