@@ -30,7 +30,7 @@ from rscc_hf.data.layout import Layout, read_layout
 from rscc_hf.data.palette import restrict_to_changes
 from rscc_hf.data.parquet import read_columns, read_schema, read_tables
 from rscc_hf.data.rows import LOOKED_AT, check_rows, checked
-from rscc_hf.data.schema import FEATURES, check_schema
+from rscc_hf.data.schema import FEATURES, MAPS, MASK, check_schema
 from rscc_hf.data.shard_names import KNOWN_SPLITS, is_parquet, name_of, no_split
 from rscc_hf.errors import InputError
 from rscc_hf.text import reason_of
@@ -38,7 +38,6 @@ from rscc_hf.text import reason_of
 logger = logging.getLogger(__name__)
 
 SEMANTIC_COVERAGES = ("full", "changed")
-_MAPS = ("semantic_before", "semantic_after")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -273,29 +272,29 @@ def _note(text: str) -> None:
 
 
 def _restrict(dataset: Dataset | IterableDataset, columns: set[str], where: str) -> Dataset | IterableDataset:
-    missing = [name for name in (*_MAPS, "change_mask") if name not in columns]
+    missing = [name for name in (*MAPS, MASK) if name not in columns]
     if missing:
         raise InputError(
             f'{where}: semantic_coverage "changed" needs the column {missing[0]}; add it, or choose "full".'
         )
     if isinstance(dataset, IterableDataset):
         stored = dataset
-        for name in (*_MAPS, "change_mask"):
+        for name in (*MAPS, MASK):
             stored = stored.cast_column(name, Image(decode=False))
         return stored.map(_restrict_row, fn_kwargs={"where": where}, features=dataset.features)
-    needed = dataset.select_columns(["pair_id", *_MAPS, "change_mask"])
+    needed = dataset.select_columns(["pair_id", *MAPS, MASK])
     restricted = undecoded(needed).map(_restrict_row, fn_kwargs={"where": where}, features=needed.features)
     # Only the maps are written anew: the images stay in the cache that they are in.
     together = concatenate_datasets(
-        [dataset.remove_columns(list(_MAPS)), restricted.select_columns(list(_MAPS))], axis=1
+        [dataset.remove_columns(list(MAPS)), restricted.select_columns(list(MAPS))], axis=1
     )
     return together.select_columns(dataset.column_names)
 
 
 def _restrict_row(row: dict[str, Any], where: str) -> dict[str, Any]:
-    maps = {name: _opened(row, name, where) for name in _MAPS}
-    mask = _opened(row, "change_mask", where)
-    changed: dict[str, Any] = {**maps, "change_mask": mask}
+    maps = {name: _opened(row, name, where) for name in MAPS}
+    mask = _opened(row, MASK, where)
+    changed: dict[str, Any] = {**maps, MASK: mask}
     for name, colours in maps.items():
         if colours is None:
             continue

@@ -23,7 +23,16 @@ FEATURES = Features(
 )
 """All columns of the schema. Optional ones may be missing from a data set, or be None in a row."""
 
-OPTIONAL: tuple[str, ...] = ("semantic_before", "semantic_after", "change_mask")
+IMAGES = ("image_before", "image_after")
+"""Columns of the images, earlier and later."""
+
+MAPS = ("semantic_before", "semantic_after")
+"""Columns of the semantic maps, earlier and later."""
+
+MASK = "change_mask"
+"""Column of the change mask."""
+
+OPTIONAL: tuple[str, ...] = (*MAPS, MASK)
 """Columns that a data set may leave out: colour maps in SECOND's palette, and a mask (0 unchanged, 255 changed)."""
 
 REQUIRED: tuple[str, ...] = tuple(name for name in FEATURES if name not in OPTIONAL)
@@ -66,7 +75,7 @@ def check_columns(columns: Iterable[str], where: str) -> None:
             f"{where}: the column{'s' if len(missing) > 1 else ''} {', '.join(missing)} "
             f"{'are' if len(missing) > 1 else 'is'} missing; a pair needs {', '.join(REQUIRED)}."
         )
-    maps = {"semantic_before", "semantic_after"}
+    maps = set(MAPS)
     if len(maps & present) == 1:
         (there,) = maps & present
         (absent,) = maps - present

@@ -19,7 +19,7 @@ from rscc_hf.data.layout import Layout, read_layout
 from rscc_hf.data.loading import load_pairs, split_names
 from rscc_hf.data.parquet import LIMITS, read_columns, write_split
 from rscc_hf.data.rows import LOOKED_AT, check_rows
-from rscc_hf.data.schema import FEATURES, check_schema
+from rscc_hf.data.schema import FEATURES, IMAGES, REQUIRED, check_schema
 from rscc_hf.errors import PushError
 from rscc_hf.formats.cards import is_ours
 from rscc_hf.formats.synthesis import MARK
@@ -251,7 +251,7 @@ def _check_shard(path: Path, name: str) -> None:
         check_schema(file.schema_arrow, name)
     except ValueError as error:
         raise PushError(str(error)) from error
-    for column in ("image_before", "image_after"):
+    for column in IMAGES:
         lacking = _nulls(file, f"{column}.bytes")
         if lacking:
             raise PushError(f"{name} has {count(lacking, 'pair')} without {column}; write the data set again.")
@@ -325,7 +325,7 @@ def _check_loads(folder: Path, stage: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="rscc-trial-") as home:
         environment = {**os.environ, "HF_DATASETS_CACHE": home, "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
-            [sys.executable, "-P", str(_TRIAL), str(stage)],
+            [sys.executable, "-P", str(_TRIAL), str(stage), *REQUIRED],
             capture_output=True, text=True, check=False, env=environment, cwd=home,
         )  # fmt: skip
     if done.returncode:

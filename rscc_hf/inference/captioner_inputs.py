@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from rscc_hf.data.lists.items import IMAGES, MAPS
 from rscc_hf.errors import InputError, input_errors
 from rscc_hf.pair import Pair
 from rscc_hf.processing.change_pair_values import checked_range
 
-NAMES = ("before", "after", "semantic_before", "semantic_after")
+NAMES = (*IMAGES, *MAPS)
 
 
 def listed(value: Any, name: str) -> Sequence[Any] | None:

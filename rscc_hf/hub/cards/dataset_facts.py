@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from rscc_hf.data.captions import normalise
 from rscc_hf.data.catalog import KnownData, known_data
 from rscc_hf.data.images import open_stored
-from rscc_hf.data.schema import UNKNOWN_SOURCE
+from rscc_hf.data.schema import IMAGES, UNKNOWN_SOURCE
 from rscc_hf.errors import InputError
 from rscc_hf.formats.synthesis import MARK, SOURCE, Synthesis, is_drawn
 
@@ -156,10 +156,10 @@ def _kind(kind: Any) -> str:
 
 
 def _first_size(file: pq.ParquetFile) -> tuple[int, int] | None:
-    if "image_before" not in file.schema_arrow.names:
+    if IMAGES[0] not in file.schema_arrow.names:
         return None
-    for batch in file.iter_batches(batch_size=1, columns=["image_before"]):
-        image = batch.column("image_before").to_pylist()[0] or {}
+    for batch in file.iter_batches(batch_size=1, columns=[IMAGES[0]]):
+        image = batch.column(0).to_pylist()[0] or {}
         if not isinstance(image, dict) or not image.get("bytes"):
             return None
         try:

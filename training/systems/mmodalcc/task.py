@@ -11,6 +11,7 @@ from datasets import Dataset, IterableDataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rscc_hf.data.loading import captions_of, load_pairs, split_names
+from rscc_hf.data.schema import MAPS
 from rscc_hf.data.vocabulary import build_word_tokenizer
 from rscc_hf.errors import RecipeError, input_errors
 from rscc_hf.modeling.modeling_mmodalcc import MModalCCForConditionalGeneration, load_backbone_weights
@@ -22,7 +23,7 @@ from rscc_hf.training.engine.batches import Batch
 from rscc_hf.training.engine.loop import OnEvaluation, OnStep, TrainingResult, train
 from rscc_hf.training.engine.task import Part
 from rscc_hf.training.systems.mmodalcc.recipe import MModalCCRecipe
-from rscc_hf.training.systems.pairs.pixels import MAPS, PixelReader, Pixels, PixelSource
+from rscc_hf.training.systems.pairs.pixels import PixelReader, Pixels, PixelSource
 from rscc_hf.training.systems.pairs.samples import BatchMaker, CaptionFilter, ChosenSamples, FlattenedSamples
 from rscc_hf.training.systems.pairs.task import PairTask, learning
 

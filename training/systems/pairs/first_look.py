@@ -18,9 +18,10 @@ from datasets import Dataset, IterableDataset
 
 from rscc_hf.data.images import undecoded
 from rscc_hf.data.rows import Trouble, image_contents
+from rscc_hf.data.schema import IMAGES, MAPS, MASK
 from rscc_hf.errors import InputError
 from rscc_hf.evaluation.protocols import prepare
-from rscc_hf.training.systems.pairs.pixels import IMAGES, MAPS, MASK, PixelReader
+from rscc_hf.training.systems.pairs.pixels import PixelReader
 
 _ROWS = 1000
 _CHUNK = 16

@@ -12,14 +12,12 @@ import torch
 from datasets import Dataset
 
 from rscc_hf.data.images import open_stored, source_of
+from rscc_hf.data.schema import IMAGES, MAPS, MASK
 from rscc_hf.errors import InputError, input_errors
 from rscc_hf.processing.image_processing_pairs import PairImageProcessor
 
 logger = logging.getLogger(__name__)
 
-IMAGES = ("image_before", "image_after")
-MAPS = ("semantic_before", "semantic_after")
-MASK = "change_mask"
 _CHUNK = 32
 
 
