@@ -161,8 +161,10 @@ def check_generation(model: Any, given: Mapping[str, Any]) -> None:
     Raises:
         ValueError: Of a value.
     """
-    with input_errors():
-        copy.deepcopy(model.generation_config).update(**given)
+    defaults = getattr(model, "generation_config", None)  # a model of somebody else's need not have one
+    if defaults is not None:
+        with input_errors():
+            copy.deepcopy(defaults).update(**given)
 
 
 def range_settings(processor: Any, value_range: Any, name: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ TESTS = Path(__file__).resolve().parents[1]
 TRAINING = TESTS.parent / "training"
 sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
 
+import watched  # noqa: E402
 from asked import ANSWERED, answers, machine  # noqa: E402
 from documented import documented  # noqa: E402
 from toys import mmodalcc_release  # noqa: E402
@@ -99,13 +99,13 @@ def command(script: str, settings: dict[str, Any]) -> list[str]:
 
 def train(script: str, output: str, settings: dict[str, Any]) -> None:
     """Train to the end; the checkpoints of a finished run are not kept, for their size."""
-    subprocess.run(command(script, settings | {"output_dir": output}), check=True)
+    watched.run(command(script, settings | {"output_dir": output}), check=True)
     shutil.rmtree(Path(output, "checkpoints"), ignore_errors=True)
 
 
 def train_until_interrupted(script: str, output: str, settings: dict[str, Any]) -> None:
     """Train, and interrupt the run as Ctrl-C does when it has written a checkpoint that is not its last."""
-    with subprocess.Popen(command(script, settings | {"output_dir": output})) as process:
+    with watched.started(command(script, settings | {"output_dir": output})) as process:
         while process.poll() is None and not list(Path(output).glob("checkpoints/step-*")):
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
@@ -248,7 +248,7 @@ def write_answers() -> None:
 def write_expected(scratch: Path) -> None:
     """What the models answer today, and where that was."""
     merged = scratch / "merged"
-    subprocess.run([sys.executable, str(TRAINING / "adapters.py"), "adapters", str(merged)], check=True)
+    watched.run([sys.executable, str(TRAINING / "adapters.py"), "adapters", str(merged)], check=True)
     models = {}
     for name in ANSWERED:
         given = answers(merged if name == "adapters" else name)
