@@ -218,7 +218,8 @@ def _judge(
     """Refuse an image that an assumed range would make black, and say what else a range does to an image."""
     low, high = span
     step = max(1, math.isqrt(array.shape[1] * array.shape[2] // _SAMPLE))
-    sample = array[:, ::step, ::step]
+    # as float64, for numpy 2.0 crashes where integers in steps are compared with numbers beyond their type
+    sample = array[:, ::step, ::step].astype(np.float64)
     seen = f"{kind} from {extremes[0]:g} to {extremes[1]:g}"
     outside = float(((sample < low) | (sample > high)).mean())
     cut = ""
@@ -227,7 +228,7 @@ def _judge(
     inside = sample[(sample > low) & (sample < high)]  # black and white are often what is not there
     if inside.size < sample.size / 1000 or inside.size == 0:
         return cut or None
-    least, most = (float(number) for number in np.percentile(inside.astype(np.float64), (1, 99)))
+    least, most = (float(number) for number in np.percentile(inside, (1, 99)))
     width = high - low
     if most < low + width * (_ASSUMED_DARK if assumed else _STATED_DARK):
         if assumed:
