@@ -12,7 +12,10 @@ import torch
 from datasets import Features
 from toys.ccexpert import save_tiny_ccexpert
 from toys.https_site import NAME, https_site, send
-from transformers import AutoImageProcessor, AutoProcessor, pipeline
+from transformers import AutoProcessor, pipeline
+
+# transformers before 5.18 hides this class at its top level where torchvision is absent, though it needs none
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from typer.testing import CliRunner
 
 from rscc_hf import ChangeCaptioner, MModalCCProcessor
