@@ -76,17 +76,14 @@ def read_dataset_pairs(
         ValueError: As `load_pairs`: the data set, the split, a shard or a column is not there, a column or a row is
             not what the schema wants, it has no rows, or an id occurs twice.
     """
-    from datasets import Image
-
+    from rscc_hf.data.images import undecoded
     from rscc_hf.data.loading import load_pairs, local_files
 
     own = [Path(output) for output in outputs]
     dataset = load_pairs(
         os.fspath(path_or_id), split, semantic_coverage=semantic_coverage, revision=revision, outputs=own
     )
-    images = [name for name in dataset.column_names if isinstance(dataset.features[name], Image)]
-    for name in images:
-        dataset = dataset.cast_column(name, Image(decode=False))  # the processor decodes, and names what it cannot
+    dataset = undecoded(dataset)  # the processor decodes, and names what it cannot
     ids = list(dataset["pair_id"])
     captions = list(dataset["captions"])
     references = [usable_references(texts) for texts in captions]
